@@ -1,0 +1,1 @@
+//! The slow path as a sans-IO state machine.

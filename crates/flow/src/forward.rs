@@ -1,0 +1,400 @@
+//! The forwarding function.
+//!
+//! [`forward`] is what a kernel path does with a packet; [`judge`] is its second half, from the found entry on,
+//! and is all that the user-level path calls when it has found the entry itself. The order:
+//!
+//! 1. link: is it IP, is it for this station, is the interface one of policy's;
+//! 2. [`parse`](crate::parse): the key, or an exception to hand down;
+//! 3. find the entry; when there is none, tell the box's own packets, then pass the [gate](crate::record::Gate)
+//!    and look once more;
+//! 4. entry: ingress, policy generation, action, pending or active;
+//! 5. adjacency: generation, resolved; TTL; MTU;
+//! 6. TCP context;
+//! 7. rewrite, count, age, output.
+//!
+//! Nothing of the packet or the record is changed before 6 has passed, so a packet that is handed down arrives
+//! as it came.
+
+use flowhop_wire::checksum::Delta;
+use flowhop_wire::{Ethernet, Frame, ethertype};
+use zerocopy::transmute_ref;
+
+use crate::key::{Address, Key};
+use crate::parse::{self, ETHERNET, Exception, Parsed, Transport};
+use crate::reason::{Kind, Reason};
+use crate::record::{Action, Adjacency, Block, Config, Gate, Hot, NextHop, Port, Steer, Tick, config_flags, widen};
+use crate::rewrite::{self, Rewrite};
+use crate::tcp;
+
+/// A packet buffer that can be rewritten.
+pub trait Packet: Frame {
+    /// Applies deltas to the transport checksum at `offset`: that of pseudo-header words (`addresses`) and that
+    /// of the transport header (`ports`), in memory order. The buffer knows whether its checksum is complete,
+    /// partial, or to be verified by the device. `None` when `offset` is outside the packet.
+    fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()>;
+}
+
+/// Where in the system the function runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// A kernel path, which has somewhere to hand down to.
+    Kernel,
+    /// The user-level path, the last one.
+    User,
+}
+
+/// An entry that was found: its block and which direction of it (0 Forward, 1 Reverse).
+#[derive(Clone, Copy)]
+pub struct Hit<'a> {
+    /// The connection.
+    pub block: &'a Block,
+    /// The direction, 0 or 1.
+    pub direction: usize,
+}
+
+/// What the forwarding function needs around it: shared tables and the map of interfaces.
+pub trait Host {
+    /// Where it runs.
+    const LEVEL: Level;
+
+    /// Global settings.
+    fn config(&self) -> Option<&Config>;
+    /// The number and record of the port with this interface index.
+    fn port(&self, ifindex: u32) -> Option<(u8, &Port)>;
+    /// The entry with exactly this key.
+    fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>>;
+    /// An adjacency by index.
+    fn adjacency(&self, index: u16) -> Option<&Adjacency>;
+    /// The gate with this number.
+    fn gate(&self, number: u32) -> Option<&Gate>;
+    /// Whether a packet that no flow knows is the box's own: its destination is an address of the box, and no
+    /// translation uses that address and port.
+    fn is_local(&self, destination: &Address, transport: Option<&Key>) -> bool;
+}
+
+/// What is known of a packet beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Interface it came in through.
+    pub ifindex: u32,
+    /// It carries a VLAN tag, in the frame or beside it.
+    pub tagged: bool,
+    /// Payload bytes of each segment if this is a super-packet of segmentation offload, else 0.
+    pub segment: u32,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Forward, hand down, drop, or leave to the stack.
+    pub kind: Kind,
+    /// Why.
+    pub reason: Reason,
+    /// Port it came in through; 0 if none of policy's (see `reason`).
+    pub port: u8,
+    /// Output interface of a forwarded packet.
+    pub ifindex: u32,
+    /// The gate that a handed-down packet was counted at, plus one; 0 = none.
+    pub gate: u32,
+}
+
+impl Verdict {
+    #[inline(always)]
+    const fn of(reason: Reason, port: u8, level: Level) -> Self {
+        let kind = match level {
+            Level::Kernel => reason.fast_kind(),
+            Level::User => reason.slow_kind(),
+        };
+        Self { kind, reason, port, ifindex: 0, gate: 0 }
+    }
+}
+
+/// Number of the gate of a key hash.
+#[inline(always)]
+#[must_use]
+pub const fn gate_of(hash: u64) -> u32 {
+    (hash >> 24) as u32 & (crate::record::GATES as u32 - 1)
+}
+
+/// Judges a packet that came in through an interface. See the module.
+#[inline(always)]
+pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, now: Tick) -> Verdict {
+    let stack = |reason| Verdict::of(reason, 0, H::LEVEL);
+    let Some(config) = host.config() else {
+        return stack(Reason::NoInterface);
+    };
+    let Some((number, port)) = host.port(arrival.ifindex) else {
+        return stack(Reason::NoInterface);
+    };
+    let verdict = |reason| Verdict::of(reason, number, H::LEVEL);
+
+    let ethertype = match link(packet, port, arrival) {
+        Ok(ethertype) => ethertype,
+        Err(reason) => return verdict(reason),
+    };
+    let parsed = match ethertype {
+        ethertype::IPV4 => parse::ipv4(packet, ETHERNET, 0),
+        _ => parse::ipv6(packet, ETHERNET, 0),
+    };
+    let (destination, key) = match &parsed {
+        Ok(parsed) => (parsed.key.destination, Some(&parsed.key)),
+        Err(exception) => (exception.destination, None),
+    };
+    if is_link_local(&destination) {
+        return verdict(Reason::LinkLocal);
+    }
+    let parsed = match &parsed {
+        Ok(parsed) => parsed,
+        Err(Exception { reason, .. }) => {
+            let own = H::LEVEL == Level::Kernel && takes_local(host, config, &destination, key);
+            return if own { verdict(Reason::Local) } else { hand_down(config, verdict(*reason), now) };
+        }
+    };
+
+    let hash = parsed.key.hash(&secret(config));
+    let gate = gate_of(hash);
+    let mut entered = None;
+    let mut hit = host.find(&parsed.key, hash);
+    if hit.is_none() {
+        if takes_local(host, config, &parsed.key.destination, Some(&parsed.key)) {
+            return verdict(Reason::Local);
+        }
+        let miss = hand_down(config, verdict(Reason::Miss), now);
+        let (Kind::HandDown, Some(door)) = (miss.kind, host.gate(gate)) else {
+            return miss;
+        };
+        entered = Some(door.enter());
+        hit = host.find(&parsed.key, hash);
+        if hit.is_none() {
+            return Verdict { gate: gate + 1, ..miss };
+        }
+    }
+    let Some(hit) = hit else {
+        return verdict(Reason::Miss);
+    };
+    let steer = Steer::unpack(hot(&hit).steer.load());
+    if steer.pending {
+        // An entry that was pending under an epoch that has passed is active.
+        let epoch = match (entered, host.gate(gate)) {
+            (Some(epoch), _) => epoch,
+            (None, Some(door)) => {
+                let epoch = door.enter();
+                entered = Some(epoch);
+                epoch
+            }
+            (None, None) => steer.epoch,
+        };
+        if epoch == steer.epoch {
+            let pending = hand_down(config, verdict(Reason::Pending), now);
+            if pending.kind == Kind::HandDown {
+                return Verdict { gate: gate + 1, ..pending };
+            }
+            if let Some(door) = host.gate(gate) {
+                door.leave();
+            }
+            return pending;
+        }
+    }
+    if entered.is_some()
+        && let Some(door) = host.gate(gate)
+    {
+        door.leave();
+    }
+
+    if H::LEVEL == Level::Kernel {
+        if now.wrapping_sub(config.heartbeat.load()) as i32 > config.orphan_grace.load() as i32 {
+            return verdict(Reason::Orphaned);
+        }
+        match steer.action {
+            Action::Forward => {}
+            Action::User => return hand_down(config, verdict(Reason::SlowPath), now),
+            Action::Stack => return verdict(Reason::StackFlow),
+            Action::Drop => return verdict(Reason::FlowDropped),
+        }
+    }
+    match judge(host, config, packet, parsed, &hit, steer, number, arrival.segment, now) {
+        Ok(hop) => Verdict { kind: Kind::Forward, reason: Reason::Forwarded, port: number, ifindex: hop.ifindex, gate: 0 },
+        Err(reason) => hand_down(config, verdict(reason), now),
+    }
+}
+
+/// Judges a packet by its entry, and rewrites and counts it. `steer` is the entry's word as it was read.
+///
+/// # Errors
+/// The reason why the packet cannot be forwarded by this entry as it is; packet and record are unchanged,
+/// save that a packet whose bytes cannot be written (never seen after a successful parse) may be half rewritten.
+#[expect(clippy::too_many_arguments, reason = "inlined into its few callers; a struct would be built for each packet")]
+#[inline(always)]
+pub fn judge<H: Host, P: Packet>(
+    host: &H,
+    config: &Config,
+    packet: &mut P,
+    parsed: &Parsed,
+    hit: &Hit<'_>,
+    steer: Steer,
+    port: u8,
+    segment: u32,
+    now: Tick,
+) -> Result<NextHop, Reason> {
+    if steer.ingress != port {
+        return Err(Reason::WrongInterface);
+    }
+    if steer.policy_generation != config.policy_generation.load() as u16 {
+        return Err(Reason::StalePolicy);
+    }
+    let Some(hop) = host.adjacency(steer.adjacency).ok_or(Reason::BadRecord)?.read() else {
+        return Err(Reason::Torn);
+    };
+    if hop.generation != steer.adjacency_generation {
+        return Err(Reason::StaleAdjacency);
+    }
+    if hop.flags & NextHop::RESOLVED == 0 {
+        return Err(Reason::NeighbourUnresolved);
+    }
+    if parsed.ttl <= 1 {
+        return Err(Reason::TtlExceeded);
+    }
+    if wire_length(parsed, segment) > hop.mtu {
+        return Err(Reason::TooBig);
+    }
+    let (own, peer) = halves(hit);
+    if let Transport::Tcp(segment) = &parsed.transport {
+        let turns = if H::LEVEL == Level::Kernel { 10 } else { 40 };
+        tcp::check(own, peer, segment, || tcp::offer(packet, parsed.transport_offset, segment, turns))?;
+    }
+    let hot = hot(hit);
+    let rewrite = rewrite_of(hit, parsed.key.family());
+    let bytes = packet.len() as u64;
+    rewrite::apply(packet, parsed, &rewrite, &hop.macs).ok_or(Reason::Truncated)?;
+    count(hot, bytes, now);
+    Ok(hop)
+}
+
+/// Counts a forwarded packet on its direction and stamps the direction's age.
+#[inline(always)]
+pub fn count(hot: &Hot, bytes: u64, now: Tick) {
+    hot.packets.add(1);
+    hot.bytes.add(bytes);
+    if hot.last_seen.load() != now {
+        hot.last_seen.store(now);
+    }
+}
+
+/// What the entry makes of a packet of its direction.
+#[inline(always)]
+#[must_use]
+pub fn rewrite_of(hit: &Hit<'_>, family: u8) -> Rewrite {
+    let hot = hot(hit);
+    let deltas = hot.deltas.load();
+    let (mut source, mut destination) = ([0, 0, 0, hot.new_source.load()], [0, 0, 0, hot.new_destination.load()]);
+    if family != 4 {
+        // Forward leaves with the new addresses; Reverse with what Forward came with, swapped.
+        let (s, d) = if hit.direction & 1 == 0 { (2, 3) } else { (1, 0) };
+        source = widen(&hit.block.wide[s], source[3]);
+        destination = widen(&hit.block.wide[d], destination[3]);
+    }
+    Rewrite {
+        source,
+        destination,
+        ports: hot.new_ports.load(),
+        address_delta: deltas as u16,
+        port_delta: (deltas >> 16) as u16,
+    }
+}
+
+/// The hot line of a hit.
+#[inline(always)]
+#[must_use]
+pub fn hot<'a>(hit: &Hit<'a>) -> &'a Hot {
+    &hit.block.hot[hit.direction & 1]
+}
+
+/// TCP context of a hit: own half, peer's half.
+#[inline(always)]
+#[must_use]
+pub fn halves<'a>(hit: &Hit<'a>) -> (&'a crate::record::TcpHalf, &'a crate::record::TcpHalf) {
+    (&hit.block.tcp[hit.direction & 1], &hit.block.tcp[(hit.direction & 1) ^ 1])
+}
+
+/// The secret of the key hash.
+#[inline(always)]
+#[must_use]
+pub fn secret(config: &Config) -> [u32; 10] {
+    let s = &config.secret;
+    [
+        s[0].load(),
+        s[1].load(),
+        s[2].load(),
+        s[3].load(),
+        s[4].load(),
+        s[5].load(),
+        s[6].load(),
+        s[7].load(),
+        s[8].load(),
+        s[9].load(),
+    ]
+}
+
+/// Bytes from the IP header on of the largest packet that goes on the wire: of a super-packet, one segment.
+#[inline(always)]
+#[must_use]
+pub fn wire_length(parsed: &Parsed, segment: u32) -> u32 {
+    if segment == 0 {
+        return parsed.length;
+    }
+    let headers = (parsed.transport_offset - parsed.network) as u32;
+    match parsed.transport {
+        Transport::Tcp(tcp) => headers + u32::from(tcp.header) + segment,
+        _ => headers + 8 + segment,
+    }
+}
+
+/// The ethertype of a frame that is for this station and IP.
+#[inline(always)]
+fn link<P: Packet>(packet: &P, port: &Port, arrival: &Arrival) -> Result<u16, Reason> {
+    if arrival.tagged {
+        return Err(Reason::Tagged);
+    }
+    let Some(bytes) = packet.read::<ETHERNET>(0) else {
+        return Err(Reason::NotIp);
+    };
+    let header: &Ethernet = transmute_ref!(bytes);
+    if header.destination[0] & 1 != 0 {
+        return Err(Reason::LinkLocal);
+    }
+    if header.destination != port.mac() {
+        return Err(Reason::OtherHost);
+    }
+    match header.ethertype.get() {
+        known @ (ethertype::IPV4 | ethertype::IPV6) => Ok(known),
+        ethertype::VLAN | ethertype::QINQ => Err(Reason::Tagged),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+/// Multicast, limited broadcast and link-local destinations stay on their link: the stack's business.
+#[inline(always)]
+fn is_link_local(destination: &Address) -> bool {
+    let [a, b, ..] = destination[0].to_ne_bytes();
+    if destination[0] | destination[1] == 0 && destination[2] == crate::key::V4_MAPPED {
+        let first = destination[3].to_ne_bytes()[0];
+        return first & 0xf0 == 0xe0 || destination[3] == u32::MAX;
+    }
+    a == 0xff || (a == 0xfe && b & 0xc0 == 0x80)
+}
+
+#[inline(always)]
+fn takes_local<H: Host>(host: &H, config: &Config, destination: &Address, key: Option<&Key>) -> bool {
+    config.flags.load() & config_flags::JUDGE_LOCAL == 0 && host.is_local(destination, key)
+}
+
+/// A hand-down needs somebody to hand to.
+#[inline(always)]
+fn hand_down(config: &Config, verdict: Verdict, now: Tick) -> Verdict {
+    if verdict.kind == Kind::HandDown
+        && now.wrapping_sub(config.heartbeat.load()) as i32 > config.alive_for.load() as i32
+    {
+        return Verdict { kind: Kind::Drop, reason: Reason::NoDaemon, ..verdict };
+    }
+    verdict
+}

@@ -1,0 +1,146 @@
+//! Rewriting a packet by its flow next hop: link-layer addresses, TTL, addresses, ports or ICMP identifier;
+//! checksums by difference only (RFC 1624 equation 3).
+//!
+//! One's complement sums are the same in either byte order, so everything here stays in memory order.
+
+use flowhop_wire::checksum::Delta;
+use flowhop_wire::{Frame, Icmp, Ipv4, Ipv6, Tcp, Udp};
+
+use crate::forward::Packet;
+use crate::key::Address;
+use crate::parse::{ETHERNET, Parsed, Transport};
+
+/// What lowering the first byte of a word by one does to a sum in memory order.
+const TTL_DELTA: Delta = Delta(!u16::from_ne_bytes([1, 0]));
+
+/// What a direction's packets look like when they leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Ports word, as in a key.
+    pub ports: u32,
+    /// One's complement delta of the addresses, in memory order.
+    pub address_delta: u16,
+    /// One's complement delta of the ports, in memory order.
+    pub port_delta: u16,
+}
+
+impl Rewrite {
+    /// The deltas of replacing what a key says by what this rewrite says.
+    ///
+    /// Of an ICMP ports word only the identifier counts; type and code never change.
+    #[must_use]
+    pub const fn with_deltas(mut self, source: &Address, destination: &Address, ports: u32) -> Self {
+        let mut addresses = Delta::ZERO;
+        let mut word = 0;
+        while word < 4 {
+            addresses = addresses.replace32(source[word], self.source[word]);
+            addresses = addresses.replace32(destination[word], self.destination[word]);
+            word += 1;
+        }
+        self.address_delta = canonical(addresses);
+        self.port_delta = canonical(Delta::ZERO.replace32(ports, self.ports));
+        self
+    }
+}
+
+/// Zero has two forms in one's complement; the flow next hop keeps the plain one, which means "unchanged".
+const fn canonical(delta: Delta) -> u16 {
+    if delta.0 == 0xffff { 0 } else { delta.0 }
+}
+
+/// Rewrites a parsed packet; `None` when a header turned out to be outside the packet after all.
+#[inline(always)]
+pub fn apply<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite, macs: &[u8; 12]) -> Option<()> {
+    network(packet, parsed, rewrite)?;
+    if rewrite.address_delta | rewrite.port_delta != 0 {
+        transport(packet, parsed, rewrite)?;
+    }
+    // Last, because a packet that was refused half-way is handed down with its link-layer header as it came.
+    let link = packet.write::<ETHERNET>(0)?;
+    let [head @ .., _, _] = link;
+    *head = *macs;
+    Some(())
+}
+
+#[inline(always)]
+fn network<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite) -> Option<()> {
+    if parsed.key.family() == 4 {
+        let header = packet.write::<{ Ipv4::LEN }>(parsed.network)?;
+        let old = u16::from_ne_bytes([header[10], header[11]]);
+        let new = Delta(rewrite.address_delta).and(TTL_DELTA).apply(old).to_ne_bytes();
+        header[8] = header[8].wrapping_sub(1);
+        header[10] = new[0];
+        header[11] = new[1];
+        let source = rewrite.source[3].to_ne_bytes();
+        let destination = rewrite.destination[3].to_ne_bytes();
+        for byte in 0..4 {
+            header[12 + byte] = source[byte];
+            header[16 + byte] = destination[byte];
+        }
+    } else {
+        let header = packet.write::<{ Ipv6::LEN }>(parsed.network)?;
+        header[7] = header[7].wrapping_sub(1);
+        for word in 0..4 {
+            let source = rewrite.source[word].to_ne_bytes();
+            let destination = rewrite.destination[word].to_ne_bytes();
+            for byte in 0..4 {
+                header[8 + 4 * word + byte] = source[byte];
+                header[24 + 4 * word + byte] = destination[byte];
+            }
+        }
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn transport<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite) -> Option<()> {
+    let at = parsed.transport_offset;
+    let ports = rewrite.ports.to_ne_bytes();
+    let addresses = Delta(rewrite.address_delta);
+    let port_delta = Delta(rewrite.port_delta);
+    match parsed.transport {
+        Transport::Tcp(_) => {
+            *packet.write::<4>(at)? = ports;
+            packet.fix_checksum(at + core::mem::offset_of!(Tcp, checksum), addresses, port_delta, false)
+        }
+        Transport::Udp => {
+            *packet.write::<4>(at)? = ports;
+            packet.fix_checksum(at + core::mem::offset_of!(Udp, checksum), addresses, port_delta, true)
+        }
+        Transport::Echo => {
+            *packet.write::<2>(at + core::mem::offset_of!(Icmp, rest))? = [ports[0], ports[1]];
+            // ICMP for IPv4 sums no pseudo-header (RFC 792); ICMPv6 does (RFC 4443 section 2.3).
+            let addresses = if parsed.key.family() == 4 { Delta::ZERO } else { addresses };
+            packet.fix_checksum(at + core::mem::offset_of!(Icmp, checksum), addresses, port_delta, false)
+        }
+        Transport::Opaque => Some(()),
+    }
+}
+
+/// Applies the deltas to a transport checksum in plain bytes: the form for buffers without offloads, and, with
+/// `partial`, for those whose checksum field holds the sum of the pseudo-header only.
+#[inline(always)]
+pub fn fix_in_place<F: Frame>(
+    packet: &mut F,
+    offset: usize,
+    addresses: Delta,
+    ports: Delta,
+    udp: bool,
+    partial: bool,
+) -> Option<()> {
+    let field = packet.write::<2>(offset)?;
+    let old = u16::from_ne_bytes(*field);
+    let new = if partial {
+        addresses.apply_partial(old)
+    } else if udp {
+        addresses.and(ports).apply_udp(old)
+    } else {
+        addresses.and(ports).apply(old)
+    };
+    *field = new.to_ne_bytes();
+    Some(())
+}

@@ -1,0 +1,1 @@
+//! All input and output: kernel programs, TAP, AF_PACKET, netlink, captures, clock.

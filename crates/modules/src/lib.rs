@@ -1,0 +1,1 @@
+//! Extension modules of the slow path: filter, stateful inspection, NAT.

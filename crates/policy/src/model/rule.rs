@@ -1,0 +1,209 @@
+//! Rules and translations, resolved: nothing on the match path is a string.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::AddressSet;
+use super::service::{PortSet, ServiceSet};
+use super::zone::{Destination, RuleTarget, ZoneId, ZoneMatch};
+
+/// What of a new connection the rules look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewConnection {
+    /// The zone that it came in from.
+    pub from: ZoneId,
+    /// Where routing sends it.
+    pub to: Destination,
+    /// Key of the source (see [`address_key`](crate::address_key)). Rules see it before translation.
+    pub source: u128,
+    /// Key of the destination. Rules see it after translation.
+    pub destination: u128,
+    /// Protocol number.
+    pub protocol: u8,
+    /// Source port, 0 where there is none.
+    pub source_port: u16,
+    /// Destination port, 0 where there is none.
+    pub destination_port: u16,
+    /// Type of ICMP or ICMPv6, 0 for other protocols.
+    pub icmp_type: u8,
+}
+
+/// What happens to a new connection that a rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// It passes, with its replies and the errors about it.
+    Allow,
+    /// It vanishes.
+    Drop,
+    /// It is answered with an error: a reset for TCP, an ICMP error otherwise.
+    Reject,
+}
+
+impl Action {
+    /// As the file spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Drop => "drop",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// So many new connections in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RateLimit {
+    /// New connections, at least 1.
+    pub count: u32,
+    /// In this time.
+    pub per: Duration,
+}
+
+/// One `[[rule]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique among the rules; the identity of the rule across reloads.
+    pub name: String,
+    /// Zones that a connection comes in from.
+    pub from: ZoneMatch,
+    /// Where it goes.
+    pub to: RuleTarget,
+    /// Sources, before translation.
+    pub source: AddressSet,
+    /// Destinations, after translation.
+    pub destination: AddressSet,
+    /// Protocols, ports and types; includes the restriction by `source_port`.
+    pub service: ServiceSet,
+    /// Source ports, for display.
+    pub source_port: PortSet,
+    /// What happens.
+    pub action: Action,
+    /// Whether a match is logged.
+    pub log: bool,
+    /// New connections beyond this rate do not match.
+    pub limit: Option<RateLimit>,
+    /// `false`: packets of its connections stay on the `user` path.
+    pub accelerate: bool,
+    /// The file that it stands in.
+    pub file: Arc<str>,
+    /// The line that it begins on, from 1.
+    pub line: u32,
+}
+
+impl Rule {
+    /// Whether the rule is about this connection. `limit` is the caller's business.
+    #[must_use]
+    pub fn matches(&self, connection: &NewConnection) -> bool {
+        let c = connection;
+        self.from.contains(c.from)
+            && self.to.contains(c.to)
+            && self.service.matches(c.protocol, c.source_port, c.destination_port, c.icmp_type)
+            && self.destination.contains(c.destination)
+            && self.source.contains(c.source)
+    }
+}
+
+/// The family that a translation is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// Whether the address is of this family.
+    #[must_use]
+    pub fn holds(self, address: IpAddr) -> bool {
+        address.is_ipv4() == (self == Self::Ipv4)
+    }
+
+    /// As the file spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
+/// What a mapping, or a filter, depends on: the terms of RFC 4787 sections 4.1 and 5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dependence {
+    /// On nothing but the inside endpoint.
+    EndpointIndependent,
+    /// Also on the outside address.
+    AddressDependent,
+    /// Also on the outside address and port.
+    AddressAndPortDependent,
+}
+
+impl Dependence {
+    /// As the file spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EndpointIndependent => "endpoint-independent",
+            Self::AddressDependent => "address-dependent",
+            Self::AddressAndPortDependent => "address-and-port-dependent",
+        }
+    }
+}
+
+/// What a source becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceTranslation {
+    /// The address of the interface that the packet leaves by.
+    Interface,
+    /// One of these addresses: inclusive ranges, sorted, disjoint, all of the family of the translation.
+    Ranges(Vec<(IpAddr, IpAddr)>),
+}
+
+/// One `[[nat]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatRule {
+    /// Unique among the translations.
+    pub name: String,
+    /// Zones that a connection comes in from.
+    pub from: ZoneMatch,
+    /// Zones that it goes out to.
+    pub to: ZoneMatch,
+    /// Sources, before translation.
+    pub source: AddressSet,
+    /// Destinations.
+    pub destination: AddressSet,
+    /// Protocols, ports and types.
+    pub service: ServiceSet,
+    /// What the source becomes.
+    pub translate_source: Option<SourceTranslation>,
+    /// Whether another destination gives the same source another port.
+    pub mapping: Dependence,
+    /// Who may send to a mapping from outside.
+    pub filtering: Dependence,
+    /// The family that it translates.
+    pub family: Family,
+    /// The file that it stands in.
+    pub file: Arc<str>,
+    /// The line that it begins on, from 1.
+    pub line: u32,
+}
+
+impl NatRule {
+    /// Whether the translation is about this connection, its family included.
+    #[must_use]
+    pub fn matches(&self, connection: &NewConnection) -> bool {
+        let c = connection;
+        let Destination::Zone(to) = c.to else { return false };
+        self.from.contains(c.from)
+            && self.to.contains(to)
+            && self.family.holds(super::address::key_address(c.source))
+            && self.service.matches(c.protocol, c.source_port, c.destination_port, c.icmp_type)
+            && self.destination.contains(c.destination)
+            && self.source.contains(c.source)
+    }
+}

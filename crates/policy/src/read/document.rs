@@ -1,0 +1,101 @@
+//! TOML with a place for every fault: a document is read to its end however many lines of it are wrong.
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, Error};
+
+use super::report::{At, Report};
+
+/// Brackets that are never closed and that we step over before giving up on the rest of the file.
+const MOST_UNCLOSED: usize = 32;
+
+/// Reads a source; lines that are not TOML are reported and left out.
+pub(crate) fn read(file: usize, text: &str, report: &mut Report<'_>) -> DeTable<'static> {
+    let mut working = text.to_owned();
+    for _ in 0..MOST_UNCLOSED {
+        let (root, errors) = DeTable::parse_recoverable(&working);
+        let Some(open) = unclosed_bracket(root.get_ref(), &errors, working.len()) else { break };
+        // An open bracket swallows the rest of the file. Without its entry the rest can be read.
+        let bracket = At { file, start: open, end: open + 1 };
+        report.syntax(bracket, "this bracket is never closed".to_owned(), None);
+        working = without_entry_at(&working, open);
+    }
+
+    let (root, mut errors) = DeTable::parse_recoverable(&working);
+    errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+    for error in &errors {
+        report_error(file, &working, error, report);
+    }
+    let mut root = root.into_inner();
+    root.make_owned();
+    root
+}
+
+fn report_error(file: usize, text: &str, error: &Error, report: &mut Report<'_>) {
+    let span = error.span().unwrap_or(0..0);
+    let word = text.get(span.clone()).unwrap_or("");
+    let (message, expected) = match error.message().split_once(", expected ") {
+        // The parser takes a bare word that begins like `inf` or `nan` for a broken number.
+        Some(("invalid float", _)) if word.starts_with(char::is_alphabetic) => {
+            ("string values must be quoted", Some(format!("{word:?}")))
+        }
+        Some(("string values must be quoted", _)) if !word.is_empty() => {
+            ("string values must be quoted", Some(format!("{word:?}")))
+        }
+        Some(("string values must be quoted", _)) => ("there is no value", Some("a value".to_owned())),
+        Some((message, expected)) => (message, Some(expected.to_owned())),
+        None => (error.message(), None),
+    };
+    // At the end of a line a place of no width would be shown on the next.
+    let start = if word.is_empty() { last_place_of_line(text, span.start) } else { span.start };
+    report.syntax(At { file, start, end: span.end }, format!("this is not TOML: {message}"), expected);
+}
+
+fn last_place_of_line(text: &str, offset: usize) -> usize {
+    let at_line_start = text.get(..offset).is_some_and(|before| before.ends_with('\n'));
+    if at_line_start && offset == text.len() { offset.saturating_sub(1) } else { offset }
+}
+
+/// The innermost array or inline table that is still open at the end of the text.
+fn unclosed_bracket(root: &DeTable<'_>, errors: &[Error], end: usize) -> Option<usize> {
+    if !errors.iter().any(|error| error.message().starts_with("unclosed")) {
+        return None;
+    }
+    let mut found = None;
+    let mut open: Vec<&Spanned<DeValue<'_>>> = root.values().collect();
+    while let Some(value) = open.pop() {
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::Array(items) => open.extend(items.iter()),
+            DeValue::Table(table) => open.extend(table.values()),
+            _ => continue,
+        }
+        // An array of tables has the span of its header, which ends with its line.
+        if span.end == end && found.is_none_or(|found| found < span.start) {
+            found = Some(span.start);
+        }
+    }
+    found
+}
+
+/// The text with the entry that the offset is in turned into blanks, so that all other offsets hold.
+fn without_entry_at(text: &str, offset: usize) -> String {
+    let start = text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |newline| newline + 1);
+    let mut result = text.get(..start).unwrap_or("").to_owned();
+    let mut blanking = true;
+    for (number, line) in text.get(start..).unwrap_or("").split_inclusive('\n').enumerate() {
+        blanking = blanking && (number == 0 || !begins_something(line));
+        if blanking {
+            result.extend(line.bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }));
+        } else {
+            result.push_str(line);
+        }
+    }
+    result
+}
+
+/// Whether a line looks like the beginning of a table or an entry.
+fn begins_something(line: &str) -> bool {
+    let line = line.trim_start();
+    let after_key = line.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    line.starts_with(['[', ']', '{', '}']) || (after_key.len() < line.len() && after_key.trim_start().starts_with('='))
+}

@@ -1,0 +1,1 @@
+//! The decision table: shared-memory layout, reader, writer.

@@ -1,0 +1,260 @@
+//! The test bed: inside host, router, outside host.
+//!
+//! ```text
+//!  inside                    router                       outside
+//!  eth0 10.1.0.2      lan0 10.1.0.1   wan0 198.51.100.1   eth0 198.51.100.2
+//!  fd00:0:0:1::2      fd00:0:0:1::1   2001:db8:0:2::1     2001:db8:0:2::2
+//!                                     wan1 203.0.113.1 -- eth0 203.0.113.2   second (on request)
+//!                                     2001:db8:0:3::1     2001:db8:0:3::2
+//! ```
+//!
+//! With a second outside host, both outside hosts own the [`Family::roaming`] address, which the router
+//! reaches through `wan0` to begin with: a changed route moves its traffic from one to the other.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::namespace::Namespace;
+
+/// Which internet protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both of them.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    fn pick(self, v4: [u8; 4], v6: [u16; 8]) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::from(v4)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::from(v6)),
+        }
+    }
+
+    /// The inside host.
+    pub fn inside_host(self) -> IpAddr {
+        self.pick([10, 1, 0, 2], [0xfd00, 0, 0, 1, 0, 0, 0, 2])
+    }
+
+    /// The router's inside address.
+    pub fn inside_router(self) -> IpAddr {
+        self.pick([10, 1, 0, 1], [0xfd00, 0, 0, 1, 0, 0, 0, 1])
+    }
+
+    /// The outside host.
+    pub fn outside_host(self) -> IpAddr {
+        self.pick([198, 51, 100, 2], [0x2001, 0xdb8, 0, 2, 0, 0, 0, 2])
+    }
+
+    /// The router's outside address: the source of masqueraded connections.
+    pub fn outside_router(self) -> IpAddr {
+        self.pick([198, 51, 100, 1], [0x2001, 0xdb8, 0, 2, 0, 0, 0, 1])
+    }
+
+    /// The second outside host.
+    pub fn second_host(self) -> IpAddr {
+        self.pick([203, 0, 113, 2], [0x2001, 0xdb8, 0, 3, 0, 0, 0, 2])
+    }
+
+    /// The router's address towards the second outside host.
+    pub fn second_router(self) -> IpAddr {
+        self.pick([203, 0, 113, 1], [0x2001, 0xdb8, 0, 3, 0, 0, 0, 1])
+    }
+
+    /// An address that both outside hosts own.
+    pub fn roaming(self) -> IpAddr {
+        self.pick([192, 0, 2, 10], [0x2001, 0xdb8, 0, 0xff, 0, 0, 0, 0x10])
+    }
+}
+
+/// Checksum, segmentation and coalescing offloads of all veth ends of a bed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offloads {
+    /// As the kernel makes the devices: everything but GRO is on.
+    Default,
+    /// tx, rx, tso, gso and gro on.
+    On,
+    /// tx, rx, tso, gso and gro off.
+    Off,
+}
+
+/// The namespaces of a test and the wires between them.
+#[derive(Debug)]
+pub struct Bed {
+    /// The host whose connections the router serves; its device is `eth0`.
+    pub inside: Arc<Namespace>,
+    /// The router: `lan0`, `wan0` and perhaps `wan1`; `ip_forward` is 0.
+    pub router: Arc<Namespace>,
+    /// The host on the far side; its device is `eth0`.
+    pub outside: Arc<Namespace>,
+    second: Option<Arc<Namespace>>,
+}
+
+impl Bed {
+    /// A bed with default offloads and one outside host.
+    pub fn new(label: &str) -> Self {
+        Self::build(label, Offloads::Default, false)
+    }
+
+    /// A bed with all offloads switched.
+    pub fn with_offloads(label: &str, offloads: Offloads) -> Self {
+        Self::build(label, offloads, false)
+    }
+
+    /// A bed with a second outside host behind `wan1`.
+    pub fn with_second(label: &str) -> Self {
+        Self::build(label, Offloads::Default, true)
+    }
+
+    fn build(label: &str, offloads: Offloads, second: bool) -> Self {
+        let bed = Self {
+            inside: Namespace::new(&format!("{label}-in")),
+            router: Namespace::new(&format!("{label}-rt")),
+            outside: Namespace::new(&format!("{label}-out")),
+            second: second.then(|| Namespace::new(&format!("{label}-out2"))),
+        };
+        let [v4, v6] = Family::BOTH;
+        let hosts = [
+            (Some(&bed.inside), "lan0", Family::inside_router as Address, Family::inside_host as Address),
+            (Some(&bed.outside), "wan0", Family::outside_router, Family::outside_host),
+            (bed.second.as_ref(), "wan1", Family::second_router, Family::second_host),
+        ];
+        for (host, device, ours, theirs) in hosts {
+            let Some(host) = host else { continue };
+            bed.router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
+            bed.router.ip_batch(&format!(
+                "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
+                ours(v4),
+                ours(v6),
+            ));
+            let mut lines = format!(
+                "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
+                 route add default via {}\nroute add default via {}\n",
+                theirs(v4),
+                theirs(v6),
+                ours(v4),
+                ours(v6),
+            );
+            if second && device != "lan0" {
+                let _ = writeln!(lines, "addr add {}/32 dev lo", v4.roaming());
+                let _ = writeln!(lines, "addr add {}/128 dev lo nodad", v6.roaming());
+            }
+            host.ip_batch(&lines);
+        }
+        if second {
+            bed.route_roaming(false);
+        }
+        bed.set_offloads(offloads);
+        bed
+    }
+
+    /// The second outside host of [`with_second`](Self::with_second).
+    pub fn second(&self) -> &Arc<Namespace> {
+        self.second.as_ref().expect("the bed was built with a second outside host")
+    }
+
+    /// Routes the roaming addresses to the outside host, or to the second one.
+    pub fn route_roaming(&self, to_second: bool) {
+        let mut lines = String::new();
+        for family in Family::BOTH {
+            let (via, device) = match to_second {
+                true => (family.second_host(), "wan1"),
+                false => (family.outside_host(), "wan0"),
+            };
+            let _ = writeln!(lines, "route replace {} via {via} dev {device}", family.roaming());
+        }
+        self.router.ip_batch(&lines);
+    }
+
+    /// Switches the offloads of every veth end, the router's and the hosts'.
+    pub fn set_offloads(&self, offloads: Offloads) {
+        let on = match offloads {
+            Offloads::Default => return,
+            Offloads::On => true,
+            Offloads::Off => false,
+        };
+        let mut ends =
+            vec![(&self.inside, "eth0"), (&self.outside, "eth0"), (&self.router, "lan0"), (&self.router, "wan0")];
+        if let Some(second) = &self.second {
+            ends.extend([(second, "eth0"), (&self.router, "wan1")]);
+        }
+        for (namespace, device) in ends {
+            switch_offloads(namespace, device, on);
+        }
+    }
+
+    /// Makes the kernel itself the router, for tests of the bed. With `masquerade`, by nftables.
+    pub fn forward_by_kernel(&self, masquerade: bool) {
+        self.router.sysctl("net/ipv4/ip_forward", "1");
+        self.router.sysctl("net/ipv6/conf/all/forwarding", "1");
+        if masquerade {
+            let rules = "table inet t { chain c { type nat hook postrouting priority srcnat; \
+                         oifname wan0 masquerade; }; }";
+            self.router.run("nft", &[rules]).ok();
+        }
+    }
+
+    /// Lets hosts tell their neighbours about a changed hardware address, then changes it.
+    pub fn change_mac(&self, host: &Namespace, mac: &str) {
+        host.sysctl("net/ipv4/conf/all/arp_notify", "1");
+        host.sysctl("net/ipv6/conf/all/ndisc_notify", "1");
+        host.ip(&format!("link set dev eth0 address {mac}"));
+    }
+}
+
+/// One of the addresses of [`Family`].
+type Address = fn(Family) -> IpAddr;
+
+/// `ethtool -K device rx|tx|tso|gso|gro on|off`, by the system call that it makes.
+fn switch_offloads(namespace: &Namespace, device: &str, on: bool) {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        value: *mut Value,
+        // The kernel's `struct ifreq` has a union of 24 bytes here.
+        rest: [u64; 2],
+    }
+    // ETHTOOL_SRXCSUM, STXCSUM, STSO, SGSO, SGRO of linux/ethtool.h, in the order that dependencies
+    // ask for: no segmentation without checksums.
+    const COMMANDS: [u32; 5] = [0x15, 0x17, 0x1f, 0x24, 0x2c];
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+
+    let socket = namespace.enter(|| {
+        // SAFETY: plain system call.
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+        assert!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
+        // SAFETY: a descriptor just opened, owned by nobody else.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    });
+    for command in COMMANDS {
+        let mut value = Value { command, data: u32::from(on) };
+        let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
+        request.name[..device.len()].copy_from_slice(device.as_bytes());
+        // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that
+        // these five commands take.
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+        assert!(
+            done == 0,
+            "[{}] offload {command:#x} of {device}: {}",
+            namespace.name(),
+            std::io::Error::last_os_error()
+        );
+    }
+}
+
+/// `address:port` in the spelling of URLs and of the daemon.
+pub fn endpoint(address: IpAddr, port: u16) -> String {
+    SocketAddr::new(address, port).to_string()
+}
