@@ -3,6 +3,7 @@
 //! Payload: 8 bytes sequence, 4 bytes flow, 4 bytes run, then bytes that follow from the sequence, all
 //! big endian. A receiver ignores other runs and counts wrong bytes as corrupted.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -153,6 +154,11 @@ impl FlowTally {
         self.expected - self.received
     }
 
+    /// The highest number that came.
+    pub fn last(&self) -> Option<u64> {
+        self.highest
+    }
+
     /// The missing numbers as ranges, first and last included.
     pub fn missing_ranges(&self) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
@@ -175,6 +181,8 @@ impl FlowTally {
 pub struct Tally {
     /// One per flow.
     pub flows: Vec<FlowTally>,
+    /// Where the packets came from, as the receiver saw it.
+    pub sources: BTreeSet<SocketAddr>,
     /// Packets of the run with bytes that were not sent.
     pub corrupted: u64,
     /// Packets that came to the socket and found no room: the test's own fault.
@@ -184,11 +192,11 @@ pub struct Tally {
 impl Tally {
     fn new(load: &Load) -> Self {
         let flows = (0..load.flows).map(|_| FlowTally::new(load.per_flow())).collect();
-        Self { flows, corrupted: 0, overrun: 0 }
+        Self { flows, sources: BTreeSet::new(), corrupted: 0, overrun: 0 }
     }
 
     /// Checks a payload and takes note of it. False for packets of other runs.
-    fn take(&mut self, run: u32, size: usize, payload: &[u8]) -> bool {
+    fn take(&mut self, run: u32, size: usize, payload: &[u8], from: SocketAddr) -> bool {
         let Some((header, body)) = payload.split_at_checked(HEADER) else { return false };
         let number =
             |range: std::ops::Range<usize>| header[range].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
@@ -203,6 +211,7 @@ impl Tally {
             Some(flow) if right => flow.record(sequence),
             _ => self.corrupted += 1,
         }
+        self.sources.insert(from);
         true
     }
 
@@ -210,6 +219,7 @@ impl Tally {
         for (mine, theirs) in self.flows.iter_mut().zip(&other.flows) {
             mine.merge(theirs);
         }
+        self.sources.extend(&other.sources);
         self.corrupted += other.corrupted;
         self.overrun += other.overrun;
     }
@@ -277,8 +287,10 @@ pub struct Report {
     pub took: Duration,
     /// Times that the sender was told that the port is unreachable.
     pub refused: u64,
-    /// What the receivers saw.
+    /// What the receivers saw, all together.
     pub forward: Tally,
+    /// What each receiver saw.
+    pub receivers: Vec<Tally>,
     /// What came back, if the load asked for it.
     pub back: Option<Tally>,
 }
@@ -403,11 +415,12 @@ impl Running {
             std::panic::resume_unwind(panic)
         });
         let mut forward = Tally::new(&self.load);
-        for receiver in self.receivers {
-            forward.merge(&join(receiver));
+        let receivers: Vec<Tally> = self.receivers.into_iter().map(join).collect();
+        for receiver in &receivers {
+            forward.merge(receiver);
         }
         let sent = self.progress.sent.load(Ordering::Relaxed);
-        Report { sent, took, refused, forward, back: self.back.map(join) }
+        Report { sent, took, refused, forward, receivers, back: self.back.map(join) }
     }
 }
 
@@ -492,7 +505,7 @@ fn receive(sockets: &[UdpSocket], load: &Load, run: u32, progress: &Progress, ec
                 for _ in 0..256 {
                     match socket.recv_from(&mut buffer) {
                         Ok((length, from)) => {
-                            let ours = tally.take(run, load.size, &buffer[..length]);
+                            let ours = tally.take(run, load.size, &buffer[..length], from);
                             last = Instant::now();
                             if ours && echo {
                                 // The way back is checked by the one who waits there. A receive

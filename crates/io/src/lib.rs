@@ -1,1 +1,3 @@
 //! All input and output: kernel programs, TAP, AF_PACKET, netlink, captures, clock.
+
+pub mod netlink;

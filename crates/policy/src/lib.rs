@@ -1,11 +1,80 @@
 //! The policy file: language, diagnostics, compilation.
+//!
+//! [`load`] reads a file with its drop-ins, [`parse`] takes text that was read elsewhere. Both go on after every fault
+//! and return all of them, each with its line; or a [`Policy`], which is what the slow path matches new connections
+//! against: zones are numbers, sets are sorted ranges, and no name is looked up.
+//!
+//! # The file
+//!
+//! TOML 1.1. A table array may be written long (`[[rule]]`) or one line each (`rule = [ { … }, … ]`). A value that may
+//! be a list may also stand alone. Every table takes `comment = "…"` and `enabled = false`; a disabled table is checked
+//! for its spelling, but takes no part, and names in it are not looked up.
+//!
+//! ```toml
+//! include = ["conf.d/*.toml"]       # drop-ins, sorted; they do not include others
+//!
+//! [interfaces]
+//! NAME = { device = "lan0", zone = "inside" }   # path = "skb"|"user", rpf = "off", martians = "rfc1812"|"off"
+//!
+//! [addresses]
+//! NAME = ["10.1.0.0/24", "10.1.0.1-10.1.0.9", "fd00::/8", "OTHER NAME", "!10.1.0.66"]
+//!
+//! [services]
+//! NAME = ["tcp/443", "udp/1024-2047", "tcp", "icmp/echo-request", "icmp", "esp", "ah", "gre", 47, "OTHER NAME"]
+//!
+//! [[rule]]                          # first match decides; what no rule allows is dropped
+//! name = "…"                        # unique
+//! from = "ZONE"                     # or a list, or "any", which is also what nothing means
+//! to = "ZONE"                       # the same; or "self", the box itself, which "any" does not include
+//! source = "ADDRESSES"              # a name, address, prefix, range, or list; "!" excludes; nothing means all
+//! destination = "ADDRESSES"
+//! service = "SERVICE"               # a name, a service, or list
+//! source_port = [53, "1024-65535"]
+//! action = "allow"                  # or "drop", "reject"
+//! log = true
+//! limit = "100/s"                   # new connections; or /min, /h, /d
+//! accelerate = false                # stay on the user path
+//!
+//! [[nat]]
+//! name = "…"                        # unique among these; from, to, source, destination and service as above
+//! translate.source = "interface"    # or an address, prefix, range, or list of them
+//! mapping = "endpoint-independent"
+//! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
+//! family = "ipv4"                   # or "ipv6"
+//!
+//! [paths]
+//! allowed = ["driver", "skb", "user"]
+//! orphan_grace = "120s"             # a duration: s, m, h, d; from "1s" to "14d"
+//!
+//! [table]
+//! connections = 1048576             # from 1024 to 8388608
+//! index = "lines"                   # or "kernel-hash"
+//!
+//! [timeouts]
+//! udp = "300s"
+//! tcp_established = "7440s"
+//! tcp_transitory = "240s"
+//! icmp = "60s"
+//! other = "600s"
+//! ```
+//!
+//! A list of addresses holds what one of its entries holds and no entry with `!` does; if all entries have `!`, it
+//! holds everything else. An IPv6 prefix holds no IPv4. Names may be defined in any order and in any of the files.
+//!
+//! What the language has but this version does not do is refused, never ignored: `path = "driver"`, the other values
+//! of `rpf`, `martians` and `mapping`, and `translate.destination`.
+//!
+//! Warnings are about rules that match nothing or are never reached because one earlier rule matches all that they
+//! match, timeouts below what the RFCs demand, prefixes with bits beyond their length, and rules with `to = "self"`
+//! that would close SSH.
 
 mod diagnostic;
+mod load;
 mod model;
-
-use std::path::Path;
+mod read;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
 pub use model::rule::{Action, Dependence, Family, NatRule, NewConnection, RateLimit, Rule, SourceTranslation};
 pub use model::service::{ICMP, ICMPV6, PortSet, ServiceSet, TCP, UDP};
@@ -14,7 +83,7 @@ pub use model::{
     ForwardingPath, Interface, Martians, PathSettings, Policy, ReversePath, TableIndex, TableSettings, Timeouts,
 };
 
-/// A file, read.
+/// A file that was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its name in diagnostics.
@@ -32,26 +101,20 @@ pub struct Checked {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// What [`load`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// The file and its drop-ins, in the order in which they count; without those that could not be read.
-    pub sources: Vec<Source>,
-    /// The policy, or everything that is wrong with it.
-    pub outcome: Result<Checked, Vec<Diagnostic>>,
-}
-
-/// Reads a policy file and the drop-ins that its `include` names, and checks them together.
-#[must_use]
-pub fn load(_path: &Path) -> Loaded {
-    Loaded { sources: Vec::new(), outcome: Err(Vec::new()) }
-}
-
 /// Checks a policy. The first source is the policy file, the others are its drop-ins. Reads no file.
+///
+/// ```
+/// use flowhop_policy::{Source, parse};
+///
+/// let text = "[interfaces]\nlan = { device = \"lan0\", zone = \"inside\", pfad = \"skb\" }\n".to_owned();
+/// let faults = parse(&[Source { name: "policy.toml".to_owned(), text }]).unwrap_err();
+/// assert_eq!((faults[0].line, faults[0].column), (2, 43));
+/// assert!(faults[0].to_string().contains("did you mean \"path\"?"));
+/// ```
 ///
 /// # Errors
 ///
-/// Every fault of every source, and the warnings that hold in spite of them.
-pub fn parse(_sources: &[Source]) -> Result<Checked, Vec<Diagnostic>> {
-    Err(Vec::new())
+/// Every fault of every source, and the warnings that hold in spite of them, in the order of the sources and lines.
+pub fn parse(sources: &[Source]) -> Result<Checked, Vec<Diagnostic>> {
+    read::check(sources, &[])
 }

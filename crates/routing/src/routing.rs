@@ -85,7 +85,7 @@ impl Routing {
                 }
             }
             Event::AddressGone { ifindex, address, prefix_len } => {
-                self.remove_address(ifindex, address, prefix_len, changes)
+                self.remove_address(ifindex, address, prefix_len, changes);
             }
             Event::RouteAdded(route) => self.insert_route(&route, Join::Add, changes),
             Event::RouteReplaced(route) => self.insert_route(&route, Join::Replace, changes),

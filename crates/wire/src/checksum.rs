@@ -138,6 +138,10 @@ impl Delta {
     /// The field of a complete checksum after the replacement (RFC 1624 equation 3): IPv4 header, TCP, ICMP, ICMPv6.
     ///
     /// A checksum that was wrong stays wrong by the same amount, so errors of the path remain visible to the receiver.
+    ///
+    /// One datum is beyond this arithmetic: one that *becomes* all zeros, whose checksum is `0xffff` and for which this
+    /// gives `0x0000`. Only an ICMP echo reply over IPv4 can, with identifier, sequence number and payload all zero;
+    /// a translator that picks identifiers should leave out zero.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
         !fold(!checksum as u32 + self.0 as u32)
@@ -233,6 +237,13 @@ mod tests {
     }
 
     #[test]
+    fn a_datum_that_becomes_all_zeros() {
+        // The known limit in the documentation of `apply`: from all zeros is right, to all zeros is not.
+        assert_eq!(Delta::ZERO.replace16(0, 0x1234).apply(finish(0)), finish(0x1234));
+        assert_eq!(Delta::ZERO.replace16(0x1234, 0).apply(finish(0x1234)), !finish(0));
+    }
+
+    #[test]
     fn udp_without_checksum_stays_without() {
         // RFC 768: an all zero transmitted checksum means that the transmitter generated none.
         assert_eq!(Delta::ZERO.replace16(1, 2).apply_udp(0), 0);
@@ -240,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_time_to_live_of_all_values() {
-        // RFC 1624 section 5: decrementing the time to live must agree with a fresh computation.
+        // RFC 1141 and RFC 1624 are about this very case; it must agree with a fresh computation.
         for ttl in 1..=u8::MAX {
             for identification in 0..=u16::MAX {
                 let words = |ttl: u8| 0x4500 + u32::from(identification) + (u32::from(ttl) << 8 | 6);

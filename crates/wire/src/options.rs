@@ -78,7 +78,7 @@ impl Ipv4Option<'_> {
         self.kind & 0x80 != 0
     }
 
-    /// True for a loose or strict source route, which is dropped unless configured otherwise (RFC 7126 section 4.3).
+    /// True for a loose or strict source route, which is dropped unless configured otherwise (RFC 7126 sections 4.3, 4.4).
     #[inline]
     pub const fn is_source_route(&self) -> bool {
         matches!(self.kind, ipv4_option::LOOSE_SOURCE_ROUTE | ipv4_option::STRICT_SOURCE_ROUTE)

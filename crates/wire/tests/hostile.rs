@@ -1,5 +1,7 @@
 //! Bytes that nobody checked: no parser may panic or read outside, whatever they are.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside of test functions too")]
+
 use flowhop_wire::build::{Extension, Ip, L4, Spec, TcpFields, V4, V6};
 use flowhop_wire::verify::{self, Verified};
 use flowhop_wire::{Frame, SliceFrame, ipv6, protocol};
@@ -123,4 +125,25 @@ fn what_no_checksum_covers() {
     other[9] = protocol::GRE;
     assert_eq!(verify::transport(&other), Verified::Uncovered);
     assert!(Verified::Absent.is_acceptable() && !Verified::Malformed.is_acceptable());
+}
+
+#[test]
+fn what_no_checksum_covers_in_ipv6() {
+    // RFC 8200 section 8.1 (final destination), section 4.5 (fragments); RFC 6946 (atomic ones are whole).
+    let with = |protocol, bytes: &[u8]| {
+        let ip = Ip::V6(V6 { extensions: &[Extension { protocol, bytes }], ..V6::default() });
+        let l4 = L4::Tcp(TcpFields::default());
+        let spec = Spec { link: None, vlans: &[], ip, l4, checksum: Default::default(), payload: &[7; 9] };
+        let mut buffer = vec![0xa5; spec.len()];
+        spec.write(&mut buffer).unwrap();
+        verify::transport(&buffer)
+    };
+    let routing = |segments_left| with(protocol::ROUTING, &[0, 0, 4, segments_left, 0, 0, 0, 0]);
+    assert_eq!(routing(0), Verified::Valid);
+    assert_eq!(routing(1), Verified::Uncovered);
+    let fragment = |offset_flags| with(protocol::FRAGMENT, &[0, 0, 0, offset_flags, 0, 0, 0, 1]);
+    assert_eq!(fragment(0), Verified::Valid);
+    assert_eq!(fragment(1), Verified::Uncovered);
+    assert_eq!(fragment(8), Verified::Uncovered);
+    assert_eq!(with(protocol::ROUTING, &[0, 200, 4, 0, 0, 0, 0, 0]), Verified::Malformed);
 }

@@ -1,5 +1,7 @@
 //! Address and port translation by deltas, compared with packets computed from scratch.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking; helpers outside of test functions too")]
+
 use std::net::{IpAddr, SocketAddr};
 
 use flowhop_wire::build::{Checksum, L4, Spec, TcpFields};
@@ -145,7 +147,7 @@ proptest! {
 
 #[test]
 fn udp_without_checksum_stays_without() {
-    // RFC 768; RFC 4787 leaves such packets to be translated.
+    // RFC 768: zero means that the sender generated none.
     let ends: [SocketAddr; 2] = ["10.0.0.1:4000".parse().unwrap(), "192.0.2.1:53".parse().unwrap()];
     let spec = Spec::udp(ends[0], ends[1], b"x").without_link().with_checksum(Checksum::Value(0));
     let bytes = write(&spec);

@@ -29,12 +29,12 @@ pub struct Policy {
     pub table: TableSettings,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
-    lookup: Lookup,
+    pub(crate) lookup: Lookup,
 }
 
 /// What is worked out once from the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Lookup {
+pub(crate) struct Lookup {
     rules_by_name: HashMap<String, usize>,
     /// Zones whose new connections to the box are subject to the rules.
     guarded: ZoneMatch,

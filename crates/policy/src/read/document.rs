@@ -1,5 +1,7 @@
 //! TOML with a place for every fault: a document is read to its end however many lines of it are wrong.
 
+use std::borrow::Cow;
+
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Error};
 
@@ -8,26 +10,28 @@ use super::report::{At, Report};
 /// Brackets that are never closed and that we step over before giving up on the rest of the file.
 const MOST_UNCLOSED: usize = 32;
 
-/// Reads a source; lines that are not TOML are reported and left out.
-pub(crate) fn read(file: usize, text: &str, report: &mut Report<'_>) -> DeTable<'static> {
-    let mut working = text.to_owned();
+/// The text without entries that open a bracket and never close it, which are reported: an open bracket swallows the
+/// rest of the file. All that is left stays at its offset.
+pub(crate) fn close_brackets<'t>(file: usize, text: &'t str, report: &mut Report<'_>) -> Cow<'t, str> {
+    let mut closed = Cow::Borrowed(text);
     for _ in 0..MOST_UNCLOSED {
-        let (root, errors) = DeTable::parse_recoverable(&working);
-        let Some(open) = unclosed_bracket(root.get_ref(), &errors, working.len()) else { break };
-        // An open bracket swallows the rest of the file. Without its entry the rest can be read.
+        let (root, errors) = DeTable::parse_recoverable(&closed);
+        let Some(open) = unclosed_bracket(root.get_ref(), &errors, closed.len()) else { break };
         let bracket = At { file, start: open, end: open + 1 };
-        report.syntax(bracket, "this bracket is never closed".to_owned(), None);
-        working = without_entry_at(&working, open);
+        report.syntax(bracket, "this is not TOML: the bracket is never closed".to_owned(), None);
+        closed = Cow::Owned(without_entry_at(&closed, open));
     }
+    closed
+}
 
-    let (root, mut errors) = DeTable::parse_recoverable(&working);
+/// Reads a source; lines that are not TOML are reported and left out.
+pub(crate) fn read<'t>(file: usize, text: &'t str, report: &mut Report<'_>) -> DeTable<'t> {
+    let (root, mut errors) = DeTable::parse_recoverable(text);
     errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
     for error in &errors {
-        report_error(file, &working, error, report);
+        report_error(file, text, error, report);
     }
-    let mut root = root.into_inner();
-    root.make_owned();
-    root
+    root.into_inner()
 }
 
 fn report_error(file: usize, text: &str, error: &Error, report: &mut Report<'_>) {

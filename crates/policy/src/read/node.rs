@@ -15,7 +15,7 @@ const EVERYWHERE: [&str; 2] = ["comment", "enabled"];
 pub(crate) struct Node<'d> {
     pub(crate) key: &'d str,
     pub(crate) at: At,
-    pub(crate) value: &'d DeValue<'static>,
+    pub(crate) value: &'d DeValue<'d>,
 }
 
 /// A table.
@@ -24,7 +24,9 @@ pub(crate) struct Section<'d> {
     /// What it is, for messages: "a rule".
     pub(crate) place: &'static str,
     pub(crate) at: At,
-    pub(crate) table: &'d DeTable<'static>,
+    pub(crate) table: &'d DeTable<'d>,
+    /// Whether all that it stands in takes part.
+    pub(crate) enabled: bool,
 }
 
 /// A word that a key takes, and what it means; `None` for what a later version will do.
@@ -52,7 +54,12 @@ impl<'d> Section<'d> {
     }
 
     /// The value of a key that must be there.
-    pub(crate) fn require(&self, key: &'static str, expected: &'static str, report: &mut Report<'_>) -> Option<Node<'d>> {
+    pub(crate) fn require(
+        &self,
+        key: &'static str,
+        expected: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<Node<'d>> {
         let node = self.get(key);
         if node.is_none() {
             report.error(self.at, &Problem::MissingKey { key, place: self.place, expected });
@@ -78,7 +85,7 @@ impl<'d> Section<'d> {
         if let Some(comment) = self.get("comment") {
             comment.string(report);
         }
-        self.get("enabled").and_then(|enabled| enabled.boolean(report)).unwrap_or(true)
+        self.get("enabled").and_then(|enabled| enabled.boolean(report)).unwrap_or(true) && self.enabled
     }
 
     /// The entries that are not `comment` or `enabled`: those with names of the user's own.
@@ -121,7 +128,7 @@ impl<'d> Node<'d> {
 
     pub(crate) fn section(&self, place: &'static str, expected: &str, report: &mut Report<'_>) -> Option<Section<'d>> {
         match self.value {
-            DeValue::Table(table) => Some(Section { place, at: self.at, table }),
+            DeValue::Table(table) => Some(Section { place, at: self.at, table, enabled: true }),
             _ => self.wrong_type(expected, report),
         }
     }
@@ -151,7 +158,12 @@ impl<'d> Node<'d> {
     }
 
     /// One of a few words.
-    pub(crate) fn choice<T: Copy>(&self, what: &'static str, choices: &[Choice<T>], report: &mut Report<'_>) -> Option<T> {
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        what: &'static str,
+        choices: &[Choice<T>],
+        report: &mut Report<'_>,
+    ) -> Option<T> {
         let supported: Vec<&str> = choices.iter().filter(|(_, value)| value.is_some()).map(|(word, _)| *word).collect();
         let word = self.string_expecting(&one_of(&supported), report)?;
         match choices.iter().find(|(choice, _)| *choice == word) {

@@ -86,9 +86,10 @@ impl Doubt {
             Self::BelowFloor { floor, .. } => Some(format!("{floor} or more")),
             Self::HostBits { read, .. } => Some(format!("{read:?}")),
             Self::Unreachable { .. } => Some("the narrower one first".to_owned()),
-            Self::SshClosed { .. } => {
-                Some("a rule with to = \"self\", service = \"tcp/22\", action = \"allow\", unless that is the intention".to_owned())
-            }
+            Self::SshClosed { .. } => Some(
+                "a rule with to = \"self\", service = \"tcp/22\", action = \"allow\", unless that is the intention"
+                    .to_owned(),
+            ),
             Self::NoInterface => Some("[interfaces] with name = { device = \"…\", zone = \"…\" }".to_owned()),
             Self::MatchesNothing { .. } => None,
         }

@@ -151,6 +151,8 @@ impl<'s> Report<'s> {
     }
 
     fn line_index(&self, at: At) -> usize {
-        self.files.get(at.file).map_or(0, |file| file.lines.partition_point(|&start| start <= at.start).saturating_sub(1))
+        self.files
+            .get(at.file)
+            .map_or(0, |file| file.lines.partition_point(|&start| start <= at.start).saturating_sub(1))
     }
 }

@@ -50,7 +50,8 @@ pub(crate) fn rate(node: Node<'_>, report: &mut Report<'_>) -> Option<RateLimit>
     let text = node.string_expecting(A_RATE, report)?;
     let rate = parse_rate(text);
     if rate.is_none() {
-        let problem = Problem::BadValue { what: "rate", value: text.to_owned(), near: None, expected: A_RATE.to_owned() };
+        let problem =
+            Problem::BadValue { what: "rate", value: text.to_owned(), near: None, expected: A_RATE.to_owned() };
         report.error(node.at, &problem);
     }
     rate
@@ -102,7 +103,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("300s", 300), ("5m", 300), ("2h", 7200), ("2h4m", 7440), ("1d", 86400), ("2h 4min", 7440)] {
+        for (text, seconds) in
+            [("300s", 300), ("5m", 300), ("2h", 7200), ("2h4m", 7440), ("1d", 86400), ("2h 4min", 7440)]
+        {
             assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
         for text in ["", " ", "300", "s", "5 m", "-5s", "1.5h", "5x", "99999999999999999999s", "9999999999999999999d"] {

@@ -1,0 +1,115 @@
+//! What a policy without faults may still have got wrong.
+
+use super::problem::Doubt;
+use super::report::Report;
+use super::rules::Placed;
+use crate::{Action, AddressSet, Family, NatRule, Rule, RuleTarget, ServiceSet, ZoneId, ZoneMatch};
+
+/// Warns of rules and translations that match nothing or are never reached.
+pub(crate) fn reach(rules: &[Placed<Rule>], nats: &[Placed<NatRule>], zone_count: usize, report: &mut Report<'_>) {
+    for (index, rule) in rules.iter().enumerate() {
+        let Rule { name, source, destination, service, .. } = &rule.what;
+        if let Some(why) = nothing_matches(source, destination, service) {
+            report.warning(rule.at, &Doubt::MatchesNothing { kind: "rule", name: name.clone(), why });
+        } else if let Some(by) = rules[..index].iter().find(|by| hides_rule(&by.what, &rule.what, zone_count)) {
+            let place = report.place(by.at, rule.at.file);
+            let (name, by) = (name.clone(), by.what.name.clone());
+            report.warning(rule.at, &Doubt::Unreachable { kind: "rule", name, by, place });
+        }
+    }
+    for (index, nat) in nats.iter().enumerate() {
+        let NatRule { name, source, destination, service, family, .. } = &nat.what;
+        let why =
+            nothing_matches(source, destination, service).or_else(|| nothing_of_family(*family, source, destination));
+        if let Some(why) = why {
+            report.warning(nat.at, &Doubt::MatchesNothing { kind: "translation", name: name.clone(), why });
+        } else if let Some(by) = nats[..index].iter().find(|by| hides_nat(&by.what, &nat.what, zone_count)) {
+            let place = report.place(by.at, nat.at.file);
+            let (name, by) = (name.clone(), by.what.name.clone());
+            report.warning(nat.at, &Doubt::Unreachable { kind: "translation", name, by, place });
+        }
+    }
+}
+
+/// Warns of zones from which rules with `to = "self"` shut out SSH.
+pub(crate) fn ssh(rules: &[Placed<Rule>], zones: &[String], report: &mut Report<'_>) {
+    let to_self: Vec<_> = rules.iter().filter(|rule| rule.what.to == RuleTarget::SelfBox).collect();
+    let mut told = vec![false; zones.len()];
+    for rule in &to_self {
+        let closed: Vec<String> = (0_u16..)
+            .map(ZoneId)
+            .zip(zones)
+            .filter(|(zone, _)| rule.what.from.contains(*zone))
+            .filter(|(zone, _)| !std::mem::replace(&mut told[zone.index()], true))
+            .filter(|(zone, _)| !ssh_is_open(*zone, &to_self))
+            .map(|(_, name)| format!("{name:?}"))
+            .collect();
+        if !closed.is_empty() {
+            report.warning(rule.at, &Doubt::SshClosed { zones: closed.join(", ") });
+        }
+    }
+}
+
+/// Whether some SSH connection from the zone is allowed before all are refused.
+fn ssh_is_open(zone: ZoneId, to_self: &[&Placed<Rule>]) -> bool {
+    let ssh = ServiceSet::tcp_port(22);
+    for Placed { what: rule, .. } in to_self.iter().filter(|rule| rule.what.from.contains(zone)) {
+        if rule.action == Action::Allow {
+            let some_source_port = rule.source_port.ranges().first().map(|(first, _)| *first);
+            let is_ssh = some_source_port.is_some_and(|port| rule.service.matches(crate::TCP, port, 22, 0));
+            if is_ssh && !rule.source.is_empty() && !rule.destination.is_empty() {
+                return true;
+            }
+        } else if rule.limit.is_none() && rule.source.is_any() && rule.destination.is_any() && rule.service.covers(&ssh)
+        {
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether no connection can get past `by` to `rule`. A rule with a limit lets some past.
+fn hides_rule(by: &Rule, rule: &Rule, zone_count: usize) -> bool {
+    by.limit.is_none()
+        && by.from.covers(&rule.from, zone_count)
+        && by.to.covers(&rule.to, zone_count)
+        && by.service.covers(&rule.service)
+        && by.source.covers(&rule.source)
+        && by.destination.covers(&rule.destination)
+}
+
+fn hides_nat(by: &NatRule, nat: &NatRule, zone_count: usize) -> bool {
+    let zones = |by: &ZoneMatch, nat: &ZoneMatch| by.covers(nat, zone_count);
+    by.family == nat.family
+        && zones(&by.from, &nat.from)
+        && zones(&by.to, &nat.to)
+        && by.service.covers(&nat.service)
+        && by.source.covers(&nat.source)
+        && by.destination.covers(&nat.destination)
+}
+
+fn nothing_matches(source: &AddressSet, destination: &AddressSet, service: &ServiceSet) -> Option<&'static str> {
+    if source.is_empty() {
+        Some("its source is empty")
+    } else if destination.is_empty() {
+        Some("its destination is empty")
+    } else if service.is_empty() {
+        Some("its service is empty")
+    } else if [Family::Ipv4, Family::Ipv6]
+        .iter()
+        .all(|family| nothing_of_family(*family, source, destination).is_some())
+    {
+        Some("its source and its destination are of different families")
+    } else {
+        None
+    }
+}
+
+fn nothing_of_family(family: Family, source: &AddressSet, destination: &AddressSet) -> Option<&'static str> {
+    // Without the other family nothing is left.
+    let is_empty = |set: &AddressSet| match family {
+        Family::Ipv4 => set.without(&AddressSet::ipv4()) == *set,
+        Family::Ipv6 => AddressSet::ipv4().covers(set),
+    };
+    (is_empty(source) || is_empty(destination)).then_some("it has no addresses of its family")
+}

@@ -1,0 +1,148 @@
+//! `[paths]`, `[table]` and `[timeouts]`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::node::{Choice, Node, Section};
+use super::problem::{Doubt, Problem};
+use super::report::{At, Report};
+use super::values::{duration, show_duration};
+use crate::{ForwardingPath, PathSettings, TableIndex, TableSettings, Timeouts};
+
+const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
+const TABLE_KEYS: [&str; 2] = ["connections", "index"];
+const TIMEOUT_KEYS: [&str; 5] = ["udp", "tcp_established", "tcp_transitory", "icmp", "other"];
+
+/// `driver` may be allowed though this version never chooses it.
+const PATHS: [Choice<ForwardingPath>; 3] = [
+    ("driver", Some(ForwardingPath::Driver)),
+    ("skb", Some(ForwardingPath::Skb)),
+    ("user", Some(ForwardingPath::User)),
+];
+const INDICES: [Choice<TableIndex>; 2] =
+    [("lines", Some(TableIndex::Lines)), ("kernel-hash", Some(TableIndex::KernelHash))];
+
+/// What an RFC demands at least, in seconds.
+const FLOORS: [(&str, u64, &str); 4] = [
+    ("udp", 120, "RFC 4787 REQ-5"),
+    ("tcp_established", 7440, "RFC 5382 REQ-5"),
+    ("tcp_transitory", 240, "RFC 5382 REQ-5"),
+    ("icmp", 60, "RFC 5508 REQ-2"),
+];
+
+/// The settings of all files. Each may be set once.
+#[derive(Default)]
+pub(crate) struct Settings {
+    pub(crate) paths: PathSettings,
+    pub(crate) table: TableSettings,
+    pub(crate) timeouts: Timeouts,
+    set: HashMap<(&'static str, &'static str), At>,
+}
+
+impl Settings {
+    pub(crate) fn read_paths(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
+        let enabled = section.check_keys(&PATH_KEYS, report);
+        if let Some(node) = section.get("allowed") {
+            let allowed = allowed_paths(node, report);
+            if enabled && self.is_first("paths", "allowed", node, report) {
+                self.paths.allowed = allowed;
+            }
+        }
+        if let Some(node) = section.get("orphan_grace") {
+            let grace = duration(node, report);
+            if enabled && self.is_first("paths", "orphan_grace", node, report) {
+                self.paths.orphan_grace = grace.unwrap_or(self.paths.orphan_grace);
+            }
+        }
+    }
+
+    pub(crate) fn read_table(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
+        let enabled = section.check_keys(&TABLE_KEYS, report);
+        if let Some(node) = section.get("connections") {
+            let connections = connections(node, report);
+            if enabled && self.is_first("table", "connections", node, report) {
+                self.table.connections = connections.unwrap_or(self.table.connections);
+            }
+        }
+        if let Some(node) = section.get("index") {
+            let index = node.choice("index", &INDICES, report);
+            if enabled && self.is_first("table", "index", node, report) {
+                self.table.index = index.unwrap_or_default();
+            }
+        }
+    }
+
+    pub(crate) fn read_timeouts(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
+        let enabled = section.check_keys(&TIMEOUT_KEYS, report);
+        for key in TIMEOUT_KEYS {
+            let Some(node) = section.get(key) else { continue };
+            let value = duration(node, report);
+            if !enabled || !self.is_first("timeouts", key, node, report) {
+                continue;
+            }
+            if let Some(value) = value {
+                warn_below_floor(key, value, node, report);
+                *self.timeout(key) = value;
+            }
+        }
+    }
+
+    /// An interface may not ask for a path that is not allowed.
+    pub(crate) fn check_requests(&self, requests: &[(At, ForwardingPath)], report: &mut Report<'_>) {
+        for (at, path) in requests {
+            // `user` serves in any case.
+            if *path != ForwardingPath::User && !self.paths.allows(*path) {
+                let what = format!("path {:?} is not among those that [paths] allows", path.name());
+                report.error(*at, &Problem::Contradiction { what, expected: "a path in `allowed`, or none" });
+            }
+        }
+    }
+
+    fn timeout(&mut self, key: &str) -> &mut Duration {
+        match key {
+            "udp" => &mut self.timeouts.udp,
+            "tcp_established" => &mut self.timeouts.tcp_established,
+            "tcp_transitory" => &mut self.timeouts.tcp_transitory,
+            "icmp" => &mut self.timeouts.icmp,
+            _ => &mut self.timeouts.other,
+        }
+    }
+
+    fn is_first(&mut self, section: &'static str, key: &'static str, node: Node<'_>, report: &mut Report<'_>) -> bool {
+        if let Some(first) = self.set.get(&(section, key)) {
+            let first = report.place(*first, node.at.file);
+            report.error(node.at, &Problem::Duplicate { kind: "setting", name: format!("{section}.{key}"), first });
+            return false;
+        }
+        self.set.insert((section, key), node.at);
+        true
+    }
+}
+
+fn allowed_paths(node: Node<'_>, report: &mut Report<'_>) -> Option<Vec<ForwardingPath>> {
+    let nodes = node.at_least_one("[\"user\"] for the slow path alone", report);
+    let paths: Vec<Option<_>> = nodes.iter().map(|item| item.choice("path", &PATHS, report)).collect();
+    paths.into_iter().collect()
+}
+
+fn connections(node: Node<'_>, report: &mut Report<'_>) -> Option<u32> {
+    let (min, max) = (TableSettings::MIN_CONNECTIONS, TableSettings::MAX_CONNECTIONS);
+    let expected = format!("a number between {min} and {max}");
+    let toml::de::DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
+    let number = node.as_integer().and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|number| (min..=max).contains(number));
+    if number.is_none() {
+        let what = "\"connections\" of".to_owned();
+        report.error(node.at, &Problem::OutOfRange { what, value: written.as_str().to_owned(), expected });
+    }
+    number
+}
+
+fn warn_below_floor(key: &'static str, value: Duration, node: Node<'_>, report: &mut Report<'_>) {
+    let Some((_, floor, rfc)) = FLOORS.iter().find(|(name, ..)| *name == key) else { return };
+    let floor = Duration::from_secs(*floor);
+    if value < floor {
+        let (value, floor) = (show_duration(value), show_duration(floor));
+        report.warning(node.at, &Doubt::BelowFloor { key, value, floor, rfc });
+    }
+}

@@ -1,0 +1,156 @@
+//! The writer's side of the index: our own lines, or a kernel hash map with a mirror.
+
+use std::collections::HashMap;
+
+use flowhop_flow::Key;
+use flowhop_flow::record::{BUCKET_ENTRIES, Bucket};
+
+use crate::lookup::{lines_of, tag_of};
+
+/// Keeps a kernel hash map equal to the writer's mirror of it.
+pub trait KernelHashSync: Send {
+    /// Adds an entry.
+    ///
+    /// # Errors
+    /// The kernel's own words, for people.
+    fn insert(&mut self, key: &Key, place: u32) -> Result<(), String>;
+    /// Removes an entry; one that is not there is no error.
+    fn remove(&mut self, key: &Key);
+}
+
+/// How entries are found.
+pub enum Index {
+    /// Lines of tags in shared memory.
+    Lines,
+    /// A kernel hash map, mirrored here because the slow path looks up often.
+    KernelHash {
+        /// What the kernel map holds.
+        mirror: HashMap<Key, u32>,
+        /// The kernel map.
+        kernel: Box<dyn KernelHashSync>,
+    },
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Lines => "Lines",
+            Self::KernelHash { .. } => "KernelHash",
+        })
+    }
+}
+
+/// The tag in entry 0..12 of a line.
+#[must_use]
+pub fn tag(bucket: &Bucket, entry: usize) -> u16 {
+    (bucket.tags[entry % 3].load() >> (16 * (entry / 3))) as u16
+}
+
+/// The place in entry 0..12 of a line.
+#[must_use]
+pub fn place(bucket: &Bucket, entry: usize) -> u32 {
+    let (word, shift) = (entry * 24 / 64, entry * 24 % 64);
+    let low = bucket.places[word].load() >> shift;
+    let high = if shift > 40 { bucket.places[word + 1].load() << (64 - shift) } else { 0 };
+    (low | high) as u32 & 0x00ff_ffff
+}
+
+fn set_tag(bucket: &Bucket, entry: usize, tag: u16) {
+    let (cell, shift) = (&bucket.tags[entry % 3], 16 * (entry / 3));
+    let word = cell.load() & !(0xffff << shift);
+    cell.store(word | u64::from(tag) << shift);
+}
+
+fn set_place(bucket: &Bucket, entry: usize, place: u32) {
+    // The bits of other entries in these words do not change, so that readers of those never see them wrong.
+    let (word, shift) = (entry * 24 / 64, entry * 24 % 64);
+    let place = u64::from(place);
+    let low = bucket.places[word].load() & !(0x00ff_ffff << shift);
+    bucket.places[word].store(low | place << shift);
+    if shift > 40 {
+        let high = bucket.places[word + 1].load() & !(0x00ff_ffff >> (64 - shift));
+        bucket.places[word + 1].store(high | place >> (64 - shift));
+    }
+}
+
+/// Empties an entry of a line.
+pub fn clear(bucket: &Bucket, entry: usize) {
+    set_tag(bucket, entry, 0);
+}
+
+fn free_entry(bucket: &Bucket) -> Option<usize> {
+    (0..BUCKET_ENTRIES).find(|&entry| tag(bucket, entry) == 0)
+}
+
+fn write(bucket: &Bucket, entry: usize, hash: u64, place: u32) {
+    set_place(bucket, entry, place);
+    set_tag(bucket, entry, tag_of(hash));
+}
+
+/// Enters a place; at need it moves one entry of either line to that entry's other line. Tells whether it did.
+///
+/// `hash_of` gives the hash of the entry that a place names.
+pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -> u64) -> bool {
+    let lines = lines_of(hash, buckets.len() as u32).map(|line| line as usize);
+    let room = lines.map(|line| (0..BUCKET_ENTRIES).filter(|&entry| tag(&buckets[line], entry) == 0).count());
+    // The emptier line first: balanced lines fill up to 0.79 before anything has to move.
+    let order = if room[1] > room[0] { [lines[1], lines[0]] } else { lines };
+    for line in order {
+        if let Some(entry) = free_entry(&buckets[line]) {
+            write(&buckets[line], entry, hash, place);
+            return true;
+        }
+    }
+    for line in order {
+        for entry in 0..BUCKET_ENTRIES {
+            let moved = self::place(&buckets[line], entry);
+            let moved_hash = hash_of(moved);
+            let [a, b] = lines_of(moved_hash, buckets.len() as u32).map(|line| line as usize);
+            let other = if a == line { b } else { a };
+            if other == line {
+                continue;
+            }
+            if let Some(free) = free_entry(&buckets[other]) {
+                write(&buckets[other], free, moved_hash, moved);
+                set_tag(&buckets[line], entry, 0);
+                write(&buckets[line], entry, hash, place);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Takes a place out of the index; tells whether it was there.
+pub fn remove(buckets: &[Bucket], hash: u64, place: u32) -> bool {
+    for line in lines_of(hash, buckets.len() as u32) {
+        let bucket = &buckets[line as usize];
+        for entry in 0..BUCKET_ENTRIES {
+            if tag(bucket, entry) == tag_of(hash) && self::place(bucket, entry) == place {
+                set_tag(bucket, entry, 0);
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_do_not_disturb_their_neighbours() {
+        let bucket = Bucket::default();
+        for entry in 0..BUCKET_ENTRIES {
+            write(&bucket, entry, (entry as u64 + 1) << 8, 0x00ab_cd00 + entry as u32);
+        }
+        for entry in 0..BUCKET_ENTRIES {
+            assert_eq!(tag(&bucket, entry), entry as u16 + 1);
+            assert_eq!(place(&bucket, entry), 0x00ab_cd00 + entry as u32);
+        }
+        set_place(&bucket, 2, 0x00ff_ffff);
+        assert_eq!(place(&bucket, 1), 0x00ab_cd01);
+        assert_eq!(place(&bucket, 3), 0x00ab_cd03);
+    }
+}

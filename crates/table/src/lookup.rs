@@ -1,0 +1,165 @@
+//! Finding the entry with exactly a key: the reader's side.
+
+use flowhop_flow::Key;
+use flowhop_flow::key::Address;
+use flowhop_flow::record::{Block, Bucket, Hot};
+
+/// The arrays of a table, as a reader reaches them: maps in a kernel program, mapped memory elsewhere.
+pub trait Arrays {
+    /// An index line.
+    fn bucket(&self, number: u32) -> Option<&Bucket>;
+    /// A connection block.
+    fn block(&self, number: u32) -> Option<&Block>;
+}
+
+/// Equal tags that are followed in one line; a third one is a miss, handed down.
+const CANDIDATES: usize = 2;
+
+/// The tag of a hash: 16 bits that the line number does not use, never 0.
+#[inline(always)]
+#[must_use]
+pub const fn tag_of(hash: u64) -> u16 {
+    let tag = (hash >> 8) as u16;
+    if tag == 0 { 1 } else { tag }
+}
+
+/// The two lines of a hash in an index of `buckets` lines. They may be the same line.
+#[inline(always)]
+#[must_use]
+pub const fn lines_of(hash: u64, buckets: u32) -> [u32; 2] {
+    let first = scale(hash as u32 ^ (hash >> 13) as u32, buckets);
+    [first, scale((hash >> 32) as u32, buckets)]
+}
+
+/// Maps 32 hash bits to `0..n`; works for any n, so memory need not be a power of two.
+#[inline(always)]
+const fn scale(hash: u32, n: u32) -> u32 {
+    ((hash as u64 * n as u64) >> 32) as u32
+}
+
+/// The block and direction of the published entry with this key.
+#[inline(always)]
+pub fn find<'a, A: Arrays>(arrays: &'a A, buckets: u32, key: &Key, hash: u64) -> Option<(&'a Block, usize)> {
+    let lines = lines_of(hash, buckets);
+    let pattern = tag_of(hash) as u64 * 0x0001_0001_0001_0001;
+    for line in lines {
+        let bucket = arrays.bucket(line)?;
+        let mut matches = matching_tags(bucket, pattern);
+        for _ in 0..CANDIDATES {
+            if matches == 0 {
+                break;
+            }
+            let place = place_at(bucket, lowest(matches));
+            matches &= matches - 1;
+            if let Some(block) = arrays.block(place >> 1) {
+                let direction = (place & 1) as usize;
+                if has_key(block, direction, key) {
+                    return Some((block, direction));
+                }
+            }
+        }
+    }
+    None
+}
+
+/// Bit `16 * lane + word` for each entry whose tag equals the pattern (a tag in all four lanes).
+///
+/// Above an equal tag in the same word a lane may be reported falsely (a borrow); the key decides anyway.
+#[inline(always)]
+fn matching_tags(bucket: &Bucket, pattern: u64) -> u64 {
+    const LOW: u64 = 0x0001_0001_0001_0001;
+    const HIGH: u64 = 0x8000_8000_8000_8000;
+    let equal = |word: u64| {
+        let difference = word ^ pattern;
+        (difference.wrapping_sub(LOW) & !difference & HIGH) >> 15
+    };
+    equal(bucket.tags[0].load()) | equal(bucket.tags[1].load()) << 1 | equal(bucket.tags[2].load()) << 2
+}
+
+/// The entry number (0..12) of the lowest bit of a word of [`matching_tags`].
+///
+/// Written without `trailing_zeros`, which becomes a table in read-only data that the kernel's verifier cannot
+/// bound.
+#[inline(always)]
+fn lowest(matches: u64) -> u32 {
+    let mut rest = matches;
+    let mut lane = 0;
+    if rest & 0xffff_ffff == 0 {
+        rest >>= 32;
+        lane = 2;
+    }
+    if rest & 0xffff == 0 {
+        rest >>= 16;
+        lane += 1;
+    }
+    let word = if rest & 1 != 0 {
+        0
+    } else if rest & 2 != 0 {
+        1
+    } else {
+        2
+    };
+    lane * 3 + word
+}
+
+/// The place in entry 0..12 of a line: `block << 1 | direction`.
+#[inline(always)]
+fn place_at(bucket: &Bucket, entry: u32) -> u32 {
+    let entry = opaque(entry) & 15;
+    // Bits 24 * entry .. of the forty bytes, which may lie across two words. The second word exists for every
+    // entry below 12; the masks keep both indices inside the array for the verifier.
+    let bit = entry * 24;
+    let word = (bit >> 6) as usize;
+    let shift = bit & 63;
+    let low = at(bucket, word) >> shift;
+    let high = if shift > 40 { at(bucket, word + 1) << (64 - shift) } else { 0 };
+    (low | high) as u32 & 0x00ff_ffff
+}
+
+#[inline(always)]
+fn at(bucket: &Bucket, word: usize) -> u64 {
+    match bucket.places.get(word) {
+        Some(cell) => cell.load(),
+        None => 0,
+    }
+}
+
+/// Hides from LLVM where a value comes from, so that it keeps the masks that the verifier wants to see.
+#[inline(always)]
+fn opaque(value: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = u64::from(value);
+        // SAFETY: no instruction at all; the value passes through a register unchanged.
+        unsafe { core::arch::asm!("", inout(reg) value) };
+        value as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
+}
+
+/// Whether a direction of a block is published under exactly this key.
+#[inline(always)]
+#[must_use]
+pub fn has_key(block: &Block, direction: usize, key: &Key) -> bool {
+    let hot: &Hot = &block.hot[direction & 1];
+    // Identity first: the rest is complete once it is there.
+    if hot.identity.load() != key.identity
+        || hot.source.load() != key.source[3]
+        || hot.destination.load() != key.destination[3]
+        || hot.ports.load() != key.ports
+    {
+        return false;
+    }
+    if key.family() == 4 {
+        return true;
+    }
+    let (s, d) = if direction & 1 == 0 { (0, 1) } else { (3, 2) };
+    wide_equals(block, s, &key.source) && wide_equals(block, d, &key.destination)
+}
+
+#[inline(always)]
+fn wide_equals(block: &Block, part: usize, address: &Address) -> bool {
+    let wide = &block.wide[part];
+    wide[0].load() == address[0] && wide[1].load() == address[1] && wide[2].load() == address[2]
+}
