@@ -17,6 +17,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::namespace::Namespace;
+use crate::tools;
 
 /// Which internet protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,15 +191,24 @@ impl Bed {
         }
     }
 
-    /// Makes the kernel itself the router, for tests of the bed. With `masquerade`, by nftables.
-    pub fn forward_by_kernel(&self, masquerade: bool) {
+    /// Makes the kernel itself the router, for tests of the bed.
+    pub fn forward_by_kernel(&self) {
         self.router.sysctl("net/ipv4/ip_forward", "1");
         self.router.sysctl("net/ipv6/conf/all/forwarding", "1");
-        if masquerade {
-            let rules = "table inet t { chain c { type nat hook postrouting priority srcnat; \
-                         oifname wan0 masquerade; }; }";
-            self.router.run("nft", &[rules]).ok();
+    }
+
+    /// The same with masquerading by nftables; false, and plain forwarding, where `nft` is missing.
+    pub fn masquerade_by_kernel(&self) -> bool {
+        self.forward_by_kernel();
+        let chain = "type nat hook postrouting priority srcnat; oifname wan0 masquerade;";
+        let rules = format!("table inet t {{ chain c {{ {chain} }}; }}");
+        let found = tools::find("nft").is_some();
+        if found {
+            self.router.run("nft", &[&rules]).ok();
+        } else {
+            eprintln!("not run: masquerading by the kernel, nft is not installed");
         }
+        found
     }
 
     /// Lets hosts tell their neighbours about a changed hardware address, then changes it.

@@ -322,12 +322,12 @@ impl fmt::Display for Report {
     }
 }
 
-/// A load on its way.
+/// A load on its way. Dropping it stops the traffic and waits for its threads.
 #[derive(Debug)]
 pub struct Running {
     load: Load,
     progress: Arc<Progress>,
-    sender: JoinHandle<(Duration, u64)>,
+    sender: Option<JoinHandle<(Duration, u64)>>,
     receivers: Vec<JoinHandle<Tally>>,
     back: Option<JoinHandle<Tally>>,
     /// The local ports of the flows.
@@ -337,7 +337,19 @@ pub struct Running {
 #[derive(Debug, Default)]
 struct Progress {
     sent: AtomicU64,
+    /// The sender has ended, well or not.
     done: AtomicBool,
+    /// Nobody is interested any more.
+    stop: AtomicBool,
+}
+
+/// Tells the receivers that the sender has ended, after a panic too.
+struct Ended<'a>(&'a Progress);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.done.store(true, Ordering::Release);
+    }
 }
 
 /// Runs a load from one namespace to another and waits for the result.
@@ -392,7 +404,7 @@ pub fn start(from: &Arc<Namespace>, to: &[&Arc<Namespace>], load: &Load) -> Runn
         let (load, progress) = (load.clone(), Arc::clone(&progress));
         from.thread(move || send(&sockets, &load, run, &progress))
     };
-    Running { load: load.clone(), progress, sender, receivers, back, ports }
+    Running { load: load.clone(), progress, sender: Some(sender), receivers, back, ports }
 }
 
 impl Running {
@@ -408,20 +420,33 @@ impl Running {
     }
 
     /// Waits for the end.
-    pub fn finish(self) -> Report {
-        let join = |thread: JoinHandle<Tally>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (took, refused) = self.sender.join().unwrap_or_else(|panic| {
-            self.progress.done.store(true, Ordering::Release);
-            std::panic::resume_unwind(panic)
-        });
+    pub fn finish(mut self) -> Report {
+        let sender = self.sender.take().expect("a load ends once");
+        let (took, refused) = join(sender);
         let mut forward = Tally::new(&self.load);
-        let receivers: Vec<Tally> = self.receivers.into_iter().map(join).collect();
+        let receivers: Vec<Tally> = self.receivers.drain(..).map(join).collect();
         for receiver in &receivers {
             forward.merge(receiver);
         }
-        let sent = self.progress.sent.load(Ordering::Relaxed);
-        Report { sent, took, refused, forward, receivers, back: self.back.map(join) }
+        let back = self.back.take().map(join);
+        Report { sent: self.sent(), took, refused, forward, receivers, back }
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.progress.stop.store(true, Ordering::Relaxed);
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.join();
+        }
+        for receiver in self.receivers.drain(..).chain(self.back.take()) {
+            let _ = receiver.join();
+        }
+    }
+}
+
+fn join<T>(thread: JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The bytes after the header of a packet.
@@ -432,6 +457,7 @@ fn filling(sequence: u64) -> impl Iterator<Item = u8> {
 
 /// Sends the load in ticks, sleeping until each is due. Returns the time it took and refusals.
 fn send(sockets: &[UdpSocket], load: &Load, run: u32, progress: &Progress) -> (Duration, u64) {
+    let _ended = Ended(progress);
     let flows = u64::from(load.flows);
     let total = load.per_flow() * flows;
     let mut payload = vec![0; load.size];
@@ -439,7 +465,7 @@ fn send(sockets: &[UdpSocket], load: &Load, run: u32, progress: &Progress) -> (D
     let start = Instant::now();
     let limit = Duration::from_secs(20 + 2 * total / u64::from(load.rate));
     let (mut sent, mut ticks) = (0, 0u32);
-    while sent < total {
+    while sent < total && !progress.stop.load(Ordering::Relaxed) {
         assert!(start.elapsed() < limit, "the sender is stuck after {sent} of {total} packets");
         let micros = u64::try_from(start.elapsed().as_micros()).expect("a short time");
         let due = (micros * u64::from(load.rate) / 1_000_000 + 1).min(total).min(sent + BURST);
@@ -477,9 +503,7 @@ fn send(sockets: &[UdpSocket], load: &Load, run: u32, progress: &Progress) -> (D
             ticks = u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX);
         }
     }
-    let took = start.elapsed();
-    progress.done.store(true, Ordering::Release);
-    (took, refused)
+    (start.elapsed(), refused)
 }
 
 /// Receives until the sender is done and nothing has come for a while.
@@ -523,7 +547,7 @@ fn receive(sockets: &[UdpSocket], load: &Load, run: u32, progress: &Progress, ec
         if progress.done.load(Ordering::Acquire) {
             let done_at = *done_at.get_or_insert_with(Instant::now);
             let quiet = last.max(done_at).elapsed() > QUIET;
-            if quiet || done_at.elapsed() > STRAGGLERS {
+            if quiet || progress.stop.load(Ordering::Relaxed) || done_at.elapsed() > STRAGGLERS {
                 break;
             }
         }

@@ -2,6 +2,7 @@
 //!
 //! The tests need root and the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`). They run one at a
 //! time, whatever the number of test threads.
+#![expect(clippy::expect_used, reason = "helpers of tests fail the test on the spot")]
 
 use std::net::SocketAddr;
 use std::path::Path;

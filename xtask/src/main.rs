@@ -1,2 +1,50 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask <task>`.
+//!
+//! * `bpf` builds the kernel programs and updates the committed object; `bpf --check` fails when it is stale.
+//! * `test` is everything that a change has to pass.
+//!
+//! On Debian as root both install what they need; elsewhere they name it.
+
+mod arrows;
+mod bpf;
+mod digest;
+mod link;
+mod system;
+mod test;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask <task>
+
+    bpf            build the kernel programs, update crates/io/bpf/
+    bpf --check    fail when the committed object does not belong to its sources
+    test           all checks and tests";
+
+fn main() -> ExitCode {
+    // rustc calls this very program as the linker of the kernel programs.
+    let result = match env::var_os(link::TOOLS) {
+        Some(tools) => link::link(tools.as_ref(), env::args_os().skip(1)),
+        None => run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["bpf"] => bpf::build(),
+        ["bpf", "--check"] => bpf::check(),
+        ["test"] => test::run(),
+        _ => bail!("{USAGE}"),
+    }
+}

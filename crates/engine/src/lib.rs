@@ -1,1 +1,40 @@
-//! The slow path as a sans-IO state machine.
+//! The slow path: what happens to packets that no kernel path could judge.
+//!
+//! # What
+//! One state machine, owned by one thread. Packets, routing events and the time come in; packets, table writes
+//! and requests go out through [`Io`]. It owns every session: it validates, finds or makes the connection
+//! (asking the [modules](module)), compiles it to a pair of flow next hops, publishes them in the decision
+//! table, and forwards the packet by the entry just made, with the same forwarding function that the kernel
+//! programs run.
+//!
+//! # The way of a packet
+//! [`Engine::receive`] → [`validate`] → [`fragments`] → the connection is known: `known` judges it by its entry
+//! and mends what the entry lacks (neighbour, route, policy); or it is new: `open` asks the modules, installs
+//! the pair and goes on as for a known one. [`hold`] keeps packets whose neighbour is being resolved, [`ageing`]
+//! ends idle connections, [`answers`] builds the router's own ICMP errors and resets.
+//!
+//! # Rules
+//! No clock, randomness, file or socket: `now` is an argument, the random generator is seeded by the caller.
+//! Memory is bounded by [`Limits`]; work per packet is bounded, save for the slow walk over all flows when a
+//! route or the policy changes, which is asked for by [`Engine::maintain`] in slices.
+
+pub mod ageing;
+pub mod answers;
+pub mod buffer;
+pub mod counters;
+pub mod engine;
+pub mod fragments;
+pub mod gates;
+pub mod hold;
+pub mod interfaces;
+mod known;
+pub mod module;
+mod open;
+mod sweep;
+pub mod validate;
+
+pub use buffer::{Buffer, Offload};
+pub use counters::Counters;
+pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
+pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
+pub use module::{Context, Module, NewSession, SessionView, Step, Via};

@@ -106,7 +106,7 @@ pub struct Checked {
 /// ```
 /// use flowhop_policy::{Source, parse};
 ///
-/// let text = "[interfaces]\nlan = { device = \"lan0\", zone = \"inside\", pfad = \"skb\" }\n".to_owned();
+/// let text = "[interfaces]\nlan = { device = \"lan0\", zone = \"inside\", pth = \"skb\" }\n".to_owned();
 /// let faults = parse(&[Source { name: "policy.toml".to_owned(), text }]).unwrap_err();
 /// assert_eq!((faults[0].line, faults[0].column), (2, 43));
 /// assert!(faults[0].to_string().contains("did you mean \"path\"?"));

@@ -173,14 +173,12 @@ impl Fib {
 }
 
 impl Entry {
+    /// Next hops are sorted: announcements and dumps order those of an IPv6 route differently, and a flow's hash must
+    /// go on choosing the same one.
     fn new(route: &Route, epoch: u32) -> Entry {
-        Entry {
-            metric: route.metric,
-            kind: route.kind,
-            mtu: route.mtu,
-            next_hops: route.next_hops.clone().into_boxed_slice(),
-            epoch,
-        }
+        let mut next_hops = route.next_hops.clone();
+        next_hops.sort_unstable_by_key(|hop| (hop.ifindex, hop.gateway));
+        Entry { metric: route.metric, kind: route.kind, mtu: route.mtu, next_hops: next_hops.into_boxed_slice(), epoch }
     }
 
     /// The route as it was announced.

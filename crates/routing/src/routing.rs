@@ -415,6 +415,10 @@ impl Routing {
 
 /// Destinations whose bits alone decide.
 fn decide_by_bits(destination: IpAddr) -> Option<Resolution> {
+    // RFC 1122 §3.2.1.3 and RFC 4291 §2.5.3: never forwarded, even where the loopback link is down.
+    if destination.is_loopback() {
+        return Some(Resolution::Local);
+    }
     if destination.is_multicast() {
         return Some(Resolution::Multicast);
     }

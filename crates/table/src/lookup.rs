@@ -131,7 +131,7 @@ fn opaque(value: u32) -> u32 {
     {
         let mut value = u64::from(value);
         // SAFETY: no instruction at all; the value passes through a register unchanged.
-        unsafe { core::arch::asm!("", inout(reg) value) };
+        unsafe { core::arch::asm!("/* {0} */", inout(reg) value) };
         value as u32
     }
     #[cfg(not(target_arch = "bpf"))]

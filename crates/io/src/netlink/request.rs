@@ -107,9 +107,7 @@ impl Requests {
         match answer {
             Ok(_) => Ok(found),
             // ENODEV is the answer for unknown names; ERANGE and EINVAL for such that no device can have.
-            Err(NetlinkError::Refused { errno, .. }) if matches!(errno, libc::ENODEV | libc::ERANGE | libc::EINVAL) => {
-                Ok(None)
-            }
+            Err(NetlinkError::Refused { errno: libc::ENODEV | libc::ERANGE | libc::EINVAL, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

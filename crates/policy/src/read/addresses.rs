@@ -33,7 +33,7 @@ impl NamedSet for AddressSet {
 /// Reads one `[addresses]` table.
 pub(crate) fn read(section: &Section<'_>, names: &mut Names<AddressSet>, report: &mut Report<'_>) {
     let enabled = section.is_enabled(report);
-    for (key_at, node) in section.named_entries() {
+    for (key_at, node) in section.named_entries(report) {
         if !matches!(parse_text(node.key), Ok(Text::Name(name)) if name == node.key) {
             let why = "it would be read as an address, a prefix or a range";
             report.error(key_at, &Problem::ReservedName { kind: "an address set", name: node.key.to_owned(), why });

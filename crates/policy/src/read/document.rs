@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue, Error};
+use toml::de::{DeTable, Error};
 
 use super::report::{At, Report};
 
@@ -15,8 +14,11 @@ const MOST_UNCLOSED: usize = 32;
 pub(crate) fn close_brackets<'t>(file: usize, text: &'t str, report: &mut Report<'_>) -> Cow<'t, str> {
     let mut closed = Cow::Borrowed(text);
     for _ in 0..MOST_UNCLOSED {
-        let (root, errors) = DeTable::parse_recoverable(&closed);
-        let Some(open) = unclosed_bracket(root.get_ref(), &errors, closed.len()) else { break };
+        let (_, errors) = DeTable::parse_recoverable(&closed);
+        if !errors.iter().any(|error| error.message().starts_with("unclosed")) {
+            break;
+        }
+        let Some(open) = unclosed_bracket(&closed) else { break };
         let bracket = At { file, start: open, end: open + 1 };
         report.syntax(bracket, "this is not TOML: the bracket is never closed".to_owned(), None);
         closed = Cow::Owned(without_entry_at(&closed, open));
@@ -59,26 +61,50 @@ fn last_place_of_line(text: &str, offset: usize) -> usize {
     if at_line_start && offset == text.len() { offset.saturating_sub(1) } else { offset }
 }
 
-/// The innermost array or inline table that is still open at the end of the text.
-fn unclosed_bracket(root: &DeTable<'_>, errors: &[Error], end: usize) -> Option<usize> {
-    if !errors.iter().any(|error| error.message().starts_with("unclosed")) {
-        return None;
-    }
-    let mut found = None;
-    let mut open: Vec<&Spanned<DeValue<'_>>> = root.values().collect();
-    while let Some(value) = open.pop() {
-        let span = value.span();
-        match value.get_ref() {
-            DeValue::Array(items) => open.extend(items.iter()),
-            DeValue::Table(table) => open.extend(table.values()),
-            _ => continue,
+/// The bracket that the first mismatch, or else the end of the text, shows not to be closed.
+fn unclosed_bracket(text: &str) -> Option<usize> {
+    let mut open: Vec<(usize, char)> = Vec::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let at = text.len() - rest.len();
+        let token = token_length(rest, c);
+        match c {
+            '[' | '{' => open.push((at, c)),
+            ']' | '}' => match open.pop() {
+                Some((_, '[')) if c == ']' => {}
+                Some((_, '{')) if c == '}' => {}
+                Some((culprit, _)) => return Some(culprit),
+                None => {}
+            },
+            _ => {}
         }
-        // An array of tables has the span of its header, which ends with its line.
-        if span.end == end && found.is_none_or(|found| found < span.start) {
-            found = Some(span.start);
-        }
+        rest = rest.get(token..).unwrap_or("");
     }
-    found
+    open.last().map(|(at, _)| *at)
+}
+
+/// How long the comment, the string or else the character is that a text begins with.
+fn token_length(text: &str, first: char) -> usize {
+    let line = text.find('\n').unwrap_or(text.len());
+    let closing = match first {
+        '#' => return line,
+        '"' if text.starts_with("\"\"\"") => "\"\"\"",
+        '"' => "\"",
+        '\'' if text.starts_with("\'\'\'") => "\'\'\'",
+        '\'' => "\'",
+        _ => return first.len_utf8(),
+    };
+    // A string that is not closed ends with its line; a long one with the text.
+    let end = if closing.len() == 1 { line } else { text.len() };
+    let mut at = closing.len();
+    while let Some(rest) = text.get(at..end).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with(closing) {
+            return at + closing.len();
+        }
+        let escaped = first == '"' && rest.starts_with('\\');
+        at += rest.chars().take(if escaped { 2 } else { 1 }).map(char::len_utf8).sum::<usize>();
+    }
+    end.max(1)
 }
 
 /// The text with the entry that the offset is in turned into blanks, so that all other offsets hold.

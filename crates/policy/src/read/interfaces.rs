@@ -73,7 +73,7 @@ impl Interfaces {
     /// Reads one `[interfaces]` table.
     pub(crate) fn read(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
         let section_enabled = section.is_enabled(report);
-        for (key_at, node) in section.named_entries() {
+        for (key_at, node) in section.named_entries(report) {
             let Some(table) = node.section("an interface", AN_INTERFACE, report) else { continue };
             // The place of a table written with dots or a header is that of its name.
             let table = Section { at: key_at, enabled: section_enabled, ..table };

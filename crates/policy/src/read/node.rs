@@ -10,6 +10,9 @@ use super::suggest::nearest;
 /// Keys that every table takes.
 const EVERYWHERE: [&str; 2] = ["comment", "enabled"];
 
+/// Keys of the file whose values are lists of tables.
+const LISTS: [&str; 2] = ["rule", "nat"];
+
 /// A value and the key that it stands under.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'d> {
@@ -73,6 +76,9 @@ impl<'d> Section<'d> {
             if known.contains(&node.key) || EVERYWHERE.contains(&node.key) {
                 continue;
             }
+            if self.is_misplaced(&node, report, key_at) {
+                continue;
+            }
             let known: Vec<&'static str> = known.iter().chain(&EVERYWHERE).copied().collect();
             let near = nearest(node.key, known.iter().copied());
             report.error(key_at, &Problem::UnknownKey { key: node.key.to_owned(), place: self.place, near, known });
@@ -89,8 +95,24 @@ impl<'d> Section<'d> {
     }
 
     /// The entries that are not `comment` or `enabled`: those with names of the user's own.
-    pub(crate) fn named_entries(&self) -> Vec<(At, Node<'d>)> {
-        self.entries().into_iter().filter(|(_, node)| !EVERYWHERE.contains(&node.key)).collect()
+    pub(crate) fn named_entries(&self, report: &mut Report<'_>) -> Vec<(At, Node<'d>)> {
+        let mut entries = self.entries();
+        entries.retain(|(key_at, node)| !EVERYWHERE.contains(&node.key) && !self.is_misplaced(node, report, *key_at));
+        entries
+    }
+
+    /// Reports `rule = [ { … } ]` below the header of another table, which is easily written and hard to see.
+    fn is_misplaced(&self, node: &Node<'d>, report: &mut Report<'_>, key_at: At) -> bool {
+        let has_header = self.place.starts_with('[');
+        let is_list_of_tables = match node.value {
+            DeValue::Array(items) => items.iter().all(|item| item.get_ref().is_table()),
+            _ => false,
+        };
+        let is_misplaced = has_header && is_list_of_tables && LISTS.contains(&node.key);
+        if is_misplaced {
+            report.error(key_at, &Problem::Misplaced { key: node.key.to_owned(), place: self.place });
+        }
+        is_misplaced
     }
 
     fn at_span<T>(&self, spanned: &Spanned<T>) -> At {

@@ -9,6 +9,8 @@ pub(crate) enum Problem {
     Syntax { message: String, expected: Option<String> },
     #[error("unknown key {key:?} in {place}{}", hint(.near))]
     UnknownKey { key: String, place: &'static str, near: Option<String>, known: Vec<&'static str> },
+    #[error("{key:?} stands below the header {place} and so belongs to that table")]
+    Misplaced { key: String, place: &'static str },
     #[error("{place} has no {key:?}")]
     MissingKey { key: &'static str, place: &'static str, expected: &'static str },
     #[error("{what:?} is {found}")]
@@ -53,6 +55,9 @@ impl Problem {
             | Self::Include { expected, .. } => Some((*expected).to_owned()),
             Self::Duplicate { kind, .. } => Some(format!("each {kind} once")),
             Self::Cycle { kind, .. } => Some(format!("each {kind} to name only others that do not lead back to it")),
+            Self::Misplaced { key, .. } => {
+                Some(format!("[[{key}]] for each, or `{key} = [ … ]` above the first header of the file"))
+            }
             Self::ReservedName { .. } => Some("another name".to_owned()),
         }
     }

@@ -44,7 +44,7 @@ impl NamedSet for ServiceSet {
 /// Reads one `[services]` table.
 pub(crate) fn read(section: &Section<'_>, names: &mut Names<ServiceSet>, report: &mut Report<'_>) {
     let enabled = section.is_enabled(report);
-    for (key_at, node) in section.named_entries() {
+    for (key_at, node) in section.named_entries(report) {
         if !matches!(parse_text(node.key), Ok(Text::Name(name)) if name == node.key) {
             let why = "it would be read as a protocol or a port";
             report.error(key_at, &Problem::ReservedName { kind: "a service", name: node.key.to_owned(), why });

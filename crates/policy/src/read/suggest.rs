@@ -15,6 +15,10 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
         .into_iter()
         .filter_map(|candidate| {
             let letters: Vec<char> = candidate.chars().take(LONGEST + 1).flat_map(char::to_lowercase).collect();
+            // The beginning of a longer word is near to it: `echo` to `echo-request`.
+            if word.len() >= 3 && letters.starts_with(&word) {
+                return Some((1, candidate));
+            }
             if letters.len().abs_diff(word.len()) > allowed {
                 return None;
             }
@@ -54,6 +58,7 @@ mod tests {
         assert_eq!(nearest("srouce", keys).as_deref(), Some("source"));
         assert_eq!(nearest("Service", keys).as_deref(), Some("service"));
         assert_eq!(nearest("sources", keys).as_deref(), Some("source"));
+        assert_eq!(nearest("dest", keys).as_deref(), Some("destination"));
         assert_eq!(nearest("colour", keys), None);
         assert_eq!(nearest("", keys), None);
         assert_eq!(nearest(&"s".repeat(100_000), keys), None);

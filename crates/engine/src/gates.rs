@@ -1,0 +1,99 @@
+//! The user-level side of the gates: entries become active when nothing of their flows is on its way here.
+//!
+//! See [`flowhop_flow::record::Gate`]. A packet that was counted at a gate but lost before it arrived (full
+//! queue of the punt device) would keep the gate shut; after [`STUCK`] without a change and with the queue
+//! empty, such packets are given up for lost.
+
+use std::collections::VecDeque;
+
+use flowhop_flow::record::{GATES, Gate, Steer, Tick};
+use flowhop_table::{BlockIndex, Region, Table};
+
+/// How long a gate's count may stand still, in ticks, before packets on their way are taken for lost.
+const STUCK: Tick = 50;
+
+#[derive(Debug)]
+struct Waiting {
+    block: BlockIndex,
+    serial: u32,
+    direction: usize,
+    gate: u32,
+    handed: u32,
+    since: Tick,
+}
+
+/// What user space knows of the gates.
+#[derive(Debug)]
+pub struct Gates {
+    shared: Region<Gate>,
+    finished: Vec<u32>,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Gates {
+    /// Takes the gates over; packets that were on their way to an earlier process are lost.
+    #[must_use]
+    pub fn new(shared: Region<Gate>) -> Self {
+        let finished = shared.iter().map(|gate| gate.read().0).collect();
+        Self { shared, finished, waiting: VecDeque::with_capacity(GATES) }
+    }
+
+    /// The epoch that a pending entry of a key hash is published under.
+    #[must_use]
+    pub fn epoch(&self, gate: u32) -> u8 {
+        self.shared.get(gate as usize).map_or(0, |gate| gate.read().1 as u8 & 15)
+    }
+
+    /// A packet that was counted at a gate (`number + 1`, 0 = none) has left user space.
+    pub fn finish(&mut self, gate_plus_one: u32) {
+        if let Some(count) = gate_plus_one.checked_sub(1).and_then(|gate| self.finished.get_mut(gate as usize)) {
+            *count = count.wrapping_add(1);
+        }
+    }
+
+    /// A direction was published pending.
+    pub fn wait(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, now: Tick) {
+        let handed = self.shared.get(gate as usize).map_or(0, |gate| gate.read().0);
+        self.waiting.push_back(Waiting { block, serial, direction, gate, handed, since: now });
+    }
+
+    /// Directions that are pending.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The queue from the kernel is empty: activates what can be. `now` tells stuck gates.
+    pub fn activate(&mut self, table: &Table, now: Tick) {
+        for _ in 0..self.waiting.len() {
+            let Some(mut waiting) = self.waiting.pop_front() else { return };
+            let Some(block) = table.block(waiting.block).filter(|block| block.owner.serial.load() == waiting.serial)
+            else {
+                continue;
+            };
+            let steer = Steer::unpack(block.hot[waiting.direction].steer.load());
+            if !steer.pending {
+                continue;
+            }
+            let Some(gate) = self.shared.get(waiting.gate as usize) else { continue };
+            let (handed, epoch) = gate.read();
+            if handed != waiting.handed {
+                waiting.handed = handed;
+                waiting.since = now;
+            }
+            if epoch as u8 & 15 == steer.epoch {
+                let finished = &mut self.finished[waiting.gate as usize];
+                if handed != *finished && now.wrapping_sub(waiting.since) > STUCK {
+                    *finished = handed;
+                }
+                if handed != *finished || !gate.raise(handed, epoch) {
+                    self.waiting.push_back(waiting);
+                    continue;
+                }
+            }
+            // From the raise on the kernel paths take the entry for active; this only says so in the entry.
+            let steer = Steer { pending: false, ..Steer::unpack(block.hot[waiting.direction].steer.load()) };
+            block.hot[waiting.direction].steer.store(steer.pack());
+        }
+    }
+}

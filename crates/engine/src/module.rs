@@ -1,0 +1,223 @@
+//! Extension modules of the slow path: what is decided about a connection.
+//!
+//! A module is asked once for each new connection, in an order that follows from `runs_after`; it never sees
+//! other modules. The engine itself is the step named [`ROUTE`]: modules before it may change the destination,
+//! modules after it know the output interface.
+
+use flowhop_flow::Key;
+use flowhop_flow::key::Address;
+use flowhop_flow::reason::Reason;
+use flowhop_flow::record::Tick;
+use flowhop_routing::Routing;
+use rand_chacha::ChaCha8Rng;
+
+use crate::interfaces::Interfaces;
+
+/// Name of the engine's own step that chooses the output.
+pub const ROUTE: &str = "route";
+
+/// What a module says to a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Go on with the next module.
+    Continue,
+    /// Drop the packet silently.
+    Drop(Reason),
+    /// Drop it and tell the sender (TCP reset, else ICMP administratively prohibited).
+    Reject(Reason),
+}
+
+/// Where a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// Output port.
+    pub port: u8,
+    /// Zone of the output.
+    pub zone: u16,
+    /// Output interface.
+    pub ifindex: u32,
+    /// Next router, or the destination.
+    pub next_hop: std::net::IpAddr,
+    /// Adjacency number.
+    pub adjacency: u16,
+    /// Adjacency generation.
+    pub generation: u16,
+}
+
+/// A connection being made.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSession {
+    /// Key of its first packet as received.
+    pub key: Key,
+    /// Port it came in through.
+    pub ingress: u8,
+    /// Zone of that port.
+    pub from: u16,
+    /// Source as it will be sent.
+    pub source: Address,
+    /// Destination as it will be sent.
+    pub destination: Address,
+    /// Ports word as it will be sent.
+    pub ports: u32,
+    /// Output, known after [`ROUTE`].
+    pub via: Option<Via>,
+    /// Persistent identity of the rule that allowed it; 0 = none yet.
+    pub rule: u16,
+    /// Persistent identity of the translation; 0 = none.
+    pub nat: u16,
+    /// May take a kernel path.
+    pub accelerate: bool,
+    /// Its rule asks for a log line.
+    pub log: bool,
+    /// A module vouches for it, so that rules are not asked (inbound to a translation with open filtering).
+    pub admitted: bool,
+    /// `class | queue << 8 | meter << 16`.
+    pub service: u32,
+}
+
+/// What modules may look at and use.
+pub struct Context<'a> {
+    /// Routes, links, addresses.
+    pub routing: &'a mut Routing,
+    /// Interfaces of policy.
+    pub interfaces: &'a Interfaces,
+    /// Random numbers that peers cannot predict.
+    pub random: &'a mut ChaCha8Rng,
+    /// The time.
+    pub now: Tick,
+}
+
+/// A connection that exists: both keys and what it was made under.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionView {
+    /// Key of Forward and of Reverse.
+    pub keys: [Key; 2],
+    /// Input port of Forward and of Reverse (the output of Forward).
+    pub ports: [u8; 2],
+    /// Rule identity.
+    pub rule: u16,
+    /// Translation identity.
+    pub nat: u16,
+}
+
+/// An extension module.
+pub trait Module: Send {
+    /// Its name, unique.
+    fn name(&self) -> &'static str;
+
+    /// Modules (or [`ROUTE`]) that must have been asked before.
+    fn runs_after(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Judges a new connection and adds to it.
+    fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step;
+
+    /// The connection was not made after all: gives back what `open` took.
+    fn abandon(&mut self, _session: &NewSession) {}
+
+    /// The connection has ended and nothing refers to it any more.
+    fn closed(&mut self, _session: &SessionView) {}
+
+    /// A connection that an earlier process made is taken over. `false`: this module cannot have it go on.
+    fn adopt(&mut self, _session: &SessionView) -> bool {
+        true
+    }
+
+    /// Whether the connection may go on under the policy as it is now; returns the rule identity to note.
+    fn revalidate(&mut self, session: &SessionView, _interfaces: &Interfaces) -> Option<u16> {
+        Some(session.rule)
+    }
+
+    /// Whether a packet to an own address that no flow knows belongs to this module rather than to the box.
+    fn claims(&self, _key: &Key) -> bool {
+        false
+    }
+}
+
+/// Orders modules by their `runs_after`; the place of `None` is the engine's [`ROUTE`] step.
+///
+/// # Errors
+/// Names a module that is waited for in a circle or does not exist.
+pub fn order(modules: &[Box<dyn Module>]) -> Result<Vec<Option<usize>>, String> {
+    let exists = |name: &str| name == ROUTE || modules.iter().any(|module| module.name() == name);
+    for module in modules {
+        if let Some(missing) = module.runs_after().iter().find(|name| !exists(name)) {
+            return Err(format!("module {} runs after {missing}, which does not exist", module.name()));
+        }
+    }
+    let mut placed: Vec<Option<usize>> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    while placed.len() < modules.len() + 1 {
+        let ready = |place: &Option<usize>| match place {
+            Some(index) => modules[*index].runs_after().iter().all(|name| names.contains(name)),
+            // The route step waits for every module that does not, directly or not, wait for it.
+            None => (0..modules.len()).all(|index| names.contains(&modules[index].name()) || follows_route(modules, index, 0)),
+        };
+        let candidates = std::iter::once(None).chain((0..modules.len()).map(Some));
+        let next = candidates
+            .filter(|place| !names.contains(&place.map_or(ROUTE, |index| modules[index].name())))
+            .find(ready);
+        let Some(place) = next else {
+            let stuck = modules.iter().find(|module| !names.contains(&module.name()));
+            return Err(format!("module {} waits for itself", stuck.map_or(ROUTE, |module| module.name())));
+        };
+        names.push(place.map_or(ROUTE, |index| modules[index].name()));
+        placed.push(place);
+    }
+    Ok(placed)
+}
+
+fn follows_route(modules: &[Box<dyn Module>], index: usize, depth: usize) -> bool {
+    depth <= modules.len()
+        && modules[index].runs_after().iter().any(|name| {
+            *name == ROUTE
+                || modules
+                    .iter()
+                    .position(|module| module.name() == *name)
+                    .is_some_and(|other| follows_route(modules, other, depth + 1))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named(&'static str, &'static [&'static str]);
+
+    impl Module for Named {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+        fn runs_after(&self) -> &'static [&'static str] {
+            self.1
+        }
+        fn open(&mut self, _: &mut NewSession, _: &mut Context<'_>) -> Step {
+            Step::Continue
+        }
+    }
+
+    fn names(modules: &[Box<dyn Module>]) -> Vec<&'static str> {
+        let order = order(modules).unwrap();
+        order.into_iter().map(|place| place.map_or(ROUTE, |index| modules[index].name())).collect()
+    }
+
+    // C6: a plurality of modules on one path, in a declared order.
+    #[test]
+    fn modules_run_in_declared_order() {
+        let modules: Vec<Box<dyn Module>> = vec![
+            Box::new(Named("source", &["filter"])),
+            Box::new(Named("filter", &[ROUTE])),
+            Box::new(Named("destination", &[])),
+        ];
+        assert_eq!(names(&modules), ["destination", ROUTE, "filter", "source"]);
+    }
+
+    #[test]
+    fn circles_and_missing_modules_are_refused() {
+        let circle: Vec<Box<dyn Module>> = vec![Box::new(Named("a", &["b"])), Box::new(Named("b", &["a"]))];
+        assert!(order(&circle).unwrap_err().contains("waits for itself"));
+        let missing: Vec<Box<dyn Module>> = vec![Box::new(Named("a", &["c"]))];
+        assert!(order(&missing).unwrap_err().contains("does not exist"));
+    }
+}

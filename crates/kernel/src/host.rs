@@ -1,0 +1,147 @@
+//! What the forwarding function needs around it, from maps.
+
+use core::marker::PhantomData;
+
+use flowhop_flow::key::Address;
+use flowhop_flow::record::{
+    Adjacency, Block, Bucket, Config, Gate, PORT_PROBES, PORT_SLOTS as SLOTS, Port, local_flags,
+};
+use flowhop_flow::{Hit, Host, Key, Level};
+use flowhop_table::lookup::{self, Arrays};
+use flowhop_wire::{icmp4, icmp6, protocol};
+
+use crate::maps::{ADJACENCIES, BLOCKS, BUCKETS, GATES, KERNEL_INDEX, LOCALS, PORT_BITS, PORT_SLOTS, PORTS};
+use crate::skb::opaque;
+
+/// How entries are found.
+pub trait Index {
+    /// The block and direction of the entry with this key.
+    fn find(config: &Config, key: &Key, hash: u64) -> Option<(&'static Block, usize)>;
+}
+
+/// Our own lines of tags.
+pub struct Lines;
+
+struct Memory;
+
+impl Arrays for Memory {
+    #[inline(always)]
+    fn bucket(&self, number: u32) -> Option<&Bucket> {
+        BUCKETS.get(number)
+    }
+
+    #[inline(always)]
+    fn block(&self, number: u32) -> Option<&Block> {
+        BLOCKS.get(number)
+    }
+}
+
+impl Index for Lines {
+    #[inline(always)]
+    fn find(config: &Config, key: &Key, hash: u64) -> Option<(&'static Block, usize)> {
+        lookup::find(&Memory, config.buckets.load(), key, hash)
+    }
+}
+
+/// A hash map of the kernel's.
+pub struct KernelHash;
+
+impl Index for KernelHash {
+    #[inline(always)]
+    fn find(_: &Config, key: &Key, _: u64) -> Option<(&'static Block, usize)> {
+        // SAFETY: the value is one aligned word, written whole; an element that was given to another key
+        // meanwhile names a block whose own key, compared below, differs.
+        let place = *unsafe { KERNEL_INDEX.get(key) }?;
+        let block = BLOCKS.get(place >> 1)?;
+        let direction = (place & 1) as usize;
+        lookup::has_key(block, direction, key).then_some((block, direction))
+    }
+}
+
+/// The number and record of the port with an interface index.
+#[inline(always)]
+pub fn port_of(ifindex: u32) -> Option<(u8, &'static Port)> {
+    for probe in 0..PORT_PROBES as u32 {
+        let slot = PORT_SLOTS.get(ifindex.wrapping_add(probe) & (SLOTS as u32 - 1))?;
+        if let Some(number) = slot.port_of(ifindex) {
+            return PORTS.get(u32::from(number)).map(|port| (number, port));
+        }
+    }
+    None
+}
+
+/// The tables, with one kind of index.
+pub struct Tables<I> {
+    /// Settings, looked up once per packet.
+    pub config: &'static Config,
+    /// The kind of index.
+    pub index: PhantomData<I>,
+}
+
+impl<I: Index> Host for Tables<I> {
+    const LEVEL: Level = Level::Kernel;
+
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        Some(self.config)
+    }
+
+    #[inline(always)]
+    fn port(&self, ifindex: u32) -> Option<(u8, &Port)> {
+        port_of(ifindex)
+    }
+
+    #[inline(always)]
+    fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
+        I::find(self.config, key, hash).map(|(block, direction)| Hit { block, direction })
+    }
+
+    #[inline(always)]
+    fn adjacency(&self, index: u16) -> Option<&Adjacency> {
+        ADJACENCIES.get(u32::from(index))
+    }
+
+    #[inline(always)]
+    fn gate(&self, number: u32) -> Option<&Gate> {
+        GATES.get(number)
+    }
+
+    #[inline(always)]
+    fn is_local(&self, destination: &Address, transport: Option<&Key>) -> bool {
+        // SAFETY: the value is one aligned word, written whole; of an element that was given to another address
+        // meanwhile at worst that address's flags are read, once.
+        let Some(&flags) = (unsafe { LOCALS.get(destination) }) else {
+            return false;
+        };
+        // What translations use of an address only the slow path can tell, unless a port says it is not used.
+        flags & local_flags::TRANSLATED == 0 || transport.is_some_and(|key| is_untranslated(flags, key))
+    }
+}
+
+/// Whether no translation uses the port of an own address that a packet is for.
+#[inline(always)]
+fn is_untranslated(flags: u32, key: &Key) -> bool {
+    let (row, port) = match (key.protocol(), key.family()) {
+        (protocol::TCP, _) => (0, key.destination_port()),
+        (protocol::UDP, _) => (1, key.destination_port()),
+        (protocol::ICMP, 4) | (protocol::ICMPV6, 6) => {
+            // The second half of an echo's ports word is type and code; requests are for the box itself.
+            let kind = (key.destination_port() >> 8) as u8;
+            if kind == icmp4::ECHO_REQUEST || kind == icmp6::ECHO_REQUEST {
+                return true;
+            }
+            (2, key.source_port())
+        }
+        _ => return false,
+    };
+    let Some(map) = PORT_BITS.get_ptr(flags & 0xffff) else {
+        return false;
+    };
+    let word = opaque(row * 1024 + (port as usize >> 6));
+    if word >= 3 * 1024 {
+        return false;
+    }
+    // SAFETY: the map's value is three rows of 1024 words one behind the other, and the index is below that.
+    let bits = unsafe { &*map.cast::<flowhop_flow::cell::Cell64>().add(word) };
+    bits.load() >> (port & 63) & 1 == 0
+}

@@ -1,0 +1,65 @@
+//! The linker of the kernel programs: `opt` and `llc` of the LLVM that rustc was built with.
+//!
+//! With link-time optimisation and one codegen unit rustc hands over one file of bitcode and the list of symbols
+//! to keep. That is little enough to do without `bpf-linker`, which Debian does not have.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::system::run;
+
+/// Environment variable that turns this program into the linker: the directory of LLVM's tools.
+pub(crate) const TOOLS: &str = "FLOWHOP_BPF_LINK";
+
+/// Instruction set: 32-bit arithmetic, sign extension, atomics with acquire and release (Linux 6.6).
+pub(crate) const CPU: &str = "v4";
+/// Headers lie at any address; without this every access to them would become byte code.
+pub(crate) const FEATURES: &str = "+allows-misaligned-mem-access";
+
+/// Links as rustc asks for it.
+pub(crate) fn link(tools: &Path, arguments: impl Iterator<Item = OsString>) -> Result<()> {
+    let request = Request::parse(arguments)?;
+    let symbols = fs::read_to_string(&request.symbols).context("the list of symbols to export")?;
+    let symbols: Vec<&str> = symbols.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let optimised = request.output.with_extension("opt.bc");
+    run(Command::new(tools.join("opt"))
+        .args(["-mtriple=bpfel", &format!("-mcpu={CPU}"), &format!("-mattr={FEATURES}")])
+        .arg("-passes=internalize,default<O3>,globaldce,always-inline,globaldce")
+        .arg(format!("-internalize-public-api-list={}", symbols.join(",")))
+        .args([&request.bitcode, Path::new("-o"), &optimised]))?;
+    run(Command::new(tools.join("llc"))
+        .args(["-march=bpfel", &format!("-mcpu={CPU}"), &format!("-mattr={FEATURES}"), "-O3", "-filetype=obj"])
+        .args([&optimised, Path::new("-o"), &request.output]))
+}
+
+/// What rustc asks a linker of the `bpf` flavour for.
+struct Request {
+    bitcode: PathBuf,
+    symbols: PathBuf,
+    output: PathBuf,
+}
+
+impl Request {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self> {
+        let (mut bitcode, mut symbols, mut output) = (Vec::new(), None, None);
+        while let Some(argument) = arguments.next() {
+            match argument.to_str() {
+                Some("--export-symbols") => symbols = arguments.next().map(PathBuf::from),
+                Some("-o") => output = arguments.next().map(PathBuf::from),
+                Some("--cpu" | "--cpu-features" | "-L" | "-O" | "--target") => drop(arguments.next()),
+                Some(option) if option.starts_with('-') => {}
+                _ => bitcode.push(PathBuf::from(argument)),
+            }
+        }
+        // Libraries of `core` come along, but with link-time optimisation everything used is in the one object.
+        bitcode.retain(|path| path.extension().is_some_and(|extension| extension == "o"));
+        match (bitcode.as_slice(), symbols, output) {
+            ([one], Some(symbols), Some(output)) => Ok(Self { bitcode: one.clone(), symbols, output }),
+            (inputs, ..) => bail!("expected one file of bitcode, symbols and an output, got {inputs:?}"),
+        }
+    }
+}
