@@ -1,2 +1,4 @@
 //! x
-pub(crate) fn check() -> anyhow::Result<()> { Ok(()) }
+pub(crate) fn check() -> anyhow::Result<()> {
+    Ok(())
+}

@@ -4,10 +4,10 @@
 //! (any other rustc needs its own library sources and LLVM tools beside). The object is committed with a list of
 //! the sources that it was made from, and it is reproducible: paths are mapped, versions locked.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::env;
 
 use anyhow::{Context, Result, bail};
 

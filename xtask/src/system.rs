@@ -74,7 +74,8 @@ impl Package {
 
 /// Installs what is missing on Debian as root; otherwise an error that names it.
 pub(crate) fn need(packages: &[Package]) -> Result<()> {
-    let missing: Vec<&str> = packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
+    let missing: Vec<&str> =
+        packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
     if missing.is_empty() {
         return Ok(());
     }

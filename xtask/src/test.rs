@@ -1,2 +1,4 @@
 //! x
-pub(crate) fn run() -> anyhow::Result<()> { crate::arrows::check() }
+pub(crate) fn run() -> anyhow::Result<()> {
+    crate::arrows::check()
+}

@@ -79,8 +79,7 @@ pub fn state_of(block: &Block, protocol: u8, timeouts: &Timeouts) -> (&'static s
     match protocol {
         protocol::TCP => {
             let phase = Phase::of(block.tcp[0].flags(), block.tcp[1].flags());
-            let timeout =
-                if phase == Phase::Established { timeouts.tcp_established } else { timeouts.tcp_transitory };
+            let timeout = if phase == Phase::Established { timeouts.tcp_established } else { timeouts.tcp_transitory };
             (phase.name(), timeout)
         }
         protocol::UDP => (answered(block), timeouts.udp),

@@ -8,8 +8,8 @@ use std::collections::{HashMap, VecDeque};
 
 use flowhop_flow::Key;
 use flowhop_flow::key::Address;
-use flowhop_flow::record::Tick;
 use flowhop_flow::reason::Reason;
+use flowhop_flow::record::Tick;
 
 use crate::buffer::Offload;
 use crate::validate::FragmentPlace;

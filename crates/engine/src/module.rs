@@ -6,6 +6,7 @@
 
 use flowhop_flow::Key;
 use flowhop_flow::key::Address;
+use flowhop_flow::parse::Transport;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::Tick;
 use flowhop_routing::Routing;
@@ -129,6 +130,11 @@ pub trait Module: Send {
         Some(session.rule)
     }
 
+    /// Judges a packet to the box itself that belongs to no connection of flowhop's.
+    fn local(&mut self, _key: &Key, _transport: &Transport, _from: u16) -> Step {
+        Step::Continue
+    }
+
     /// Whether a packet to an own address that no flow knows belongs to this module rather than to the box.
     fn claims(&self, _key: &Key) -> bool {
         false
@@ -152,12 +158,12 @@ pub fn order(modules: &[Box<dyn Module>]) -> Result<Vec<Option<usize>>, String> 
         let ready = |place: &Option<usize>| match place {
             Some(index) => modules[*index].runs_after().iter().all(|name| names.contains(name)),
             // The route step waits for every module that does not, directly or not, wait for it.
-            None => (0..modules.len()).all(|index| names.contains(&modules[index].name()) || follows_route(modules, index, 0)),
+            None => (0..modules.len())
+                .all(|index| names.contains(&modules[index].name()) || follows_route(modules, index, 0)),
         };
         let candidates = std::iter::once(None).chain((0..modules.len()).map(Some));
-        let next = candidates
-            .filter(|place| !names.contains(&place.map_or(ROUTE, |index| modules[index].name())))
-            .find(ready);
+        let next =
+            candidates.filter(|place| !names.contains(&place.map_or(ROUTE, |index| modules[index].name()))).find(ready);
         let Some(place) = next else {
             let stuck = modules.iter().find(|module| !names.contains(&module.name()));
             return Err(format!("module {} waits for itself", stuck.map_or(ROUTE, |module| module.name())));

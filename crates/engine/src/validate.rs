@@ -7,7 +7,9 @@ use flowhop_flow::key::{self, Address, V4_MAPPED};
 use flowhop_flow::parse::{self, ETHERNET, Parsed, Segment, Transport};
 use flowhop_flow::{Key, Reason};
 use flowhop_wire::options::Ipv4Options;
-use flowhop_wire::{Ethernet, Frame, Icmp, Ipv4, Ipv6, Tcp, Udp, checksum, ethertype, icmp4, icmp6, ipv6, protocol, verify};
+use flowhop_wire::{
+    Ethernet, Frame, Icmp, Ipv4, Ipv6, Tcp, Udp, checksum, ethertype, icmp4, icmp6, ipv6, protocol, verify,
+};
 use zerocopy::transmute_ref;
 
 use crate::buffer::Buffer;
@@ -165,7 +167,7 @@ fn upper(packet: &Buffer<'_>, parsed: Parsed) -> Result<Validated, Reason> {
 /// it (RFC 3128), and all but the last are multiples of eight bytes.
 fn fragment(packet: &Buffer<'_>, mut parsed: Parsed, place: FragmentPlace) -> Result<Validated, Reason> {
     let reaches_too_far = place.offset + place.length > 0xffff;
-    if place.length == 0 || (place.more && place.length % 8 != 0) || reaches_too_far {
+    if place.length == 0 || (place.more && !place.length.is_multiple_of(8)) || reaches_too_far {
         return Err(Reason::BadFragment);
     }
     if place.offset != 0 {
@@ -190,6 +192,7 @@ fn fragment(packet: &Buffer<'_>, mut parsed: Parsed, place: FragmentPlace) -> Re
                 window: header.window.get(),
                 header: length as u8,
                 payload: (rest - length) as u32,
+                vouched: false,
             });
         }
         (protocol::UDP, _) => {

@@ -133,7 +133,8 @@ mod kernel {
         pub fn replace(&self, current: u64, new: u64) -> bool {
             // SAFETY: as in `add`.
             unsafe {
-                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(self.0.get(), current, new).1
+                atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(self.0.get(), current, new)
+                    .1
             }
         }
     }

@@ -213,7 +213,9 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         }
     }
     match judge(host, config, packet, parsed, &hit, steer, number, arrival.segment, now) {
-        Ok(hop) => Verdict { kind: Kind::Forward, reason: Reason::Forwarded, port: number, ifindex: hop.ifindex, gate: 0 },
+        Ok(hop) => {
+            Verdict { kind: Kind::Forward, reason: Reason::Forwarded, port: number, ifindex: hop.ifindex, gate: 0 }
+        }
         Err(reason) => hand_down(config, verdict(reason), now),
     }
 }
@@ -258,7 +260,9 @@ pub fn judge<H: Host, P: Packet>(
         return Err(Reason::TooBig);
     }
     let (own, peer) = halves(hit);
-    if let Transport::Tcp(segment) = &parsed.transport {
+    if let Transport::Tcp(segment) = &parsed.transport
+        && !segment.vouched
+    {
         let turns = if H::LEVEL == Level::Kernel { 10 } else { 40 };
         tcp::check(own, peer, segment, || tcp::offer(packet, parsed.transport_offset, segment, turns))?;
     }

@@ -41,6 +41,8 @@ pub struct Segment {
     pub header: u8,
     /// Bytes of payload.
     pub payload: u32,
+    /// The slow path has judged this segment itself (a SYN): the context is not asked and does not change.
+    pub vouched: bool,
 }
 
 /// A packet whose headers were read.
@@ -113,14 +115,17 @@ pub fn ipv4<F: Frame>(packet: &F, network: usize, context: u16) -> Result<Parsed
         ports: 0,
         identity: Key::identity(header.protocol, 4, context),
     };
-    transport(packet, Parsed {
-        key,
-        network,
-        transport_offset: network + Ipv4::LEN,
-        transport: Transport::Opaque,
-        length,
-        ttl: header.ttl,
-    })
+    transport(
+        packet,
+        Parsed {
+            key,
+            network,
+            transport_offset: network + Ipv4::LEN,
+            transport: Transport::Opaque,
+            length,
+            ttl: header.ttl,
+        },
+    )
 }
 
 /// Reads an IPv6 packet at `network`. The context goes into the key.
@@ -157,14 +162,17 @@ pub fn ipv6<F: Frame>(packet: &F, network: usize, context: u16) -> Result<Parsed
         ports: 0,
         identity: Key::identity(header.next_header, 6, context),
     };
-    transport(packet, Parsed {
-        key,
-        network,
-        transport_offset: network + Ipv6::LEN,
-        transport: Transport::Opaque,
-        length,
-        ttl: header.hop_limit,
-    })
+    transport(
+        packet,
+        Parsed {
+            key,
+            network,
+            transport_offset: network + Ipv6::LEN,
+            transport: Transport::Opaque,
+            length,
+            ttl: header.hop_limit,
+        },
+    )
 }
 
 /// Completes a packet whose IP part was read by its transport header: ports, lengths, TCP numbers.
@@ -203,6 +211,7 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
                 window: header.window.get(),
                 header: length as u8,
                 payload: rest - length,
+                vouched: false,
             });
         }
         (protocol::UDP, _) => {

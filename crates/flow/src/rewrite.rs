@@ -77,10 +77,9 @@ fn network<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite) -> Opt
         header[11] = new[1];
         let source = rewrite.source[3].to_ne_bytes();
         let destination = rewrite.destination[3].to_ne_bytes();
-        for byte in 0..4 {
-            header[12 + byte] = source[byte];
-            header[16 + byte] = destination[byte];
-        }
+        let [.., a, b, c, d, e, f, g, h] = header;
+        [*a, *b, *c, *d] = source;
+        [*e, *f, *g, *h] = destination;
     } else {
         let header = packet.write::<{ Ipv6::LEN }>(parsed.network)?;
         header[7] = header[7].wrapping_sub(1);

@@ -165,6 +165,19 @@ pub fn open(own: &TcpHalf, peer: &TcpHalf, segment: &Segment, offer: Offer) {
     own.state.store(state(flag::SYN | flag::KNOWN, offer));
 }
 
+/// Adds the other side's SYN to an opening connection: simultaneous open (RFC 9293 section 3.5).
+pub fn open_too(own: &TcpHalf, segment: &Segment, offer: Offer) {
+    own.sent.store(pair(end_of(segment), u32::from(segment.window).max(1)));
+    own.state.store(state(flag::SYN | flag::KNOWN, offer));
+}
+
+/// Whether a SYN is the one that this side has sent before.
+#[must_use]
+pub fn repeats(own: &TcpHalf, segment: &Segment) -> bool {
+    let (end, _) = split(own.sent.load());
+    end.wrapping_sub(end_of(segment)) <= MAX_ACK_DISTANCE
+}
+
 /// Checks a segment from the side of `own` to the side of `peer` and moves the context on.
 ///
 /// `offer` is asked for the options of an acceptable SYN|ACK only.

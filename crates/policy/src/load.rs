@@ -56,9 +56,9 @@ pub fn load(path: &Path) -> Loaded {
     let mut faults = Vec::new();
     let mut seen: HashSet<PathBuf> = path.canonicalize().into_iter().collect();
     let directory = path.parent().unwrap_or(Path::new(""));
-    for (index, pattern) in patterns.iter().enumerate() {
+    for (index, pattern) in &patterns {
         let mut fault = |what: String, error: &ReadError| {
-            faults.push(IncludeFault { pattern: index, what, why: error.to_string() });
+            faults.push(IncludeFault { pattern: *index, what, why: error.to_string() });
         };
         match matching_files(directory, pattern) {
             Ok(files) => {

@@ -28,9 +28,12 @@ const FAULTS: &[Case] = &[
     ("[table]\nconnections = 2048\nconnections = 2048\n", &[(8, "duplicate key")]),
     (
         "[[rule]]\nname = \"open\nfrom = \"nowhere\"\naction = \"alow\"\n",
-        &[(7, "not TOML"), (9, "\"alow\" is no action")],
+        &[(7, "not TOML"), (8, "\"nowhere\""), (9, "\"alow\" is no action")],
     ),
-    ("[addresses]\na = [\"10.0.0.1\"\nb = [\"x\"]\nc = [\"10.0.0.300\"]\n", &[(7, "never closed"), (9, "no address")]),
+    (
+        "[addresses]\na = [\"10.0.0.1\"\nb = [\"x\"]\nc = [\"10.0.0.300\"]\n",
+        &[(7, "never closed"), (8, "\"x\""), (9, "no address")],
+    ),
     (
         "[addresses]\na = [\n  \"10.0.0.1\",\n  \"10.0.0.2\"\nc = [\"10.0.0.300\"]\n",
         &[(7, "never closed"), (10, "no address")],
@@ -49,6 +52,15 @@ const FAULTS: &[Case] = &[
     (
         "rule = [\n { name = \"a\", action = \"allow\", source = [\"10.0.0.1\" },\n { name = \"c\", action = \"alow\" },\n]\n",
         &[(7, "not TOML"), (8, "alow")],
+    ),
+    (
+        "[addresses]\noffice = \"10.0.0.1\nhome = 10.0.0.2\n[[rule]]\nname = \"a\"\naction = allow\nfrom = \"moon\"\nsource = [\"office\", \"home\", \"mars\"]\n",
+        &[(7, "not TOML"), (8, "not TOML"), (11, "not TOML"), (12, "\"moon\""), (13, "\"mars\"")],
+    ),
+    ("[[rule]]\nname = \"a\"\nto = \"outsid\"\naction = \n", &[(8, "\"outsid\""), (9, "there is no value")]),
+    (
+        "[[rule]]\nname = \"a\"\naction = \"allow\"\n[addresses\noffice = \"10.0.0.1\"\n[timeouts]\nudp = \"9\"\n",
+        &[(9, "not TOML"), (12, "no duration")],
     ),
     // Unknown keys.
     ("[tabel]\nconnections = 4096\n", &[(6, "unknown key \"tabel\" in the file; did you mean \"table\"?")]),

@@ -26,9 +26,9 @@
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-pub mod lookup;
 #[cfg(feature = "std")]
 pub mod index;
+pub mod lookup;
 #[cfg(feature = "std")]
 pub mod memory;
 #[cfg(feature = "std")]
@@ -37,4 +37,7 @@ pub mod writer;
 #[cfg(feature = "std")]
 pub use memory::{Geometry, Region, Regions};
 #[cfg(feature = "std")]
-pub use writer::{BlockIndex, Draft, DraftSide, AdoptError, GraceOutcome, Index, InsertError, Inserted, KernelHashSync, Removal, Table};
+pub use writer::{
+    AdoptError, BlockIndex, Draft, DraftSide, Freed, GraceOutcome, Index, InsertError, Inserted, KernelHashSync,
+    Removal, Table, is_live, key_of,
+};

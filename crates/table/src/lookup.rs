@@ -41,7 +41,7 @@ const fn scale(hash: u32, n: u32) -> u32 {
 #[inline(always)]
 pub fn find<'a, A: Arrays>(arrays: &'a A, buckets: u32, key: &Key, hash: u64) -> Option<(&'a Block, usize)> {
     let lines = lines_of(hash, buckets);
-    let pattern = tag_of(hash) as u64 * 0x0001_0001_0001_0001;
+    let pattern = u64::from(tag_of(hash)) * 0x0001_0001_0001_0001;
     for line in lines {
         let bucket = arrays.bucket(line)?;
         let mut matches = matching_tags(bucket, pattern);

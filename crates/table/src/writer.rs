@@ -86,11 +86,26 @@ struct Aside {
     epoch: u64,
 }
 
+/// A connection that is gone for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freed {
+    /// The block, free for another connection.
+    pub block: BlockIndex,
+    /// The serial of the connection that was in it.
+    pub serial: u32,
+    /// Its keys.
+    pub keys: [Key; 2],
+    /// Its input ports.
+    pub ports: [u8; 2],
+    /// Identities of rule (low half) and translation (high half).
+    pub rules: u32,
+}
+
 /// What a grace period brought about.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct GraceOutcome {
-    /// Blocks free for reuse, with the serial of the connection that ended.
-    pub freed: Vec<(BlockIndex, u32)>,
+    /// Connections that are gone.
+    pub freed: Vec<Freed>,
     /// Connections that woke up and are published again.
     pub revived: Vec<BlockIndex>,
 }
@@ -136,7 +151,12 @@ impl std::error::Error for AdoptError {}
 impl Table {
     /// A new, empty table in zeroed memory. `secret` must be random and unknown to peers.
     #[must_use]
-    pub fn create(regions: Regions, geometry: Geometry, secret: [u32; 10], kernel: Option<Box<dyn KernelHashSync>>) -> Self {
+    pub fn create(
+        regions: Regions,
+        geometry: Geometry,
+        secret: [u32; 10],
+        kernel: Option<Box<dyn KernelHashSync>>,
+    ) -> Self {
         let config = &regions.config[0];
         config.layout.store(LAYOUT_VERSION);
         config.index.store(geometry.index);
@@ -161,7 +181,11 @@ impl Table {
     ///
     /// # Errors
     /// When the memory is not ours or of another layout; it is then untouched.
-    pub fn adopt(regions: Regions, geometry: Geometry, kernel: Option<Box<dyn KernelHashSync>>) -> Result<Self, AdoptError> {
+    pub fn adopt(
+        regions: Regions,
+        geometry: Geometry,
+        kernel: Option<Box<dyn KernelHashSync>>,
+    ) -> Result<Self, AdoptError> {
         let config = &regions.config[0];
         if config.magic.load() != MAGIC {
             return Err(AdoptError::Foreign);
@@ -294,12 +318,7 @@ impl Table {
     ///
     /// # Errors
     /// When the table is full; nothing is changed then.
-    pub fn insert(
-        &mut self,
-        draft: &Draft,
-        now: u32,
-        prepare: impl FnOnce(&Block),
-    ) -> Result<Inserted, InsertError> {
+    pub fn insert(&mut self, draft: &Draft, now: u32, prepare: impl FnOnce(&Block)) -> Result<Inserted, InsertError> {
         let keys = [draft.sides[0].key, draft.sides[1].key];
         let hashes = keys.map(|key| key.hash(&self.secret));
         for (key, hash) in keys.iter().zip(hashes) {
@@ -334,8 +353,7 @@ impl Table {
         match &mut self.index {
             Index::Lines => {
                 let (blocks, secret) = (&self.regions.blocks, &self.secret);
-                let hash_of =
-                    |place: u32| key_of(&blocks[(place >> 1) as usize], (place & 1) as usize).hash(secret);
+                let hash_of = |place: u32| key_of(&blocks[(place >> 1) as usize], (place & 1) as usize).hash(secret);
                 if index::insert(&self.regions.buckets, hash, place, hash_of) {
                     Ok(())
                 } else {
@@ -408,10 +426,21 @@ impl Table {
                 outcome.revived.push(aside.block);
             } else {
                 self.free.push(aside.block);
-                outcome.freed.push((aside.block, aside.serial));
+                outcome.freed.push(self.freed(&aside));
             }
         }
         outcome
+    }
+
+    fn freed(&self, aside: &Aside) -> Freed {
+        let block = &self.regions.blocks[aside.block as usize];
+        Freed {
+            block: aside.block,
+            serial: aside.serial,
+            keys: [0, 1].map(|direction| key_with_identity(block, direction, aside.identities[direction])),
+            ports: [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
+            rules: block.owner.rules.load(),
+        }
     }
 
     fn woke(&self, aside: &Aside) -> bool {
@@ -423,15 +452,11 @@ impl Table {
         let number = aside.block;
         let block = &self.regions.blocks[number as usize];
         let keys = [0, 1].map(|direction| key_with_identity(block, direction, aside.identities[direction]));
-        for direction in 0..2 {
-            let hash = keys[direction].hash(&self.secret);
-            if self.find(&keys[direction], hash).is_some() {
-                return false;
-            }
+        if keys.iter().any(|key| self.find(key, key.hash(&self.secret)).is_some()) {
+            return false;
         }
-        for direction in 0..2 {
-            let hash = keys[direction].hash(&self.secret);
-            if self.enter(&keys[direction], hash, number << 1 | direction as u32).is_err() {
+        for (direction, key) in keys.iter().enumerate() {
+            if self.enter(key, key.hash(&self.secret), number << 1 | direction as u32).is_err() {
                 if direction == 1 {
                     let hash = keys[0].hash(&self.secret);
                     self.leave(&keys[0], hash, number << 1);

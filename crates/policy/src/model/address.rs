@@ -83,6 +83,18 @@ impl AddressSet {
         self.0.covers(&other.0)
     }
 
+    /// Whether some IPv4 address is in the set.
+    #[must_use]
+    pub fn has_ipv4(&self) -> bool {
+        self.0.meets(IPV4_FIRST, IPV4_LAST)
+    }
+
+    /// Whether some IPv6 address is in the set.
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.0.meets(0, IPV4_FIRST - 1) || self.0.meets(IPV4_LAST + 1, u128::MAX)
+    }
+
     /// Whether this is every address of both families.
     #[must_use]
     pub fn is_any(&self) -> bool {

@@ -102,6 +102,11 @@ impl<T: Step> Ranges<T> {
                 .all(|&(first, last)| self.range_at(first).is_some_and(|(start, end)| start <= first && last <= end))
     }
 
+    /// Whether some value between these two, inclusive, is in the set.
+    pub(crate) fn meets(&self, first: T, last: T) -> bool {
+        self.range_at(first).is_some_and(|(start, _)| start <= last)
+    }
+
     pub(crate) fn is_all(&self) -> bool {
         matches!(self.0.as_ref(), [(first, last)] if *first == T::MIN && *last == T::MAX)
     }

@@ -21,7 +21,11 @@ impl NamedSet for AddressSet {
 
     fn combine(included: &[Self], excluded: &[Self]) -> Self {
         let union = |sets: &[Self]| Self::of_keys(sets.iter().flat_map(Self::ranges).copied().collect());
-        let base = if included.is_empty() { Self::any() } else { union(included) };
+        let base = match included {
+            [] => Self::any(),
+            [only] => only.clone(),
+            several => union(several),
+        };
         base.without(&union(excluded))
     }
 

@@ -49,6 +49,13 @@ fn report_error(file: usize, text: &str, error: &Error, report: &mut Report<'_>)
         }
         Some(("string values must be quoted", _)) => ("there is no value", Some("a value".to_owned())),
         Some((message, expected)) => (message, Some(expected.to_owned())),
+        None if error.message() == "duplicate key" => {
+            // The likeliest cause: one table array in both spellings.
+            let is_header = text.get(..span.start).is_some_and(|before| before.ends_with("[["));
+            let expected =
+                format!("[[{word}]] for all of them or `{word} = [ … ]` for all of them, or a file for each");
+            ("duplicate key", is_header.then_some(expected))
+        }
         None => (error.message(), None),
     };
     // At the end of a line a place of no width would be shown on the next.

@@ -48,8 +48,8 @@ pub(crate) struct IncludeFault {
     pub(crate) why: String,
 }
 
-/// The patterns of the `include` of a policy file, as far as they are strings.
-pub(crate) fn include_patterns(text: &str) -> Vec<String> {
+/// The patterns of the `include` of a policy file, each with its place in the list, as far as they are strings.
+pub(crate) fn include_patterns(text: &str) -> Vec<(usize, String)> {
     let sources = [Source { name: String::new(), text: text.to_owned() }];
     let mut ignored = Report::new(&sources);
     let text = document::close_brackets(0, text, &mut ignored);
@@ -58,7 +58,8 @@ pub(crate) fn include_patterns(text: &str) -> Vec<String> {
         return Vec::new();
     }
     let Some(include) = file.section().get("include") else { return Vec::new() };
-    include.one_or_many().iter().map(|node| node.string(&mut ignored).unwrap_or("").to_owned()).collect()
+    let nodes = include.one_or_many().into_iter().enumerate();
+    nodes.filter_map(|(index, node)| Some((index, node.string(&mut ignored)?.to_owned()))).collect()
 }
 
 /// Checks all sources together.

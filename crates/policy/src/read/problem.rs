@@ -62,9 +62,14 @@ impl Problem {
         }
     }
 
-    /// Whether the cause may be a line elsewhere that the TOML parser could not read.
-    pub(crate) fn may_follow_from_syntax(&self) -> bool {
-        matches!(self, Self::MissingKey { .. } | Self::UndefinedName { .. } | Self::UndefinedZone { .. })
+    /// The word that is missing, if what is wrong is that a word is missing: a line that the TOML parser could not
+    /// read may have had it.
+    pub(crate) fn missing_word(&self) -> Option<&str> {
+        match self {
+            Self::MissingKey { key, .. } => Some(key),
+            Self::UndefinedName { name, .. } | Self::UndefinedZone { name, .. } => Some(name),
+            _ => None,
+        }
     }
 }
 

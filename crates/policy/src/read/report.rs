@@ -34,7 +34,7 @@ struct Entry {
     severity: Severity,
     message: String,
     expected: Option<String>,
-    may_follow_from_syntax: bool,
+    missing_word: Option<String>,
 }
 
 impl<'s> Report<'s> {
@@ -60,7 +60,7 @@ impl<'s> Report<'s> {
                 severity: Severity::Error,
                 message: problem.to_string(),
                 expected: problem.expected(),
-                may_follow_from_syntax: false,
+                missing_word: None,
             });
         }
     }
@@ -74,7 +74,7 @@ impl<'s> Report<'s> {
             severity: Severity::Error,
             message: problem.to_string(),
             expected: problem.expected(),
-            may_follow_from_syntax: problem.may_follow_from_syntax(),
+            missing_word: problem.missing_word().map(str::to_owned),
         });
     }
 
@@ -87,16 +87,12 @@ impl<'s> Report<'s> {
             severity: Severity::Warning,
             message: doubt.to_string(),
             expected: doubt.expected(),
-            may_follow_from_syntax: false,
+            missing_word: None,
         });
     }
 
     pub(crate) fn has_errors(&self) -> bool {
         self.entries.iter().any(|entry| entry.severity == Severity::Error)
-    }
-
-    pub(crate) fn has_syntax_errors(&self) -> bool {
-        self.files.iter().any(|file| !file.broken.is_empty())
     }
 
     /// The line of a place, from 1.
@@ -116,9 +112,8 @@ impl<'s> Report<'s> {
 
     /// All that was collected, in the order of the files and lines.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
-        if self.has_syntax_errors() {
-            self.entries.retain(|entry| !entry.may_follow_from_syntax);
-        }
+        let broken = self.broken_lines();
+        self.entries.retain(|entry| !entry.missing_word.as_ref().is_some_and(|word| may_have_had(&broken, word)));
         self.entries.sort_by_key(|entry| (entry.at.file, entry.at.start));
         self.entries.iter().map(|entry| self.diagnostic(entry)).collect()
     }
@@ -146,8 +141,23 @@ impl<'s> Report<'s> {
         }
     }
 
+    fn broken_lines(&self) -> Vec<&'s str> {
+        let lines = |file: &File<'s>| {
+            let starts = file.broken.iter().filter_map(|line| file.lines.get(*line).copied()).collect::<Vec<_>>();
+            let text = &file.source.text;
+            starts.into_iter().filter_map(move |start| text.get(start..)?.lines().next())
+        };
+        self.files.iter().flat_map(lines).collect()
+    }
+
+    /// Whether a place is on a line that is not TOML, or in a table whose header is not.
     fn is_broken(&self, at: At) -> bool {
-        self.files.get(at.file).is_some_and(|file| file.broken.contains(&self.line_index(at)))
+        let Some(file) = self.files.get(at.file).filter(|file| !file.broken.is_empty()) else { return false };
+        let line = self.line_index(at);
+        let starts = file.lines.get(..=line).unwrap_or(&[]);
+        let is_header = |start: &usize| file.source.text.get(*start..).is_some_and(|rest| rest.starts_with('['));
+        file.broken.contains(&line)
+            || starts.iter().rposition(is_header).is_some_and(|line| file.broken.contains(&line))
     }
 
     fn line_index(&self, at: At) -> usize {
@@ -155,4 +165,10 @@ impl<'s> Report<'s> {
             .get(at.file)
             .map_or(0, |file| file.lines.partition_point(|&start| start <= at.start).saturating_sub(1))
     }
+}
+
+/// Whether a word may be missing only because of lines that could not be read. After the header of a table that could
+/// be any word.
+fn may_have_had(broken_lines: &[&str], word: &str) -> bool {
+    broken_lines.iter().any(|line| line.trim_start().starts_with('[') || line.contains(word))
 }

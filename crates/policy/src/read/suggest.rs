@@ -23,7 +23,8 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
                 return None;
             }
             let distance = edit_distance(&word, &letters);
-            (distance <= allowed).then_some((distance, candidate))
+            // A word that has nothing in common with another is not near it, however short.
+            (distance <= allowed && distance < word.len()).then_some((distance, candidate))
         })
         .min()
         .map(|(_, candidate)| candidate.to_owned())
@@ -61,6 +62,7 @@ mod tests {
         assert_eq!(nearest("dest", keys).as_deref(), Some("destination"));
         assert_eq!(nearest("colour", keys), None);
         assert_eq!(nearest("", keys), None);
+        assert_eq!(nearest("x", ["y"]), None);
         assert_eq!(nearest(&"s".repeat(100_000), keys), None);
     }
 }

@@ -1,0 +1,292 @@
+//! The router's own answers: ICMP and ICMPv6 errors, TCP resets; and IPv4 fragmentation.
+//!
+//! Errors quote as much of the packet as the RFCs allow, are limited in rate, and are never about ICMP errors,
+//! later fragments, or packets to or from what is no single host (RFC 1812 section 4.3.2.7, RFC 4443 section
+//! 2.4). They go back the way the packet came: to the station that sent the frame, on the interface it came in.
+
+use std::net::IpAddr;
+
+use flowhop_flow::parse::ETHERNET;
+use flowhop_flow::record::Tick;
+use flowhop_flow::{Parsed, Transport, key};
+use flowhop_wire::build::{Checksum, Ip, L4, Spec, TcpFields};
+use flowhop_wire::{Ethernet, Frame, Ipv4, checksum, ethertype, icmp4, icmp6, tcp_flags, verify};
+use zerocopy::transmute_ref;
+
+use crate::buffer::{Buffer, Offload};
+use crate::engine::{Arrived, Engine, Io};
+
+/// An ICMP error for IPv4 is at most this long (RFC 1812 section 4.3.2.3).
+const MAX_ERROR_V4: usize = 576;
+/// An ICMPv6 error is at most as long as the smallest MTU (RFC 4443 section 2.4 c).
+const MAX_ERROR_V6: usize = 1280;
+/// Ticks in a second, about.
+const SECOND: Tick = 954;
+
+/// Rate limit of own answers: a token bucket of one second's depth (RFC 1812 section 4.3.2.8, RFC 4443 2.4 f).
+#[derive(Debug)]
+pub struct Answers {
+    per_second: u32,
+    tokens: u32,
+    at: Tick,
+}
+
+impl Answers {
+    /// A full bucket.
+    #[must_use]
+    pub const fn new(per_second: u32, now: Tick) -> Self {
+        Self { per_second, tokens: per_second, at: now }
+    }
+
+    fn take(&mut self, now: Tick) -> bool {
+        let elapsed = now.wrapping_sub(self.at).min(SECOND);
+        let earned = u64::from(elapsed) * u64::from(self.per_second) / u64::from(SECOND);
+        if earned > 0 {
+            self.tokens = self.tokens.saturating_add(earned as u32).min(self.per_second);
+            self.at = now;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        allowed
+    }
+}
+
+/// Kind, code and the second word of an error in one family.
+#[derive(Clone, Copy)]
+struct Error {
+    kind: u8,
+    code: u8,
+    rest: [u8; 4],
+}
+
+impl Error {
+    const fn plain(kind: u8, code: u8) -> Self {
+        Self { kind, code, rest: [0; 4] }
+    }
+}
+
+impl Engine {
+    pub(crate) fn answer_time_exceeded(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        if !is_later_fragment(packet, parsed) {
+            let (v4, v6) = (Error::plain(icmp4::TIME_EXCEEDED, 0), Error::plain(icmp6::TIME_EXCEEDED, 0));
+            self.answer(arrived, v4, v6, packet, io);
+        }
+    }
+
+    pub(crate) fn answer_too_big(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        mtu: u32,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        if is_later_fragment(packet, parsed) {
+            return;
+        }
+        let [_, _, high, low] = mtu.min(0xffff).to_be_bytes();
+        // RFC 1191 section 4 and RFC 4443 section 3.2.
+        let v4 = Error { kind: icmp4::UNREACHABLE, code: 4, rest: [0, 0, high, low] };
+        let v6 = Error { kind: icmp6::PACKET_TOO_BIG, code: 0, rest: mtu.to_be_bytes() };
+        self.answer(arrived, v4, v6, packet, io);
+    }
+
+    pub(crate) fn answer_unreachable(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        // Host unreachable; address unreachable (RFC 4443 section 3.1).
+        let v4 = Error::plain(icmp4::UNREACHABLE, 1);
+        let v6 = Error::plain(icmp6::UNREACHABLE, 3);
+        self.answer(arrived, v4, v6, packet, io);
+    }
+
+    /// Tells the sender that a rule refuses the connection.
+    pub(crate) fn answer_reject(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        match &parsed.transport {
+            Transport::Tcp(segment) if segment.flags & tcp_flags::RST != 0 => {}
+            Transport::Tcp(segment) => {
+                let answer = reset_for(parsed, segment);
+                self.send_back(arrived, packet, answer, io);
+            }
+            _ => {
+                // Communication administratively prohibited (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
+                let v4 = Error::plain(icmp4::UNREACHABLE, 13);
+                let v6 = Error::plain(icmp6::UNREACHABLE, 1);
+                self.answer(arrived, v4, v6, packet, io);
+            }
+        }
+    }
+
+    fn answer(&mut self, arrived: &Arrived, v4: Error, v6: Error, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        let Some((source, family)) = sender(packet) else { return };
+        let Some(own) = self.own_address(arrived.port, source) else { return };
+        packet.complete_checksum();
+        let error = if family == 4 { v4 } else { v6 };
+        let headers = if family == 4 { Ipv4::LEN } else { 40 } + 8;
+        let limit = if family == 4 { MAX_ERROR_V4 } else { MAX_ERROR_V6 } - headers;
+        let original = packet.bytes().get(ETHERNET..).unwrap_or_default();
+        let quoted = original.get(..original.len().min(limit)).unwrap_or_default().to_vec();
+        let l4 = L4::Icmp { kind: error.kind, code: error.code, rest: error.rest };
+        let spec = Spec::new(own, source, l4, &quoted);
+        self.send_back(arrived, packet, Some(spec), io);
+    }
+
+    /// The address of the interface that an answer to `source` carries.
+    fn own_address(&self, port: u8, source: IpAddr) -> Option<IpAddr> {
+        self.routing.source_towards(self.interfaces.port(port)?.ifindex, source)
+    }
+
+    fn send_back(&mut self, arrived: &Arrived, packet: &Buffer<'_>, spec: Option<Spec<'_>>, io: &mut dyn Io) {
+        let (Some(interface), Some(link)) = (self.interfaces.port(arrived.port), packet.read::<ETHERNET>(0)) else {
+            return;
+        };
+        let link: &Ethernet = transmute_ref!(link);
+        let Some(spec) = spec.map(|spec| spec.with_link(interface.mac, link.source)) else { return };
+        if !self.answers.take(arrived.now) {
+            return;
+        }
+        let mut frame = vec![0; spec.len()];
+        if let Ok(length) = spec.write(&mut frame) {
+            frame.truncate(length);
+            io.transmit(arrived.port, interface.ifindex, &mut frame, &Offload::default());
+        }
+    }
+}
+
+/// The single host that sent the packet, and its family.
+fn sender(packet: &Buffer<'_>) -> Option<(IpAddr, u8)> {
+    let link: &Ethernet = transmute_ref!(packet.read::<ETHERNET>(0)?);
+    let (address, family) = match link.ethertype.get() {
+        ethertype::IPV4 => (IpAddr::from(*packet.read::<4>(ETHERNET + 12)?), 4),
+        ethertype::IPV6 => (IpAddr::from(*packet.read::<16>(ETHERNET + 8)?), 6),
+        _ => return None,
+    };
+    let single = match address {
+        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast() && !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback(),
+    };
+    single.then_some((address, family))
+}
+
+fn is_later_fragment(packet: &Buffer<'_>, parsed: &Parsed) -> bool {
+    parsed.key.family() == 4
+        && packet.read::<{ Ipv4::LEN }>(parsed.network).is_some_and(|bytes| {
+            let header: &Ipv4 = transmute_ref!(bytes);
+            header.fragment_offset() != 0
+        })
+        || parsed.key.family() == 6 && matches!(parsed.transport, Transport::Opaque) && parsed.key.ports == 0 && {
+            let fixed = parsed.network + 40;
+            parsed.transport_offset >= fixed + 8
+        }
+}
+
+/// A reset in the name of the destination (RFC 9293 section 3.10.7.1).
+fn reset_for<'a>(parsed: &Parsed, segment: &flowhop_flow::parse::Segment) -> Option<Spec<'a>> {
+    let has_ack = segment.flags & tcp_flags::ACK != 0;
+    let length = segment.payload
+        + u32::from(segment.flags & tcp_flags::SYN != 0)
+        + u32::from(segment.flags & tcp_flags::FIN != 0);
+    let (sequence, acknowledgment, flags) = if has_ack {
+        (segment.acknowledgment, 0, tcp_flags::RST)
+    } else {
+        (0, segment.sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
+    };
+    let fields = TcpFields {
+        source_port: parsed.key.destination_port(),
+        destination_port: parsed.key.source_port(),
+        sequence,
+        acknowledgment,
+        flags,
+        window: 0,
+        ..TcpFields::default()
+    };
+    let (from, to) = (key::ip(&parsed.key.destination), key::ip(&parsed.key.source));
+    let ip = Ip::between(from, to);
+    Some(Spec { link: None, vlans: &[], ip, l4: L4::Tcp(fields), checksum: Checksum::Full, payload: &[] })
+}
+
+impl Buffer<'_> {
+    /// Finishes a partial checksum, as before a packet is cut or quoted.
+    pub(crate) fn complete_checksum(&mut self) {
+        if self.offload.partial && self.offload.segmentation == 0 {
+            let (start, offset) = (usize::from(self.offload.checksum_start), usize::from(self.offload.checksum_offset));
+            // A start beyond the frame leaves it as it is: nothing that could be finished.
+            let _absent = verify::complete_partial(self.bytes_mut(), start, offset);
+            self.offload.partial = false;
+        }
+    }
+}
+
+/// Whether a packet may be cut on the way: IPv4 without "don't fragment".
+pub(crate) fn may_fragment(packet: &Buffer<'_>, parsed: &Parsed) -> bool {
+    parsed.key.family() == 4
+        && packet.read::<{ Ipv4::LEN }>(parsed.network).is_some_and(|bytes| {
+            let header: &Ipv4 = transmute_ref!(bytes);
+            !header.dont_fragment()
+        })
+}
+
+/// Cuts an IPv4 packet into fragments that fit the MTU (RFC 791 section 3.2) and sends each; false when one
+/// could not be sent. Options are repeated in every fragment only if they are marked so.
+pub(crate) fn fragment(packet: &Buffer<'_>, mtu: u32, mut send: impl FnMut(&mut [u8]) -> bool) -> bool {
+    let Some(bytes) = packet.read::<{ Ipv4::LEN }>(ETHERNET) else { return false };
+    let header: &Ipv4 = transmute_ref!(bytes);
+    let (header_length, total) = (header.header_len(), usize::from(header.total_length.get()));
+    let first_offset = header.fragment_offset();
+    let more_follow = header.more_fragments();
+    let Some(frame) = packet.bytes().get(..ETHERNET + total) else { return false };
+    let (head, data) = frame.split_at(ETHERNET + header_length);
+    let room = (mtu as usize).saturating_sub(header_length) & !7;
+    if room == 0 {
+        return false;
+    }
+    let pieces = data.chunks(room).count();
+    for (number, piece) in data.chunks(room).enumerate() {
+        let options = head.get(ETHERNET + Ipv4::LEN..).unwrap_or_default();
+        let options = if number == 0 { options.to_vec() } else { copied_options(options) };
+        let mut out = head.get(..ETHERNET + Ipv4::LEN).unwrap_or_default().to_vec();
+        out.extend_from_slice(&options);
+        out.extend_from_slice(piece);
+        let offset = (first_offset + number * room) / 8;
+        let more = number + 1 < pieces || more_follow;
+        set_fragment(&mut out, Ipv4::LEN + options.len(), Ipv4::LEN + options.len() + piece.len(), offset as u16, more);
+        if !send(&mut out) {
+            return false;
+        }
+    }
+    true
+}
+
+fn copied_options(options: &[u8]) -> Vec<u8> {
+    let mut copied = Vec::new();
+    for option in flowhop_wire::options::Ipv4Options::new(options).flatten() {
+        if option.is_copied() {
+            copied.push(option.kind);
+            copied.push(option.data.len() as u8 + 2);
+            copied.extend_from_slice(option.data);
+        }
+    }
+    copied.resize(copied.len().next_multiple_of(4), 0);
+    copied
+}
+
+fn set_fragment(frame: &mut [u8], header_length: usize, total: usize, offset: u16, more: bool) {
+    let Some(header) = frame.get_mut(ETHERNET..ETHERNET + header_length) else { return };
+    header[0] = 0x40 | (header_length / 4) as u8;
+    header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
+    let flags = offset & 0x1fff | if more { 0x2000 } else { 0 };
+    header[6..8].copy_from_slice(&flags.to_be_bytes());
+    header[10..12].fill(0);
+    let sum = checksum::finish(checksum::sum(header));
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+}

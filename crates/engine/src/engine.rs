@@ -1,0 +1,649 @@
+//! The engine: state, inputs and outputs. What happens to a packet is in `known` and `open`.
+
+use std::net::IpAddr;
+
+use flowhop_flow::forward::{Hit, Host, Level};
+use flowhop_flow::key::{self, Address};
+use flowhop_flow::record::{Adjacency as Record, Config, Gate, NextHop, Port, Steer, Tick, config_flags};
+use flowhop_flow::{Key, Kind, Parsed, Reason};
+use flowhop_routing::{AdjacencyIndex, AdjacencyState, Change, Event, Resolution, Routing};
+use flowhop_table::{BlockIndex, Freed, Removal, Table, key_of};
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
+
+use crate::ageing::{self, Due, Wheel};
+use crate::answers::Answers;
+use crate::buffer::{Buffer, Offload};
+use crate::counters::Counters;
+use crate::fragments::{Datagram, Decision, Fate, Fragments};
+use crate::gates::Gates;
+use crate::hold::{Held, Hold};
+use crate::interfaces::Interfaces;
+use crate::module::{Module, SessionView, Step, order};
+use crate::sweep::Sweep;
+use crate::validate::{FragmentPlace, Validated, validate};
+
+/// What the engine asks of the outside. Calls must not fail silently: `false` means that the packet is lost and
+/// will be counted so.
+pub trait Io {
+    /// Sends a finished frame out through a port.
+    fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool;
+    /// Gives a frame that came in through a port to the kernel's own stack.
+    fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool;
+    /// Has the kernel resolve, or confirm, a neighbour.
+    fn resolve(&mut self, ifindex: u32, next_hop: IpAddr);
+    /// A rule asks for a log line.
+    fn log(&mut self, event: &LogEvent);
+}
+
+/// A line for the log, written because a rule says so.
+#[derive(Clone, Copy, Debug)]
+pub struct LogEvent {
+    /// Identity of the rule.
+    pub rule: u16,
+    /// What became of the connection.
+    pub reason: Reason,
+    /// Key of the first packet.
+    pub key: Key,
+    /// Port it came in through.
+    pub port: u8,
+}
+
+/// How long connections may be idle, in ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP (RFC 4787 REQ-5).
+    pub udp: Tick,
+    /// Established TCP (RFC 5382 REQ-5).
+    pub tcp_established: Tick,
+    /// Opening, closing and reset TCP.
+    pub tcp_transitory: Tick,
+    /// ICMP echo (RFC 5508 REQ-2).
+    pub icmp: Tick,
+    /// Everything else.
+    pub other: Tick,
+}
+
+/// Bounds of the engine's own memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Packets that wait for neighbours.
+    pub held_packets: usize,
+    /// Bytes of packets that wait for neighbours.
+    pub held_bytes: usize,
+    /// Datagrams in fragments that are tracked.
+    pub datagrams: usize,
+    /// Bytes of fragments that wait for their first one.
+    pub fragment_bytes: usize,
+    /// Own ICMP errors and resets per second.
+    pub answers_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            held_packets: 1024,
+            held_bytes: 4 << 20,
+            datagrams: 4096,
+            fragment_bytes: 4 << 20,
+            answers_per_second: 200,
+        }
+    }
+}
+
+/// A packet's arrival in user space.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    /// Port it came in through.
+    pub port: u8,
+    /// Gate it was counted at, plus one; 0 = none.
+    pub gate: u32,
+    /// The time.
+    pub now: Tick,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Forwarded, dropped, …
+    pub kind: Kind,
+    /// Why.
+    pub reason: Reason,
+    /// Its connection, if any: block and serial.
+    pub session: Option<(BlockIndex, u32)>,
+    /// Rule identity of the connection; 0 = none.
+    pub rule: u16,
+    /// Output port of a forwarded packet.
+    pub out: Option<u8>,
+}
+
+impl Outcome {
+    pub(crate) const fn of(reason: Reason) -> Self {
+        Self { kind: reason.slow_kind(), reason, session: None, rule: 0, out: None }
+    }
+}
+
+/// The slow path.
+pub struct Engine {
+    pub(crate) table: Table,
+    pub(crate) routing: Routing,
+    pub(crate) interfaces: Interfaces,
+    pub(crate) modules: Vec<Box<dyn Module>>,
+    pub(crate) order: Vec<Option<usize>>,
+    pub(crate) gates: Gates,
+    pub(crate) hold: Hold,
+    pub(crate) fragments: Fragments,
+    pub(crate) wheel: Wheel,
+    pub(crate) counters: Counters,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) answers: Answers,
+    pub(crate) random: ChaCha8Rng,
+    pub(crate) kernel: bool,
+    pub(crate) sweep: Sweep,
+    pub(crate) evict_cursor: BlockIndex,
+    due: Vec<Due>,
+    changes: Vec<Change>,
+    resync: bool,
+    addresses_changed: bool,
+}
+
+/// How long a packet waits for its neighbour, in ticks; the kernel gives up after three probes a second apart.
+const HOLD_LIMIT: Tick = 3_500;
+/// Connections looked at by ageing in one call of [`Engine::maintain`].
+const AGEING_SLICE: usize = 4096;
+
+/// The table as the forwarding function sees it on the user-level path.
+pub(crate) struct UserHost<'a>(pub &'a Table);
+
+impl Host for UserHost<'_> {
+    const LEVEL: Level = Level::User;
+
+    fn config(&self) -> Option<&Config> {
+        Some(self.0.config())
+    }
+    fn port(&self, _: u32) -> Option<(u8, &Port)> {
+        None
+    }
+    fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
+        let (block, direction) = self.0.find(key, hash)?;
+        Some(Hit { block: self.0.block(block)?, direction })
+    }
+    fn adjacency(&self, index: u16) -> Option<&Record> {
+        self.0.regions().adjacencies.get(usize::from(index))
+    }
+    fn gate(&self, _: u32) -> Option<&Gate> {
+        None
+    }
+    fn is_local(&self, _: &Address, _: Option<&Key>) -> bool {
+        false
+    }
+}
+
+/// Parts that an engine is made of.
+pub struct Parts {
+    /// The decision table, new or adopted.
+    pub table: Table,
+    /// Routing, empty.
+    pub routing: Routing,
+    /// Extension modules, in any order.
+    pub modules: Vec<Box<dyn Module>>,
+    /// Counters of the user-level path.
+    pub counters: Counters,
+    /// Timeouts.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: Limits,
+    /// Seed of the random generator; from the operating system, except in replay.
+    pub seed: [u8; 32],
+    /// Kernel programs read the table: entries are published pending and wait for grace periods.
+    pub kernel: bool,
+}
+
+impl Engine {
+    /// Puts an engine together.
+    ///
+    /// # Errors
+    /// When the modules cannot be ordered; says why.
+    pub fn new(parts: Parts, now: Tick) -> Result<Self, String> {
+        let order = order(&parts.modules)?;
+        let gates = Gates::new(parts.table.regions().gates.clone());
+        let engine = Self {
+            gates,
+            order,
+            table: parts.table,
+            routing: parts.routing,
+            interfaces: Interfaces::default(),
+            modules: parts.modules,
+            hold: Hold::new(parts.limits.held_packets, parts.limits.held_bytes),
+            fragments: Fragments::new(parts.limits.datagrams, parts.limits.fragment_bytes),
+            wheel: Wheel::new(now),
+            counters: parts.counters,
+            timeouts: parts.timeouts,
+            answers: Answers::new(parts.limits.answers_per_second, now),
+            random: ChaCha8Rng::from_seed(parts.seed),
+            kernel: parts.kernel,
+            sweep: Sweep::default(),
+            evict_cursor: 0,
+            due: Vec::with_capacity(AGEING_SLICE),
+            changes: Vec::new(),
+            resync: false,
+            addresses_changed: true,
+        };
+        engine.table.config().heartbeat.store(now);
+        Ok(engine)
+    }
+
+    /// The decision table.
+    #[must_use]
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Routes, links, addresses, adjacencies.
+    #[must_use]
+    pub const fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    /// The interfaces of policy.
+    #[must_use]
+    pub const fn interfaces(&self) -> &Interfaces {
+        &self.interfaces
+    }
+
+    /// The interfaces of policy, to be changed.
+    pub const fn interfaces_mut(&mut self) -> &mut Interfaces {
+        &mut self.interfaces
+    }
+
+    /// Counters of the user-level path.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Timeouts in force.
+    #[must_use]
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    /// Packets held for neighbours.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+
+    /// Changes the timeouts; connections follow when they are next looked at.
+    pub const fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
+    /// Takes in a packet and does with it what is to be done.
+    pub fn receive(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+        let bytes = packet.bytes().len();
+        let outcome = self.judge(arrived, packet, io);
+        self.counters.add(arrived.port, outcome.reason, bytes);
+        if outcome.kind != Kind::Hold {
+            self.gates.finish(arrived.gate);
+        }
+        outcome
+    }
+
+    fn judge(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+        let Some(interface) = self.interfaces.port(arrived.port) else {
+            return Outcome::of(Reason::NoZone);
+        };
+        match validate(packet, interface.martians) {
+            Err(reason) => Outcome::of(reason),
+            Ok(Validated::NotIp) => self.to_stack(arrived.port, Reason::NotIp, packet, io),
+            Ok(Validated::NeighbourDiscovery) => self.to_stack(arrived.port, Reason::NeighbourDiscovery, packet, io),
+            Ok(Validated::Message(parsed)) => {
+                if self.routing.is_own(key::ip(&parsed.key.destination)) {
+                    self.to_stack(arrived.port, Reason::Local, packet, io)
+                } else {
+                    Outcome::of(Reason::IcmpUnrelated)
+                }
+            }
+            Ok(Validated::Flow(parsed, None)) => self.flow(arrived, &parsed, packet, io),
+            Ok(Validated::Flow(parsed, Some(place)) | Validated::Later(parsed, place)) => {
+                self.fragment(arrived, &parsed, &place, packet, io)
+            }
+        }
+    }
+
+    /// A packet with a key: of a known connection, to the box itself, or the first of a new connection.
+    fn flow(&mut self, arrived: &Arrived, parsed: &Parsed, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+        let hash = self.table.hash(&parsed.key);
+        if let Some((block, direction)) = self.table.find(&parsed.key, hash) {
+            return self.known(arrived, parsed, block, direction, packet, io);
+        }
+        let destination = key::ip(&parsed.key.destination);
+        if self.routing.is_own(destination) && !self.modules.iter().any(|module| module.claims(&parsed.key)) {
+            return self.local(arrived, parsed, packet, io);
+        }
+        if let IpAddr::V4(v4) = destination
+            && self.routing.is_directed_broadcast(v4)
+        {
+            return Outcome::of(Reason::DirectedBroadcast);
+        }
+        self.open(arrived, parsed, hash, packet, io)
+    }
+
+    fn fragment(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        place: &FragmentPlace,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let datagram = Datagram::of(&parsed.key, place, arrived.port);
+        match self.fragments.note(datagram, place, arrived.now) {
+            Fate::Refuse => Outcome::of(Reason::BadFragment),
+            Fate::Wait => {
+                if self.fragments.wait(packet.bytes(), packet.offload, arrived.port, datagram, arrived.now) {
+                    Outcome::of(Reason::HeldFragment)
+                } else {
+                    Outcome::of(Reason::HoldFull)
+                }
+            }
+            Fate::Follow(decision) => self.follow(arrived, parsed, decision, packet, io),
+            Fate::Decide => {
+                let outcome = self.flow(arrived, parsed, packet, io);
+                let decision = match outcome.kind {
+                    Kind::Forward | Kind::Hold | Kind::Consume => Decision::Flow(parsed.key),
+                    Kind::Stack => Decision::Stack,
+                    Kind::Drop | Kind::HandDown => Decision::Drop(outcome.reason),
+                };
+                for mut waiting in self.fragments.decide(&datagram, decision) {
+                    self.counters.take_back(waiting.port, Reason::HeldFragment, waiting.bytes.len());
+                    let arrived = Arrived { port: waiting.port, gate: 0, now: arrived.now };
+                    let mut packet = Buffer::new(&mut waiting.bytes, waiting.offload);
+                    // It goes through validation again, and then finds the decision.
+                    self.receive(&arrived, &mut packet, io);
+                }
+                outcome
+            }
+        }
+    }
+
+    /// A later fragment goes where the first one went.
+    fn follow(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        decision: Decision,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        match decision {
+            Decision::Drop(reason) => Outcome::of(reason),
+            Decision::Stack => self.to_stack(arrived.port, Reason::Local, packet, io),
+            Decision::Flow(key) => {
+                let hash = self.table.hash(&key);
+                match self.table.find(&key, hash) {
+                    Some((block, direction)) => self.known(arrived, parsed, block, direction, packet, io),
+                    None => Outcome::of(Reason::BadFragment),
+                }
+            }
+        }
+    }
+
+    /// A packet for the box itself that no translation claims.
+    fn local(&mut self, arrived: &Arrived, parsed: &Parsed, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+        let from = self.interfaces.port(arrived.port).map_or(u16::MAX, |interface| interface.zone);
+        for module in &mut self.modules {
+            match module.local(&parsed.key, &parsed.transport, from) {
+                Step::Continue => {}
+                Step::Drop(reason) => return Outcome::of(reason),
+                Step::Reject(reason) => {
+                    self.answer_reject(arrived, parsed, packet, io);
+                    return Outcome::of(reason);
+                }
+            }
+        }
+        self.to_stack(arrived.port, Reason::Local, packet, io)
+    }
+
+    pub(crate) fn to_stack(&self, port: u8, reason: Reason, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+        let offload = packet.offload;
+        Outcome::of(if io.stack(port, packet.bytes_mut(), &offload) { reason } else { Reason::PuntFailed })
+    }
+
+    /// Takes in what the kernel announced about routes, links, addresses and neighbours.
+    pub fn routing_event(&mut self, event: Event, now: Tick, io: &mut dyn Io) {
+        let mut changes = std::mem::take(&mut self.changes);
+        self.routing.apply(event, &mut changes);
+        for change in changes.drain(..) {
+            match change {
+                Change::Adjacency(index) => self.adjacency_changed(index, now, io),
+                Change::Routes { prefix } => self.sweep.routes(prefix),
+                Change::OwnAddresses => self.addresses_changed = true,
+                Change::NeedResync => self.resync = true,
+                Change::Link { .. } => {}
+            }
+        }
+        self.changes = changes;
+    }
+
+    /// Whether own addresses changed since the last call.
+    pub const fn take_addresses_changed(&mut self) -> bool {
+        std::mem::replace(&mut self.addresses_changed, false)
+    }
+
+    /// Whether a full dump of the kernel's tables is wanted since the last call.
+    pub const fn take_resync(&mut self) -> bool {
+        std::mem::replace(&mut self.resync, false)
+    }
+
+    /// Writes an adjacency to the table, and lets go what waited for it.
+    pub(crate) fn adjacency_changed(&mut self, index: AdjacencyIndex, now: Tick, io: &mut dyn Io) {
+        let Some(adjacency) = self.routing.adjacency(index) else { return };
+        let resolved = adjacency.state == AdjacencyState::Resolved;
+        let failed = matches!(adjacency.state, AdjacencyState::Failed | AdjacencyState::Down);
+        let (ifindex, next_hop, stale) = (adjacency.ifindex, adjacency.next_hop, adjacency.stale);
+        self.write_adjacency(index);
+        if stale {
+            io.resolve(ifindex, next_hop);
+        }
+        if resolved {
+            self.release(index.get(), now, io);
+        } else if failed {
+            let taken = self.hold.take(index.get());
+            self.give_up(taken, now, io);
+        }
+    }
+
+    pub(crate) fn write_adjacency(&self, index: AdjacencyIndex) {
+        let Some(adjacency) = self.routing.adjacency(index) else { return };
+        let interface = self.interfaces.ifindex(adjacency.ifindex);
+        let (mac, source) = (adjacency.mac.unwrap_or_default(), adjacency.source_mac.unwrap_or_default());
+        let usable = adjacency.state == AdjacencyState::Resolved && adjacency.mac.is_some() && interface.is_some();
+        let [a, b, c, d, e, f] = mac;
+        let [g, h, i, j, k, l] = source;
+        let hop = NextHop {
+            ifindex: adjacency.ifindex,
+            generation: adjacency.generation,
+            port: interface.map_or(0, |interface| interface.port),
+            flags: if usable { NextHop::RESOLVED } else { 0 },
+            macs: [a, b, c, d, e, f, g, h, i, j, k, l],
+            mtu: adjacency.mtu,
+        };
+        if let Some(record) = self.table.regions().adjacencies.get(usize::from(index.get()))
+            && record.read() != Some(hop)
+        {
+            record.write(&hop);
+        }
+    }
+
+    /// Forwards what waited for a neighbour, in order.
+    fn release(&mut self, adjacency: u16, now: Tick, io: &mut dyn Io) {
+        for mut held in self.hold.take(adjacency) {
+            self.counters.take_back(held.port, Reason::HeldNeighbour, held.bytes.len());
+            let arrived = Arrived { port: held.port, gate: held.gate, now };
+            let mut packet = Buffer::new(&mut held.bytes, held.offload);
+            self.receive(&arrived, &mut packet, io);
+        }
+    }
+
+    /// Drops what waited for a neighbour in vain, and tells the senders (RFC 1812 section 5.2.7.1).
+    fn give_up(&mut self, packets: Vec<Held>, now: Tick, io: &mut dyn Io) {
+        for mut held in packets {
+            self.counters.take_back(held.port, Reason::HeldNeighbour, held.bytes.len());
+            self.counters.add(held.port, Reason::NeighbourUnresolved, held.bytes.len());
+            self.gates.finish(held.gate);
+            let arrived = Arrived { port: held.port, gate: 0, now };
+            let mut packet = Buffer::new(&mut held.bytes, held.offload);
+            self.answer_unreachable(&arrived, &mut packet, io);
+        }
+    }
+
+    /// The queue from the kernel is empty: entries whose packets have all left become active.
+    pub fn idle(&mut self, now: Tick) {
+        if self.gates.waiting() != 0 {
+            self.gates.activate(&self.table, now);
+        }
+    }
+
+    /// Entries that wait to become active.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.gates.waiting()
+    }
+
+    /// Regular work: heartbeat, ageing, packets that waited too long, slices of sweeps. Call it about every
+    /// 10 ms, and again at once while it returns true.
+    pub fn maintain(&mut self, now: Tick, io: &mut dyn Io) -> bool {
+        self.table.config().heartbeat.store(now);
+        let expired = self.hold.expired(now, HOLD_LIMIT);
+        self.give_up(expired, now, io);
+        for waiting in self.fragments.expired(now) {
+            self.counters.take_back(waiting.port, Reason::HeldFragment, waiting.bytes.len());
+            self.counters.add(waiting.port, Reason::BadFragment, waiting.bytes.len());
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.turn(now, AGEING_SLICE, &mut due);
+        let more = due.len() >= AGEING_SLICE;
+        for due in due.drain(..) {
+            self.age(due, now);
+        }
+        self.due = due;
+        if !self.kernel && self.table.wants_grace() {
+            // Nobody else reads this table, so every moment is a grace period.
+            let begun = self.table.begin_grace();
+            self.grace_passed(begun, now);
+        }
+        self.sweep_slice(now, io) || more
+    }
+
+    fn age(&mut self, due: Due, now: Tick) {
+        let Some(block) = self.table.block(due.block) else { return };
+        if block.owner.serial.load() != due.serial || !flowhop_table::is_live(block) {
+            return;
+        }
+        let protocol = key_of(block, 0).protocol();
+        let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
+        let idle = ageing::idle(block, now);
+        if idle >= timeout {
+            self.table.remove(due.block, Removal::Expiry);
+        } else {
+            self.wheel.arm(due, ageing::next_look(timeout - idle, protocol, &self.timeouts));
+        }
+    }
+
+    /// Whether a grace period of the kernel programs is wanted; if so, its number. Hand it to
+    /// [`grace_passed`](Self::grace_passed) when the period is over.
+    pub fn begin_grace(&mut self) -> Option<u64> {
+        if self.table.wants_grace() { Some(self.table.begin_grace()) } else { None }
+    }
+
+    /// A grace period is over: connections that were removed before it began are gone for good.
+    pub fn grace_passed(&mut self, begun: u64, now: Tick) {
+        let outcome = self.table.grace_passed(begun);
+        for freed in &outcome.freed {
+            let view = freed_view(freed);
+            for module in &mut self.modules {
+                module.closed(&view);
+            }
+        }
+        for block in outcome.revived {
+            self.arm(block, now);
+        }
+    }
+
+    pub(crate) fn arm(&mut self, number: BlockIndex, now: Tick) {
+        let Some(block) = self.table.block(number) else { return };
+        let protocol = key_of(block, 0).protocol();
+        let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
+        let remaining = timeout.saturating_sub(ageing::idle(block, now));
+        let serial = block.owner.serial.load();
+        self.wheel.arm(Due { block: number, serial }, ageing::next_look(remaining, protocol, &self.timeouts));
+    }
+
+    /// Ends a connection at once, by its identifier (serial); tells whether there was one.
+    pub fn delete(&mut self, serial: u32) -> bool {
+        let found = self
+            .table
+            .live_blocks()
+            .find(|&number| self.table.block(number).is_some_and(|block| block.owner.serial.load() == serial));
+        found.is_some_and(|number| self.table.remove(number, Removal::Final))
+    }
+
+    /// Takes over the connections of an adopted table: modules get their state back, timers are armed.
+    /// Returns how many go on and how many had to end.
+    pub fn adopt(&mut self, now: Tick) -> (u32, u32) {
+        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
+        let (mut kept, mut ended) = (0, 0);
+        for number in live {
+            let Some(block) = self.table.block(number) else { continue };
+            for hot in &block.hot {
+                let steer = Steer::unpack(hot.steer.load());
+                if steer.pending {
+                    hot.steer.store(Steer { pending: false, ..steer }.pack());
+                }
+            }
+            let view = view_of(block);
+            if self.modules.iter_mut().all(|module| module.adopt(&view)) {
+                kept += 1;
+                self.arm(number, now);
+            } else {
+                ended += 1;
+                self.table.remove(number, Removal::Final);
+            }
+        }
+        (kept, ended)
+    }
+
+    /// Whether packets to the box itself are judged here rather than passed by the kernel programs.
+    pub fn set_judge_local(&mut self, judge: bool) {
+        let flags = &self.table.config().flags;
+        let others = flags.load() & !config_flags::JUDGE_LOCAL;
+        flags.store(if judge { others | config_flags::JUDGE_LOCAL } else { others });
+    }
+
+    /// Looks a destination up, with the record of a fresh adjacency written to the table.
+    pub(crate) fn route(&mut self, destination: &Address, hash: u64) -> Resolution {
+        let resolution = self.routing.lookup(key::ip(destination), hash as u32);
+        if let Resolution::Via { adjacency, .. } = resolution {
+            self.write_adjacency(adjacency);
+        }
+        resolution
+    }
+}
+
+/// A connection as modules see it.
+#[must_use]
+pub fn view_of(block: &flowhop_flow::record::Block) -> SessionView {
+    let rules = block.owner.rules.load();
+    SessionView {
+        keys: [key_of(block, 0), key_of(block, 1)],
+        ports: [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
+        rule: rules as u16,
+        nat: (rules >> 16) as u16,
+    }
+}
+
+const fn freed_view(freed: &Freed) -> SessionView {
+    SessionView { keys: freed.keys, ports: freed.ports, rule: freed.rules as u16, nat: (freed.rules >> 16) as u16 }
+}

@@ -1,0 +1,286 @@
+//! A packet of a known connection: judged by its entry, with what the entry lacks mended on the way.
+
+use flowhop_flow::forward::{Hit, hot, judge, rewrite_of, wire_length};
+use flowhop_flow::key;
+use flowhop_flow::record::{NextHop, Steer, Tick};
+use flowhop_flow::tcp::{self, Phase, flag};
+use flowhop_flow::{Kind, Parsed, Reason, Transport};
+use flowhop_routing::{AdjacencyIndex, AdjacencyState, Resolution, UnreachableReason};
+use flowhop_table::{BlockIndex, Removal};
+
+use crate::answers;
+use crate::buffer::Buffer;
+use crate::engine::{Arrived, Engine, Io, Outcome, UserHost, view_of};
+use crate::hold::Held;
+
+/// Mends that one packet may bring about: ingress, policy, route, and once more.
+const TRIES: usize = 4;
+/// Adjacency number of a direction that has none; no adjacency has it.
+pub(crate) const NO_ADJACENCY: u16 = u16::MAX;
+
+impl Engine {
+    pub(crate) fn known(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let mut parsed = *parsed;
+        let mut last = Reason::BadRecord;
+        for _ in 0..TRIES {
+            let Some(block) = self.table.block(number) else { break };
+            let serial = block.owner.serial.load();
+            let rule = block.owner.rules.load() as u16;
+            let outcome = |reason| Outcome { session: Some((number, serial)), rule, ..Outcome::of(reason) };
+            let hit = Hit { block, direction };
+            let steer = Steer::unpack(hot(&hit).steer.load());
+            let host = UserHost(&self.table);
+            let segment = packet.segment();
+            let config = self.table.config();
+            let result = judge(&host, config, packet, &parsed, &hit, steer, arrived.port, segment, arrived.now);
+            let reason = match result {
+                Ok(hop) => return self.send(&hop, outcome(Reason::Forwarded), packet, io),
+                Err(reason) => reason,
+            };
+            last = reason;
+            let mended = match reason {
+                Reason::WrongInterface => self.follow_interface(number, direction, arrived.port, &parsed),
+                Reason::StalePolicy => self.revalidate(number),
+                Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
+                Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet),
+                Reason::NeighbourUnresolved => {
+                    let reason = self.hold_packet(arrived, steer.adjacency, packet, io);
+                    return outcome(reason);
+                }
+                Reason::TtlExceeded => {
+                    self.answer_time_exceeded(arrived, &parsed, packet, io);
+                    return outcome(reason);
+                }
+                Reason::TooBig => {
+                    return self.too_big(arrived, &parsed, number, direction, packet, outcome(reason), io);
+                }
+                _ => return outcome(reason),
+            };
+            match mended {
+                Ok(()) => {}
+                Err(reason) => {
+                    if matches!(reason, Reason::NoRoute | Reason::LinkDown) {
+                        self.answer_unreachable(arrived, packet, io);
+                    }
+                    return outcome(reason);
+                }
+            }
+        }
+        Outcome::of(last)
+    }
+
+    fn send(&self, hop: &NextHop, outcome: Outcome, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+        let offload = packet.offload;
+        if io.transmit(hop.port, hop.ifindex, packet.bytes_mut(), &offload) {
+            Outcome { out: Some(hop.port), ..outcome }
+        } else {
+            Outcome { kind: Kind::Drop, reason: Reason::Device, ..outcome }
+        }
+    }
+
+    /// A packet that came in through another interface than the entry names: accepted, and the entry follows,
+    /// if the interface is of the same zone and the route back to the sender may lead through it.
+    fn follow_interface(
+        &mut self,
+        number: BlockIndex,
+        direction: usize,
+        port: u8,
+        parsed: &Parsed,
+    ) -> Result<(), Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let steer = Steer::unpack(block.hot[direction].steer.load());
+        let zone_of = |port| self.interfaces.port(port).map(|interface| interface.zone);
+        let (old, new) = (zone_of(steer.ingress), zone_of(port));
+        let ifindex = self.interfaces.port(port).map_or(0, |interface| interface.ifindex);
+        let source = key::ip(&parsed.key.source);
+        if new.is_none() || old != new || !self.routing.is_reachable_through(source, ifindex) {
+            return Err(Reason::WrongInterface);
+        }
+        block.hot[direction].steer.store(Steer { ingress: port, ..steer }.pack());
+        Ok(())
+    }
+
+    /// Asks the modules whether a connection may go on; ends it if not.
+    pub(crate) fn revalidate(&mut self, number: BlockIndex) -> Result<(), Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let mut view = view_of(block);
+        for module in &mut self.modules {
+            match module.revalidate(&view, &self.interfaces) {
+                Some(rule) => view.rule = rule,
+                None => {
+                    self.table.remove(number, Removal::Final);
+                    return Err(Reason::NoRule);
+                }
+            }
+        }
+        block.owner.rules.store(u32::from(view.rule) | u32::from(view.nat) << 16);
+        let generation = self.table.config().policy_generation.load() as u16;
+        for hot in &block.hot {
+            let steer = Steer::unpack(hot.steer.load());
+            hot.steer.store(Steer { policy_generation: generation, ..steer }.pack());
+        }
+        Ok(())
+    }
+
+    /// Resolves a direction's output again; tells whether it changed.
+    pub(crate) fn reroute(
+        &mut self,
+        number: BlockIndex,
+        direction: usize,
+        now: Tick,
+        io: &mut dyn Io,
+    ) -> Result<bool, Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let hit = Hit { block, direction };
+        let family = (hot(&hit).identity.load() >> 8) as u8;
+        let low = rewrite_of(&hit, family).destination;
+        let destination = if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low };
+        let key = flowhop_table::key_of(block, direction);
+        let hash = self.table.hash(&key);
+        let via = match self.route(&destination, hash) {
+            Resolution::Via { ifindex, adjacency, .. } => (ifindex, adjacency),
+            Resolution::Unreachable(reason) => return Err(unreachable(reason)),
+            Resolution::Local | Resolution::Broadcast | Resolution::Multicast => return Err(Reason::NoRoute),
+        };
+        let (ifindex, adjacency) = via;
+        let port = self.interfaces.ifindex(ifindex).ok_or(Reason::NoZone)?.port;
+        let generation = self.routing.adjacency(adjacency).map_or(0, |adjacency| adjacency.generation);
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let steer = Steer::unpack(block.hot[direction].steer.load());
+        let new = Steer { adjacency: adjacency.get(), adjacency_generation: generation, ..steer };
+        if new == steer {
+            return Ok(false);
+        }
+        // The answers are expected where the packets go now.
+        let back = &block.hot[direction ^ 1].steer;
+        let other = Steer::unpack(back.load());
+        if other.ingress != port {
+            back.store(Steer { ingress: port, ..other }.pack());
+            self.revalidate(number)?;
+        }
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        block.hot[direction].steer.store(new.pack());
+        self.want_neighbour(adjacency, now, io);
+        Ok(true)
+    }
+
+    /// Has a neighbour resolved that is not.
+    pub(crate) fn want_neighbour(&mut self, index: AdjacencyIndex, _now: Tick, io: &mut dyn Io) {
+        let Some(adjacency) = self.routing.adjacency(index) else { return };
+        if matches!(adjacency.state, AdjacencyState::Incomplete | AdjacencyState::Failed) {
+            io.resolve(adjacency.ifindex, adjacency.next_hop);
+        }
+    }
+
+    fn hold_packet(&mut self, arrived: &Arrived, adjacency: u16, packet: &Buffer<'_>, io: &mut dyn Io) -> Reason {
+        let index = AdjacencyIndex::new(adjacency);
+        if self.routing.adjacency(index).is_some_and(|adjacency| adjacency.state == AdjacencyState::Resolved) {
+            // Its output is not an interface of policy's any more, or the record lags behind.
+            self.write_adjacency(index);
+        }
+        let first = !self.hold.waits_for(adjacency);
+        let held = Held {
+            bytes: packet.bytes().to_vec(),
+            offload: packet.offload,
+            port: arrived.port,
+            gate: arrived.gate,
+            adjacency,
+            since: arrived.now,
+        };
+        if self.hold.keep(held).is_err() {
+            return Reason::HoldFull;
+        }
+        if first {
+            self.want_neighbour(index, arrived.now, io);
+        }
+        Reason::HeldNeighbour
+    }
+
+    /// A SYN on a connection that exists: repeated, simultaneous open (RFC 9293 section 3.5), a new connection
+    /// on the remains of an old one, or one that its receiver answers with a challenge (RFC 5961 section 4).
+    fn syn_on_known(
+        &mut self,
+        number: BlockIndex,
+        direction: usize,
+        parsed: &mut Parsed,
+        packet: &Buffer<'_>,
+    ) -> Result<(), Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let Transport::Tcp(segment) = &mut parsed.transport else { return Err(Reason::TcpSyn) };
+        let offer = tcp::offer(packet, parsed.transport_offset, segment, 40).ok_or(Reason::TcpSyn)?;
+        let (own, peer) = (&block.tcp[direction & 1], &block.tcp[(direction & 1) ^ 1]);
+        let phase = Phase::of(block.tcp[0].flags(), block.tcp[1].flags());
+        match (phase, direction) {
+            // Nothing has come back yet: repeated, or begun anew with other numbers.
+            (Phase::SynSent, 0) => tcp::open(own, peer, segment, offer),
+            (Phase::SynSent, _) => tcp::open_too(own, segment, offer),
+            (Phase::Closed | Phase::Reset, 0) => tcp::open(own, peer, segment, offer),
+            (_, 0) => {}
+            (_, _) if own.flags() & flag::SYN != 0 && tcp::repeats(own, segment) => {}
+            _ => return Err(Reason::TcpState),
+        }
+        segment.vouched = true;
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the state of one packet's judgement")]
+    fn too_big(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &mut Buffer<'_>,
+        outcome: Outcome,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let Some(hop) = self.hop_of(number, direction) else { return outcome };
+        debug_assert!(wire_length(parsed, packet.segment()) > hop.mtu);
+        if !answers::may_fragment(packet, parsed) || packet.offload.segmentation != 0 {
+            self.answer_too_big(arrived, parsed, hop.mtu, packet, io);
+            return outcome;
+        }
+        // Judged as if it fitted, so that state and counters move; then cut.
+        let Some(block) = self.table.block(number) else { return outcome };
+        let hit = Hit { block, direction };
+        let fits = Parsed { length: hop.mtu.min(parsed.length), ..*parsed };
+        let steer = Steer::unpack(hot(&hit).steer.load());
+        let host = UserHost(&self.table);
+        let config = self.table.config();
+        match judge(&host, config, packet, &fits, &hit, steer, arrived.port, 0, arrived.now) {
+            Err(reason) => Outcome { kind: reason.slow_kind(), reason, ..outcome },
+            Ok(hop) => {
+                packet.complete_checksum();
+                let sent = answers::fragment(packet, hop.mtu, |piece| {
+                    io.transmit(hop.port, hop.ifindex, piece, &crate::buffer::Offload::default())
+                });
+                let reason = if sent { Reason::Fragmented } else { Reason::Device };
+                Outcome { kind: reason.slow_kind(), reason, out: Some(hop.port), ..outcome }
+            }
+        }
+    }
+
+    fn hop_of(&self, number: BlockIndex, direction: usize) -> Option<NextHop> {
+        let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
+        self.table.regions().adjacencies.get(usize::from(steer.adjacency))?.read()
+    }
+}
+
+/// The reason to drop what cannot be routed.
+pub(crate) const fn unreachable(reason: UnreachableReason) -> Reason {
+    match reason {
+        UnreachableReason::NoRoute | UnreachableReason::AdjacencyTableFull => Reason::NoRoute,
+        UnreachableReason::Blackhole | UnreachableReason::Prohibit | UnreachableReason::Refused => Reason::RouteRefused,
+        UnreachableReason::LinkDown => Reason::LinkDown,
+        UnreachableReason::LinkLocal => Reason::MartianDestination,
+        UnreachableReason::Unsupported => Reason::NoZone,
+    }
+}

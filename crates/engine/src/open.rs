@@ -1,0 +1,313 @@
+//! A new connection: the modules are asked, the answer is compiled to a pair of flow next hops and installed,
+//! and the first packet goes on by it (blocks 450 to 470).
+
+use flowhop_flow::forward::gate_of;
+use flowhop_flow::key::{self, Address};
+use flowhop_flow::record::{Action, Block, Steer, Tick};
+use flowhop_flow::tcp::{self, Phase};
+use flowhop_flow::{Key, Parsed, Reason, Transport};
+use flowhop_routing::Resolution;
+use flowhop_table::{BlockIndex, Draft, DraftSide, Inserted, Removal};
+use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
+
+use crate::ageing;
+use crate::buffer::Buffer;
+use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
+use crate::interfaces::{FastPath, PathReason};
+use crate::known::{NO_ADJACENCY, unreachable};
+use crate::module::{Context, NewSession, Step, Via};
+
+/// Blocks looked at for one that may make room when the table is full.
+const EVICT_SCAN: u32 = 64;
+/// How long a connection that never was answered must have been silent to make room, in ticks.
+const EVICT_IDLE: Tick = 10_000;
+
+impl Engine {
+    pub(crate) fn open(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        hash: u64,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        if !starts_connection(parsed) {
+            return Outcome::of(Reason::NotNew);
+        }
+        let Some(from) = self.interfaces.port(arrived.port).map(|interface| interface.zone) else {
+            return Outcome::of(Reason::NoZone);
+        };
+        if self.routing.is_own(key::ip(&parsed.key.source)) {
+            return Outcome::of(Reason::SpoofedSource);
+        }
+        let mut session = NewSession {
+            key: parsed.key,
+            ingress: arrived.port,
+            from,
+            source: parsed.key.source,
+            destination: parsed.key.destination,
+            ports: parsed.key.ports,
+            via: None,
+            rule: 0,
+            nat: 0,
+            accelerate: true,
+            log: false,
+            admitted: false,
+            service: 0,
+        };
+        let mut parsed = *parsed;
+        match self.ask(&mut session, hash, arrived.now) {
+            Ok(()) => {}
+            Err((step, asked)) => {
+                self.abandon(&session, asked);
+                return self.refuse(arrived, &parsed, &session, step, packet, io);
+            }
+        }
+        let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
+            Ok(number) => {
+                if session.log {
+                    self.log(&session, Reason::Forwarded, io);
+                }
+                return self.known(arrived, &parsed, number, 0, packet, io);
+            }
+            Err(reason) => reason,
+        };
+        self.abandon(&session, self.order.len());
+        Outcome { rule: session.rule, ..Outcome::of(reason) }
+    }
+
+    /// Asks the modules in order; the error says how many were asked.
+    fn ask(&mut self, session: &mut NewSession, hash: u64, now: Tick) -> Result<(), (Step, usize)> {
+        for asked in 0..self.order.len() {
+            let step = match self.order[asked] {
+                None => self.route_session(session, hash),
+                Some(index) => {
+                    let mut context = Context {
+                        routing: &mut self.routing,
+                        interfaces: &self.interfaces,
+                        random: &mut self.random,
+                        now,
+                    };
+                    self.modules[index].open(session, &mut context)
+                }
+            };
+            if step != Step::Continue {
+                return Err((step, asked));
+            }
+        }
+        Ok(())
+    }
+
+    fn abandon(&mut self, session: &NewSession, asked: usize) {
+        for place in self.order.iter().take(asked).flatten() {
+            self.modules[*place].abandon(session);
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        session: &NewSession,
+        step: Step,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let reason = match step {
+            Step::Reject(reason) => {
+                self.answer_reject(arrived, parsed, packet, io);
+                reason
+            }
+            Step::Drop(reason) => {
+                if matches!(reason, Reason::NoRoute | Reason::LinkDown) {
+                    self.answer_unreachable(arrived, packet, io);
+                }
+                reason
+            }
+            Step::Continue => Reason::BadRecord,
+        };
+        if session.log {
+            self.log(session, reason, io);
+        }
+        Outcome { rule: session.rule, ..Outcome::of(reason) }
+    }
+
+    fn log(&self, session: &NewSession, reason: Reason, io: &mut dyn Io) {
+        io.log(&LogEvent { rule: session.rule, reason, key: session.key, port: session.ingress });
+    }
+
+    /// The engine's own step: where the (translated) destination is.
+    fn route_session(&mut self, session: &mut NewSession, hash: u64) -> Step {
+        match self.route(&session.destination, hash) {
+            Resolution::Via { ifindex, next_hop, adjacency } => {
+                let Some(interface) = self.interfaces.ifindex(ifindex) else {
+                    return Step::Drop(Reason::NoZone);
+                };
+                let generation = self.routing.adjacency(adjacency).map_or(0, |adjacency| adjacency.generation);
+                session.via = Some(Via {
+                    port: interface.port,
+                    zone: interface.zone,
+                    ifindex,
+                    next_hop,
+                    adjacency: adjacency.get(),
+                    generation,
+                });
+                Step::Continue
+            }
+            Resolution::Unreachable(reason) => Step::Drop(unreachable(reason)),
+            // Claimed by a module, but translated to nowhere.
+            Resolution::Local => Step::Drop(Reason::NatFiltered),
+            Resolution::Broadcast => Step::Drop(Reason::DirectedBroadcast),
+            Resolution::Multicast => Step::Drop(Reason::MartianDestination),
+        }
+    }
+
+    /// Compiles the session to a pair of flow next hops and publishes them.
+    fn install(
+        &mut self,
+        session: &NewSession,
+        parsed: &mut Parsed,
+        packet: &Buffer<'_>,
+        now: Tick,
+    ) -> Result<BlockIndex, Reason> {
+        let via = session.via.ok_or(Reason::NoRoute)?;
+        let reverse = reverse_key(session);
+        let (back_adjacency, back_generation) = self.way_back(&session.key.source, &reverse);
+        let generation = self.table.config().policy_generation.load() as u16;
+        let (action, reasons) = self.paths(session, &via);
+        let side = |engine: &Self, key: Key, direction: usize, ingress, adjacency, adjacency_generation| {
+            let pending = engine.kernel && action[direction] == Action::Forward;
+            let epoch = if pending { engine.gates.epoch(gate_of(engine.table.hash(&key))) } else { 0 };
+            let steer = Steer {
+                adjacency,
+                ingress,
+                action: action[direction],
+                pending,
+                epoch,
+                policy_generation: generation,
+                adjacency_generation,
+            };
+            DraftSide { key, steer, service: session.service }
+        };
+        let draft = Draft {
+            sides: [
+                side(self, session.key, 0, session.ingress, via.adjacency, via.generation),
+                side(self, reverse, 1, via.port, back_adjacency, back_generation),
+            ],
+            rules: u32::from(session.rule) | u32::from(session.nat) << 16,
+            flags: u32::from(reasons[0] as u8) | u32::from(reasons[1] as u8) << 8,
+        };
+        let offer = match &mut parsed.transport {
+            Transport::Tcp(segment) => {
+                let offer = tcp::offer(packet, parsed.transport_offset, segment, 40).ok_or(Reason::TcpFlags)?;
+                segment.vouched = true;
+                Some((*segment, offer))
+            }
+            _ => None,
+        };
+        let prepare = |block: &Block| {
+            if let Some((segment, offer)) = &offer {
+                tcp::open(&block.tcp[0], &block.tcp[1], segment, *offer);
+            }
+        };
+        match self.table.insert(&draft, now, prepare) {
+            Ok(Inserted::New(number)) => {
+                self.await_activation(number, &draft, now);
+                self.arm(number, now);
+                Ok(number)
+            }
+            // The key that answers would have belongs to another connection: nothing can be done for this one.
+            Ok(Inserted::Exists(_)) => Err(Reason::NatExhausted),
+            Err(error) => {
+                self.evict(now);
+                Err(error.reason())
+            }
+        }
+    }
+
+    fn await_activation(&mut self, number: BlockIndex, draft: &Draft, now: Tick) {
+        let serial = self.table.block(number).map_or(0, |block| block.owner.serial.load());
+        for (direction, side) in draft.sides.iter().enumerate() {
+            if side.steer.pending {
+                let gate = gate_of(self.table.hash(&side.key));
+                self.gates.wait(number, serial, direction, gate, now);
+            }
+        }
+    }
+
+    /// The adjacency for answers to the initiator. None is no obstacle: the first answer looks again.
+    fn way_back(&mut self, initiator: &Address, reverse: &Key) -> (u16, u16) {
+        let hash = self.table.hash(reverse);
+        match self.route(initiator, hash) {
+            Resolution::Via { adjacency, .. } => {
+                let generation = self.routing.adjacency(adjacency).map_or(0, |adjacency| adjacency.generation);
+                (adjacency.get(), generation)
+            }
+            _ => (NO_ADJACENCY, 0),
+        }
+    }
+
+    /// The kernel action of each direction, by what its input can do, and why.
+    fn paths(&self, session: &NewSession, via: &Via) -> ([Action; 2], [PathReason; 2]) {
+        let choose = |port| {
+            if !session.accelerate {
+                return (Action::User, PathReason::Rule);
+            }
+            match self.interfaces.port(port) {
+                Some(interface) if interface.fast == FastPath::Skb => (Action::Forward, interface.reason),
+                Some(interface) => (Action::User, interface.reason),
+                None => (Action::User, PathReason::NoKernel),
+            }
+        };
+        let (forward, forward_reason) = choose(session.ingress);
+        let (back, back_reason) = choose(via.port);
+        ([forward, back], [forward_reason, back_reason])
+    }
+
+    /// Ends a few connections that were never answered, closed or reset, so that there is room for the next.
+    fn evict(&mut self, now: Tick) {
+        let blocks = self.table.regions().blocks.len() as u32;
+        for _ in 0..EVICT_SCAN.min(blocks) {
+            let number = self.evict_cursor;
+            self.evict_cursor = (number + 1) % blocks;
+            let Some(block) = self.table.block(number) else { continue };
+            if flowhop_table::is_live(block) && ageing::idle(block, now) > EVICT_IDLE && is_expendable(block) {
+                self.table.remove(number, Removal::Expiry);
+            }
+        }
+    }
+}
+
+/// Whether a packet may be the first of a connection: a SYN, an echo request, or anything without such rules.
+fn starts_connection(parsed: &Parsed) -> bool {
+    match &parsed.transport {
+        Transport::Tcp(segment) => {
+            let relevant = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
+            segment.flags & relevant == tcp_flags::SYN
+        }
+        Transport::Echo => {
+            let kind = parsed.key.ports.to_ne_bytes()[2];
+            kind == if parsed.key.family() == 4 { icmp4::ECHO_REQUEST } else { icmp6::ECHO_REQUEST }
+        }
+        Transport::Udp | Transport::Opaque => true,
+    }
+}
+
+/// The key that answers come in with.
+fn reverse_key(session: &NewSession) -> Key {
+    let [a, b, c, d] = session.ports.to_ne_bytes();
+    let ports = match session.key.protocol() {
+        protocol::ICMP => u32::from_ne_bytes([a, b, icmp4::ECHO_REPLY, 0]),
+        protocol::ICMPV6 => u32::from_ne_bytes([a, b, icmp6::ECHO_REPLY, 0]),
+        _ => u32::from_ne_bytes([c, d, a, b]),
+    };
+    Key { source: session.destination, destination: session.source, ports, identity: session.key.identity }
+}
+
+fn is_expendable(block: &Block) -> bool {
+    if flowhop_table::key_of(block, 0).protocol() == protocol::TCP {
+        Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) != Phase::Established
+    } else {
+        block.hot[1].packets.load() == 0
+    }
+}

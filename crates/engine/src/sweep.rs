@@ -1,0 +1,130 @@
+//! Walks over all connections, in slices, when something changed that many may depend on.
+
+use flowhop_flow::forward::{Hit, rewrite_of};
+use flowhop_flow::key;
+use flowhop_flow::record::{Steer, Tick};
+use flowhop_routing::{AdjacencyIndex, IpPrefix};
+use flowhop_table::{BlockIndex, Removal, is_live, key_of};
+
+use crate::engine::{Engine, Io, view_of};
+
+/// Blocks looked at in one slice.
+const SLICE: u32 = 16_384;
+/// Prefixes that are swept for one by one; more are swept as "everything".
+const MAX_PREFIXES: usize = 32;
+/// How often adjacencies that no connection names are given back, in ticks.
+const RETAIN_EVERY: Tick = 60_000;
+
+/// What is being looked for, and how far it got.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    queued: Vec<IpPrefix>,
+    queued_all: bool,
+    running: Option<Running>,
+    retained: Tick,
+}
+
+#[derive(Debug)]
+struct Running {
+    prefixes: Vec<IpPrefix>,
+    all: bool,
+    next: BlockIndex,
+}
+
+impl Sweep {
+    /// Routes of a prefix changed.
+    pub(crate) fn routes(&mut self, prefix: IpPrefix) {
+        if self.queued_all || self.queued.contains(&prefix) {
+            return;
+        }
+        if self.queued.len() >= MAX_PREFIXES {
+            self.queued.clear();
+            self.queued_all = true;
+        } else {
+            self.queued.push(prefix);
+        }
+    }
+
+    fn start(&mut self) {
+        if self.running.is_none() && (self.queued_all || !self.queued.is_empty()) {
+            let prefixes = std::mem::take(&mut self.queued);
+            let all = std::mem::take(&mut self.queued_all);
+            self.running = Some(Running { prefixes, all, next: 0 });
+        }
+    }
+}
+
+impl Engine {
+    /// One slice of whatever is to be swept; true while there is more.
+    pub(crate) fn sweep_slice(&mut self, now: Tick, io: &mut dyn Io) -> bool {
+        self.sweep.start();
+        let Some(mut running) = self.sweep.running.take() else {
+            self.retain_adjacencies(now);
+            return false;
+        };
+        let end = self.table.regions().blocks.len() as u32;
+        let stop = running.next.saturating_add(SLICE).min(end);
+        while running.next < stop {
+            self.follow_route(running.next, &running, now, io);
+            running.next += 1;
+        }
+        if running.next < end {
+            self.sweep.running = Some(running);
+        }
+        self.sweep.running.is_some() || !self.sweep.queued.is_empty() || self.sweep.queued_all
+    }
+
+    fn follow_route(&mut self, number: BlockIndex, sweep: &Running, now: Tick, io: &mut dyn Io) {
+        for direction in 0..2 {
+            let Some(block) = self.table.block(number).filter(|block| is_live(block)) else { return };
+            let family = key_of(block, direction).family();
+            let low = rewrite_of(&Hit { block, direction }, family).destination;
+            let destination = key::ip(&if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low });
+            if sweep.all || sweep.prefixes.iter().any(|prefix| prefix.contains(destination)) {
+                // Without a route the entry stays as it is; its adjacency is down and hands packets down, which
+                // get their ICMP error.
+                let _unchanged_or_unroutable = self.reroute(number, direction, now, io);
+            }
+        }
+    }
+
+    /// The policy changed: every connection is asked about at once. Returns how many go on and how many ended.
+    pub fn policy_changed(&mut self) -> (u32, u32) {
+        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
+        let (mut kept, mut ended) = (0, 0);
+        for number in live {
+            if self.revalidate(number).is_ok() { kept += 1 } else { ended += 1 }
+        }
+        (kept, ended)
+    }
+
+    /// Ends the connections that use a port, as when its interface leaves the policy.
+    pub fn end_port(&mut self, port: u8) -> u32 {
+        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
+        let mut ended = 0;
+        for number in live {
+            let uses = self.table.block(number).is_some_and(|block| view_of(block).ports.contains(&port));
+            if uses && self.table.remove(number, Removal::Final) {
+                ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// Gives adjacencies back that no connection names.
+    fn retain_adjacencies(&mut self, now: Tick) {
+        if now.wrapping_sub(self.sweep.retained) < RETAIN_EVERY {
+            return;
+        }
+        self.sweep.retained = now;
+        let mut used = vec![false; usize::from(u16::MAX) + 1];
+        for block in self.table.regions().blocks.iter().filter(|block| is_live(block)) {
+            for hot in &block.hot {
+                used[usize::from(Steer::unpack(hot.steer.load()).adjacency)] = true;
+            }
+        }
+        let hold = &self.hold;
+        self.routing
+            .retain_adjacencies(|index: AdjacencyIndex| used[usize::from(index.get())] || hold.waits_for(index.get()));
+    }
+}
