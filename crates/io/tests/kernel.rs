@@ -2,6 +2,7 @@
 //!
 //! Needs root, a kernel with tcx, and nothing else: each test works in network and mount namespaces of its own.
 
+#[path = "kernel/common.rs"]
 mod common;
 
 use common::{Bed, FORWARD, Flow, compare, frames, in_namespaces, tick};
@@ -206,7 +207,7 @@ fn taking_down_leaves_nothing() {
         drop(bed);
         Kernel::take_down(&state).unwrap();
         assert!(!state.join("bpf").exists());
-        assert!(!std::path::Path::new("/sys/class/net").join(flowhop_io::tap::NAME).exists());
+        assert!(!common::has_link(flowhop_io::tap::NAME));
         Kernel::take_down(&state).unwrap();
     });
 }

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use thiserror::Error;
-
 use super::names::{Entry, NamedSet, Names, Value};
 use super::node::{Node, Section};
 use super::problem::{Doubt, Problem};
@@ -116,23 +114,18 @@ pub(crate) enum Text<'t> {
 }
 
 /// Why a text is no address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressError {
-    #[error("not an address")]
     Address,
-    #[error("not a prefix")]
     Prefix { longest: Option<u8> },
-    #[error("not a range")]
     Range,
-    #[error("the ends of the range are swapped")]
     Swapped,
-    #[error("the ends of the range are of different families")]
     Mixed,
-    #[error("an IPv4 address in IPv6 clothes")]
     Mapped,
 }
 
 impl AddressError {
+    /// What the text is not: it completes "… is no".
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::Address => "address",

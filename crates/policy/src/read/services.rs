@@ -1,6 +1,5 @@
 //! `[services]`, and lists of services and ports wherever they stand.
 
-use thiserror::Error;
 use toml::de::DeValue;
 
 use super::names::{Entry, NamedSet, Names, Value};
@@ -128,23 +127,18 @@ enum Text<'t> {
 }
 
 /// Why a text is no service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ServiceError {
-    #[error("not a service")]
     Service,
-    #[error("exclusion is for addresses")]
     Exclusion,
-    #[error("not a protocol number")]
     Number,
-    #[error("not a protocol that has ports or types")]
     Protocol,
-    #[error("not a port")]
     Port,
-    #[error("not a query")]
     Query,
 }
 
 impl ServiceError {
+    /// What the text is not: it completes "… is no".
     fn what(self) -> &'static str {
         match self {
             Self::Service => "service",

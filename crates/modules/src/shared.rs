@@ -1,0 +1,109 @@
+//! The policy in force, as all modules see it.
+
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flowhop_engine::SessionView;
+use flowhop_flow::Key;
+use flowhop_flow::key::{self, Address, port};
+use flowhop_policy::{Destination, NewConnection, Policy, ZoneId};
+use flowhop_wire::protocol;
+
+use crate::names::Names;
+
+/// A policy with the numbers of its rules and translations.
+#[derive(Clone, Debug, Default)]
+pub struct Current {
+    /// The policy.
+    pub policy: Policy,
+    /// Identity of each rule, by its place in the policy.
+    pub rules: Vec<u16>,
+    /// Identity of each translation, by its place in the policy.
+    pub nats: Vec<u16>,
+}
+
+/// Ports of the box's own addresses that its own sockets use: translations keep away from them.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    /// Where the kernel takes the ports of the box's own connections from.
+    pub ephemeral: RangeInclusive<u16>,
+    /// Protocol and port that a socket of the box is bound to.
+    pub bound: HashSet<(u8, u16)>,
+}
+
+impl Default for Reserved {
+    /// The kernel's own default range, and nothing bound.
+    fn default() -> Self {
+        Self { ephemeral: 32768..=60999, bound: HashSet::new() }
+    }
+}
+
+/// The policy in force, replaced as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    current: Arc<Mutex<Arc<Current>>>,
+    reserved: Arc<Mutex<Arc<Reserved>>>,
+}
+
+impl Shared {
+    /// A policy, with numbers for its rules and translations.
+    #[must_use]
+    pub fn new(policy: Policy, rules: &mut Names, nats: &mut Names) -> Self {
+        let shared = Self::default();
+        shared.replace(policy, rules, nats);
+        shared
+    }
+
+    /// Puts another policy in force.
+    pub fn replace(&self, policy: Policy, rules: &mut Names, nats: &mut Names) {
+        let current = Current {
+            rules: policy.rules.iter().map(|rule| rules.number(&rule.name)).collect(),
+            nats: policy.nats.iter().map(|nat| nats.number(&nat.name)).collect(),
+            policy,
+        };
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes the ports that the box itself uses.
+    pub fn set_reserved(&self, reserved: Reserved) {
+        *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(reserved);
+    }
+
+    /// The ports that the box itself uses.
+    #[must_use]
+    pub fn reserved(&self) -> Arc<Reserved> {
+        Arc::clone(&self.reserved.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An address as the policy's sets hold it.
+pub(crate) const fn number(address: &Address) -> u128 {
+    u128::from_be_bytes(key::bytes(address))
+}
+
+/// A connection as rules see it: source before, destination after translation.
+pub(crate) fn connection(key: &Key, destination: &Address, ports: u32, from: u16, to: Destination) -> NewConnection {
+    let echo = matches!(key.protocol(), protocol::ICMP | protocol::ICMPV6);
+    NewConnection {
+        from: ZoneId(from),
+        to,
+        source: number(&key.source),
+        destination: number(destination),
+        protocol: key.protocol(),
+        source_port: if echo { 0 } else { key.source_port() },
+        destination_port: if echo { 0 } else { port(ports, 2) },
+        icmp_type: if echo { key.ports.to_ne_bytes()[2] } else { 0 },
+    }
+}
+
+/// Whether a connection came in to a mapping, that is, has its destination translated.
+pub(crate) fn is_inbound(view: &SessionView) -> bool {
+    view.nat != 0 && view.keys[1].source != view.keys[0].destination
+}
