@@ -32,10 +32,12 @@
 
 pub mod bed;
 pub mod daemon;
+pub mod history;
 pub mod namespace;
 pub mod numbered;
 pub mod policy;
 pub mod raw;
+pub mod reference;
 pub mod tcp;
 pub mod tools;
 pub mod wait;

@@ -256,6 +256,13 @@ impl Engine {
         &mut self.interfaces
     }
 
+    /// Brings the records of all adjacencies in line with the interfaces, after a change of those.
+    pub fn interfaces_changed(&self) {
+        for adjacency in self.routing.adjacencies() {
+            self.write_adjacency(adjacency.index);
+        }
+    }
+
     /// Counters of the user-level path.
     #[must_use]
     pub const fn counters(&self) -> &Counters {

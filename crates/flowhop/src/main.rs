@@ -1,2 +1,7 @@
-//! The one binary.
-fn main() {}
+//! The `flowhop` program. Everything is in the library, where tests reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flowhop::main()
+}

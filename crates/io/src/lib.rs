@@ -1,6 +1,10 @@
 //! All input and output: kernel programs, TAP, AF_PACKET, netlink, captures, clock.
 
 pub mod bpf;
+pub mod cbpf;
+pub mod clock;
 pub mod map;
 pub mod netlink;
+pub mod packet;
+pub mod poll;
 pub mod tap;

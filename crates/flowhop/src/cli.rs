@@ -1,0 +1,181 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::show::What;
+
+/// A stateful firewall and NAT router whose second packet never leaves the driver.
+#[derive(Debug, Parser)]
+#[command(name = "flowhop", version, arg_required_else_help = true, max_term_width = 120)]
+#[command(after_help = "Example: flowhop check /etc/flowhop/flowhop.toml\n\n\
+    Exit codes: 0 done; 1 refused by the daemon, the kernel or a check; 2 usage; 3 no daemon there; 4 not permitted.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check a policy: say `ok`, or print every fault with its line
+    Check(CheckArgs),
+    /// Show what is there now
+    Show(ShowArgs),
+    /// End something at once
+    #[command(subcommand)]
+    Delete(Delete),
+    /// Send the packets of a capture through the very same code: no root, no devices, virtual clock
+    Replay(ReplayArgs),
+}
+
+/// What can be deleted.
+#[derive(Debug, Subcommand)]
+pub enum Delete {
+    /// End a flow at once
+    Flow(DeleteFlowArgs),
+}
+
+/// `flowhop check`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop check /etc/flowhop/flowhop.toml\n\n\
+    Exit code 0: no faults (warnings are printed and do not count); 1: faults, or the file cannot be read.")]
+pub struct CheckArgs {
+    /// The policy file
+    pub file: PathBuf,
+}
+
+/// `flowhop run`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop run -c /etc/flowhop/flowhop.toml\n\n\
+    Prints `ready` on standard error when it forwards. SIGHUP reloads the policy. SIGTERM ends the process and leaves\n\
+    the kernel side forwarding what is cached, for the next start to adopt; `flowhop down` takes that away.")]
+pub struct RunArgs {
+    /// The policy file
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/flowhop/flowhop.toml")]
+    pub config: PathBuf,
+    /// The state directory [default: /run/flowhop, in another network namespace /run/flowhop/NAMESPACE]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// `flowhop down`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop down\n\nWorks with and without a daemon running.")]
+pub struct DownArgs {
+    /// The state directory [default: /run/flowhop, in another network namespace /run/flowhop/NAMESPACE]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// `flowhop demo`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop demo\n\nNeeds no preparation and leaves nothing behind.")]
+pub struct DemoArgs {}
+
+/// Which daemon is asked.
+#[derive(Args, Clone, Debug)]
+pub struct Target {
+    /// The daemon's control socket [default: control.sock in the state directory]
+    #[arg(short = 'S', long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The state directory [default: /run/flowhop, in another network namespace /run/flowhop/NAMESPACE]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+}
+
+/// `flowhop show`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop show flows -j | jq '.flows[] | select(.protocol == \"tcp\")'\n\n\
+    The JSON output is described by the schemas in docs/json/.")]
+pub struct ShowArgs {
+    /// What to show
+    pub what: What,
+    /// Print one JSON object
+    #[arg(short, long)]
+    pub json: bool,
+    /// Which daemon is asked.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `flowhop delete flow`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop delete flow 4711\n\nThe identifiers are those of `flowhop show flows`.")]
+pub struct DeleteFlowArgs {
+    /// Identifier of the flow
+    pub id: u32,
+    /// Which daemon is asked.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// `flowhop replay`.
+#[derive(Args, Debug)]
+#[command(after_help = REPLAY_HELP)]
+pub struct ReplayArgs {
+    /// The policy file
+    pub file: PathBuf,
+    /// The capture: pcap or pcapng, of Ethernet frames or IP packets
+    #[arg(value_name = "IN.pcap")]
+    pub capture: PathBuf,
+    /// Write what is sent out to a capture of Ethernet frames
+    #[arg(short, long, value_name = "OUT.pcap")]
+    pub output: Option<PathBuf>,
+    /// Print one JSON object for each packet, one on a line
+    #[arg(short, long)]
+    pub json: bool,
+    /// The interface that packets come in through where nothing else says so [default: the policy's first]
+    #[arg(long = "in", value_name = "NAME")]
+    pub input: Option<String>,
+}
+
+const REPLAY_HELP: &str = "\
+Example: flowhop replay flowhop.toml traffic.pcap -o out.pcap -j
+
+A capture says nothing about interfaces, routes and neighbours, so these are made up, always in the same way:
+
+  Interfaces  Interface N of the policy (from 1) has the link-layer address 02:00:00:00:00:NN, the addresses
+              198.51.100.(255-N) and 2001:db8:ffff::NN, and MTU 1500. Behind it is one router, 02:00:00:00:01:NN.
+  Input       A packet of a known flow comes in through the interface where that flow expects it; else, in a
+              pcapng file with several interfaces, through the one of the same name or device, or the same place in
+              the order; else through the interface where its source address was first seen; else through --in.
+              Its link-layer destination, unless that is a group address, becomes that interface's own.
+  Routes      The default route leads out through the first interface that is not --in. Sources that were seen on
+              other interfaces are reached through these.
+  Time        The clock is that of the capture and never goes back.
+
+The same input gives the same output, byte for byte. A packet that is held and sent later is sent with the time of
+the packet that released it.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_command_has_an_example() {
+        fn visit(command: &clap::Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(command.has_subcommands() || help.contains("Example: flowhop "), "{}", command.get_name());
+            command.get_subcommands().for_each(visit);
+        }
+        Cli::command().debug_assert();
+        visit(&Cli::command());
+    }
+
+    #[test]
+    fn what_this_release_does_not_do_is_refused() {
+        for line in ["flowhop why", "flowhop top", "flowhop show routes", "flowhop delete rule 1", "flowhop"] {
+            assert!(Cli::try_parse_from(line.split(' ')).unwrap_err().use_stderr(), "{line}");
+        }
+        let Command::Show(args) = Cli::try_parse_from(["flowhop", "show", "flows", "--state", "/x", "-j"]).unwrap().command
+        else {
+            panic!()
+        };
+        assert!(args.json && args.what == What::Flows);
+    }
+}

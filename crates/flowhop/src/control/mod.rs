@@ -1,0 +1,73 @@
+//! How client commands talk to the daemon.
+//!
+//! # What
+//! A stream socket in the state directory. A client sends one line, a JSON [`Request`]; the daemon answers with one
+//! line, `{"ok": …}` or `{"error": "…", "kind": "refused"|"not_permitted"}`, and closes.
+//!
+//! # Who
+//! The socket belongs to the daemon's user and to the group `flowhop`, mode 0660; without such a group mode 0600. So
+//! the kernel already turns away who may not look. Who may connect may ask for what [`Request::changes`] nothing; the
+//! rest is for root and the daemon's own user.
+
+pub mod client;
+pub mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::ClientError;
+pub use server::{Answer, Handler, Peer, Server};
+
+use crate::show::What;
+
+/// Longest request in bytes.
+pub const LONGEST_REQUEST: u64 = 4096;
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Show something.
+    Show {
+        /// What.
+        what: What,
+    },
+    /// End a flow at once.
+    DeleteFlow {
+        /// Its identifier.
+        id: u32,
+    },
+}
+
+impl Request {
+    /// Whether it changes anything.
+    #[must_use]
+    pub const fn changes(&self) -> bool {
+        match self {
+            Self::Show { .. } => false,
+            Self::DeleteFlow { .. } => true,
+        }
+    }
+}
+
+/// Why the daemon did not answer what it was asked.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusalKind {
+    /// It cannot be done.
+    Refused,
+    /// The caller may not.
+    NotPermitted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_look_as_documented() {
+        let text = |request| serde_json::to_string(&request).unwrap();
+        assert_eq!(text(Request::Show { what: What::Flows }), r#"{"command":"show","what":"flows"}"#);
+        assert_eq!(text(Request::DeleteFlow { id: 7 }), r#"{"command":"delete_flow","id":7}"#);
+        assert!(serde_json::from_str::<Request>(r#"{"command":"show","what":"flows","x":1}"#).is_err());
+    }
+}

@@ -1,0 +1,501 @@
+//! The daemon: one thread that owns the engine, and everything it listens to.
+//!
+//! Packets from the kernel side come first in every turn of the loop, then the kernel's announcements, then
+//! clients. Once the queue of packets is empty the engine is told so, which is what makes new entries active.
+
+mod answers;
+mod grace;
+mod interfaces;
+mod outside;
+mod packet_plane;
+mod plane;
+mod policy;
+mod reserved;
+pub mod state;
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flowhop_engine::engine::Parts;
+use flowhop_engine::{Arrived, Buffer, Counters, Engine, Limits};
+use flowhop_flow::key;
+use flowhop_flow::record::Tick;
+use flowhop_io::clock::{self, Clock};
+use flowhop_io::poll::{Poller, Signal, Signals};
+use flowhop_io::netlink::{Monitor, NetlinkError};
+use flowhop_io::tap::metadata::Punt;
+use flowhop_io::tap::{MAX_FRAME, VirtioHeader};
+use flowhop_modules::{Bindings, Shared};
+use flowhop_policy::Policy;
+use flowhop_routing::Routing;
+use flowhop_table::{AdoptError, Regions, Table};
+use thiserror::Error;
+
+use crate::control::Server;
+use grace::Grace;
+use outside::{Outside, offload_of};
+use packet_plane::PacketPlane;
+use plane::{KernelPlane, Plane, PlaneError};
+pub use policy::PolicyError;
+use state::{Numbers, State, StateError};
+
+/// Adjacencies; one number is kept for "none".
+const ADJACENCIES: u16 = u16::MAX;
+/// Packets taken from the queue before other work gets its turn.
+const BATCH: usize = 256;
+/// How often regular work is done when nothing else happens.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(50);
+/// How long after the last heartbeat the programs take the daemon for gone.
+const ALIVE_FOR: Duration = Duration::from_millis(1500);
+/// How often the ports of the box's own sockets are looked at.
+const RESERVED_EVERY: Duration = Duration::from_secs(2);
+
+/// Why the daemon cannot run.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// State directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Kernel programs or punt device.
+    #[error(transparent)]
+    Plane(#[from] PlaneError),
+    /// Netlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// A table that cannot be adopted.
+    #[error("{0}; run `flowhop down` to start afresh")]
+    Adopt(#[from] AdoptError),
+    /// Modules cannot be ordered.
+    #[error("{0}")]
+    Modules(String),
+    /// Something of the system's.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// What the daemon is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Policy file.
+    pub config: PathBuf,
+    /// State directory.
+    pub state: PathBuf,
+    /// Control socket.
+    pub socket: PathBuf,
+}
+
+pub(crate) struct Daemon {
+    options: Options,
+    state: State,
+    policy: Policy,
+    shared: Shared,
+    bindings: Bindings,
+    numbers: Numbers,
+    engine: Engine,
+    plane: Plane,
+    monitor: Monitor,
+    grace: Grace,
+    started: Instant,
+    policy_loaded: std::time::SystemTime,
+    reserved_read: Instant,
+    refused: Vec<(String, String)>,
+    descriptors_changed: bool,
+    stop: Option<Stop>,
+}
+
+/// Why the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The process ends; the kernel side goes on.
+    Leave,
+    /// Everything is taken down.
+    Down,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or the system fails it in a way that it cannot go on after.
+pub fn run(options: Options) -> Result<(), DaemonError> {
+    let policy = policy::read(&options.config)?;
+    let signals = Signals::block().map_err(|error| DaemonError::System { what: "cannot watch signals", error })?;
+    let state = State::open(&options.state)?;
+    let server = Server::listen(&options.socket)
+        .map_err(|error| DaemonError::System { what: "cannot listen on the control socket", error })?;
+    let mut daemon = Daemon::start(options, policy, state)?;
+    eprintln!("ready");
+    if let Err(error) = flowhop_io::poll::notify_ready() {
+        eprintln!("flowhop: cannot notify systemd: {error}");
+    }
+    daemon.serve(&signals, &server)?;
+    drop(server);
+    daemon.leave()
+}
+
+impl Daemon {
+    fn start(options: Options, policy: Policy, state: State) -> Result<Self, DaemonError> {
+        let mut numbers = state.read_numbers()?;
+        let monitor = Monitor::open()?;
+        let now = Clock::now();
+        let geometry = policy::geometry(&policy);
+        let (plane, regions, adopted) = open_plane(&state, geometry)?;
+        let kernel = matches!(plane, Plane::Kernel(_));
+        let table = open_table(&plane, regions, geometry, adopted)?;
+        let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
+        shared.set_reserved(reserved::read());
+        let bindings = Bindings::default();
+        let parts = Parts {
+            table,
+            routing: Routing::new(ADJACENCIES),
+            modules: flowhop_modules::standard(&shared, &bindings),
+            counters: open_counters(&state)?,
+            timeouts: policy::timeouts(&policy),
+            limits: Limits::default(),
+            seed: clock::random_seed().map_err(|error| DaemonError::System { what: "no random numbers", error })?,
+            kernel,
+        };
+        let engine = Engine::new(parts, now).map_err(DaemonError::Modules)?;
+        let grace = Grace::start().map_err(|error| DaemonError::System { what: "cannot start a thread", error })?;
+        let mut daemon = Self {
+            options,
+            state,
+            policy,
+            shared,
+            bindings,
+            numbers,
+            engine,
+            plane,
+            monitor,
+            grace,
+            started: Instant::now(),
+            policy_loaded: std::time::SystemTime::now(),
+            reserved_read: Instant::now(),
+            refused: Vec::new(),
+            descriptors_changed: false,
+            stop: None,
+        };
+        daemon.take_over(adopted)?;
+        Ok(daemon)
+    }
+
+    /// Learns the kernel's tables, takes the interfaces into use and adopts what an earlier daemon left.
+    fn take_over(&mut self, adopted: bool) -> Result<(), DaemonError> {
+        let now = Clock::now();
+        let config = self.engine.table().config();
+        config.orphan_grace.store(policy::ticks(self.policy.paths.orphan_grace));
+        config.alive_for.store(policy::ticks(ALIVE_FOR));
+        let events = self.monitor.dump()?;
+        self.routing_events(events, now);
+        self.engine.set_judge_local(policy::judges_local(&self.policy));
+        self.sync_interfaces();
+        if adopted {
+            let (kept, ended) = self.engine.adopt(now);
+            let (allowed, forbidden) = self.engine.policy_changed();
+            eprintln!("flowhop: adopted {kept} connections ({allowed} go on, {} ended)", ended + forbidden);
+        }
+        self.sync_addresses();
+        self.note_ports();
+        self.publish_plane(now)?;
+        self.state.write_numbers(&self.numbers)?;
+        Ok(())
+    }
+
+    /// Opens the door between the kernel programs and this process.
+    fn publish_plane(&mut self, now: Tick) -> Result<(), DaemonError> {
+        if let Plane::Kernel(kernel) = &self.plane {
+            let config = self.engine.table().config();
+            let [word, ..] =
+                clock::random_secret().map_err(|error| DaemonError::System { what: "no random numbers", error })?;
+            config.reinject_mark.store(word | 1);
+            config.heartbeat.store(now);
+            config.punt_ifindex.store(kernel.tap.ifindex());
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, signals: &Signals, server: &Server) -> Result<(), DaemonError> {
+        let fail = |error| DaemonError::System { what: "cannot wait for events", error };
+        let mut poller = self.poller(signals, server).map_err(fail)?;
+        let mut tokens = Vec::new();
+        let mut frame = vec![0u8; MAX_FRAME];
+        let mut maintained = Instant::now();
+        let (mut more, mut behind) = (false, false);
+        while self.stop.is_none() {
+            let timeout = match (more, self.engine.pending()) {
+                (true, _) => Duration::ZERO,
+                (false, 0) => MAINTAIN_EVERY,
+                // Packets that were handed down are still on their way, or lost.
+                (false, _) => Duration::from_millis(1),
+            };
+            poller.wait(Some(timeout), &mut tokens).map_err(fail)?;
+
+            let now = Clock::now();
+            let drained = self.packets(&mut frame, now);
+            if drained {
+                self.engine.idle(now);
+            }
+            self.note_ports();
+            let mut events = Vec::new();
+            match self.monitor.poll_events(&mut events) {
+                Ok(_) => self.routing_events(events, now),
+                Err(error) => eprintln!("flowhop: {error}"),
+            }
+            if behind || maintained.elapsed() >= Duration::from_millis(10) {
+                maintained = Instant::now();
+                behind = self.maintain(now);
+            }
+            more = behind || !drained;
+            if let Some(number) = self.grace.passed() {
+                self.engine.grace_passed(number, now);
+            }
+            self.signals(signals);
+            server.serve(self);
+            if std::mem::take(&mut self.descriptors_changed) {
+                poller = self.poller(signals, server).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that wakes the loop; what it was is seen by looking everywhere, which costs little.
+    fn poller(&self, signals: &Signals, server: &Server) -> io::Result<Poller> {
+        let poller = Poller::new()?;
+        match &self.plane {
+            Plane::Kernel(kernel) => poller.add(kernel.as_fd(), 0)?,
+            Plane::Packet(packet) => packet.fds().try_for_each(|fd| poller.add(fd, 0))?,
+        }
+        poller.add(&self.monitor, 0)?;
+        poller.add(signals, 0)?;
+        poller.add(&self.grace, 0)?;
+        poller.add(server, 0)?;
+        Ok(poller)
+    }
+
+    /// Takes packets from the queue, up to a batch; true when the queue is empty.
+    fn packets(&mut self, frame: &mut [u8], now: Tick) -> bool {
+        for _ in 0..BATCH {
+            let (arrived, offload, length) = match &mut self.plane {
+                Plane::Kernel(kernel) => match kernel.tap.read(frame) {
+                    Ok(None) => return true,
+                    Ok(Some((header, length))) => match punted(frame, &header, length, now) {
+                        Some(arrived) => (arrived, offload_of(&header), length),
+                        None => continue,
+                    },
+                    // A frame that does not fit is gone; the next one may be well.
+                    Err(_) => continue,
+                },
+                Plane::Packet(packet) => match packet.receive(frame, now) {
+                    None => return true,
+                    Some(received) => received,
+                },
+            };
+            let Some(bytes) = frame.get_mut(..length) else { continue };
+            let mut outside =
+                Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+            self.engine.receive(&arrived, &mut Buffer::new(bytes, offload), &mut outside);
+        }
+        false
+    }
+
+    fn routing_events(&mut self, events: Vec<flowhop_routing::Event>, now: Tick) {
+        if events.is_empty() {
+            return;
+        }
+        let links = events.iter().any(|event| {
+            matches!(
+                event,
+                flowhop_routing::Event::LinkUpsert(_)
+                    | flowhop_routing::Event::LinkGone { .. }
+                    | flowhop_routing::Event::ResyncEnd
+            )
+        });
+        for event in events {
+            let mut outside =
+                Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+            self.engine.routing_event(event, now, &mut outside);
+        }
+        if links {
+            self.sync_interfaces();
+        }
+        if self.engine.take_addresses_changed() {
+            self.sync_addresses();
+        }
+        if self.engine.take_resync() {
+            self.monitor.request_resync();
+        }
+    }
+
+    fn maintain(&mut self, now: Tick) -> bool {
+        let mut outside = Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+        let more = self.engine.maintain(now, &mut outside);
+        if matches!(self.plane, Plane::Kernel(_))
+            && self.grace.is_free()
+            && let Some(number) = self.engine.begin_grace()
+        {
+            self.grace.request(number);
+        }
+        if self.reserved_read.elapsed() >= RESERVED_EVERY {
+            self.reserved_read = Instant::now();
+            self.shared.set_reserved(reserved::read());
+        }
+        more
+    }
+
+    /// Tells the kernel side the ports of own addresses that came into use by translations, or out of it.
+    fn note_ports(&mut self) {
+        let changes = self.bindings.take_changes();
+        if changes.is_empty() {
+            return;
+        }
+        if let Plane::Kernel(kernel) = &mut self.plane {
+            let routing = self.engine.routing();
+            let own = |address: &key::Address| routing.is_own(key::ip(address));
+            if let Err(error) = kernel.note_ports(&changes, &own) {
+                eprintln!("flowhop: {error}");
+            }
+        }
+    }
+
+    fn sync_addresses(&mut self) {
+        let own: HashSet<key::Address> =
+            self.engine.routing().own_addresses().map(|own| key::address(own.address)).collect();
+        match &mut self.plane {
+            Plane::Kernel(kernel) => {
+                if let Err(error) = kernel.set_locals(&own) {
+                    eprintln!("flowhop: {error}");
+                }
+            }
+            Plane::Packet(packet) => packet.set_own(&own),
+        }
+    }
+
+    fn signals(&mut self, signals: &Signals) {
+        while let Ok(Some(signal)) = signals.next() {
+            match signal {
+                Signal::Terminate | Signal::Interrupt => self.stop = Some(Stop::Leave),
+                Signal::Reload => match self.reload() {
+                    Ok(()) => eprintln!("flowhop: policy reloaded"),
+                    Err(error) => report(&error),
+                },
+            }
+        }
+    }
+
+    /// Puts the policy file in force again; what ran before goes on when it has a fault.
+    fn reload(&mut self) -> Result<(), PolicyError> {
+        let policy = policy::read(&self.options.config)?;
+        let (old, new) = (policy::geometry(&self.policy), policy::geometry(&policy));
+        if old != new {
+            return Err(PolicyError::Table(format!("{} to {} connections", old.blocks, new.blocks)));
+        }
+        self.shared.replace(policy.clone(), &mut self.numbers.rules, &mut self.numbers.nats);
+        self.engine.set_timeouts(policy::timeouts(&policy));
+        self.engine.set_judge_local(policy::judges_local(&policy));
+        self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
+        self.policy = policy;
+        self.policy_loaded = std::time::SystemTime::now();
+        self.sync_interfaces();
+        let (_, ended) = self.engine.policy_changed();
+        if ended > 0 {
+            eprintln!("flowhop: {ended} connections ended by the new policy");
+        }
+        if let Err(error) = self.state.write_numbers(&self.numbers) {
+            eprintln!("flowhop: {error}");
+        }
+        Ok(())
+    }
+
+    fn leave(self) -> Result<(), DaemonError> {
+        match self.stop {
+            Some(Stop::Down) => {
+                let path = self.state.path().to_path_buf();
+                drop(self);
+                take_down(&path)
+            }
+            _ => {
+                // From here on exceptions have nobody to go to; cached flows go on for the grace.
+                self.engine.table().config().alive_for.store(0);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the punt device says of a frame; a frame without it was not handed down by our program.
+fn punted(frame: &[u8], _: &VirtioHeader, length: usize, now: Tick) -> Option<Arrived> {
+    let punt = Punt::parse(*frame.get(..length)?.first_chunk()?)?;
+    Some(Arrived { port: punt.port, gate: u32::from(punt.gate), now })
+}
+
+/// Writes an error, with every fault of a policy, to standard error.
+fn report(error: &PolicyError) {
+    if let PolicyError::Faults { faults, .. } = error {
+        for fault in faults {
+            eprintln!("{fault}");
+        }
+    }
+    eprintln!("flowhop: {error}");
+}
+
+/// Kernel programs where they can be had; packet sockets in a user namespace, where they cannot.
+fn open_plane(state: &State, geometry: flowhop_table::Geometry) -> Result<(Plane, Regions, bool), DaemonError> {
+    match KernelPlane::open(state.path(), geometry) {
+        Ok(plane) => {
+            let regions = plane.kernel.regions();
+            let adopted = plane.kernel.adopted();
+            Ok((Plane::Kernel(Box::new(plane)), regions, adopted))
+        }
+        Err(error) if packet_plane::is_only_choice(&error) => {
+            eprintln!("flowhop: no right to load kernel programs here; all packets take the user path");
+            Ok((Plane::Packet(PacketPlane::new()), Regions::private(geometry), false))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_table(
+    plane: &Plane,
+    regions: Regions,
+    geometry: flowhop_table::Geometry,
+    adopted: bool,
+) -> Result<Table, DaemonError> {
+    let kernel_index = match plane {
+        Plane::Kernel(kernel) => kernel.kernel.index_sync(),
+        Plane::Packet(_) => None,
+    };
+    if adopted {
+        return Ok(Table::adopt(regions, geometry, kernel_index)?);
+    }
+    let secret = clock::random_secret().map_err(|error| DaemonError::System { what: "no random numbers", error })?;
+    Ok(Table::create(regions, geometry, secret, kernel_index))
+}
+
+/// Counters of the user-level path, in a file that the next daemon goes on with.
+fn open_counters(state: &State) -> Result<Counters, DaemonError> {
+    let path = state.path().join("counters");
+    flowhop_io::map::file_region(&path, flowhop_flow::record::PORTS)
+        .map(Counters::shared)
+        .map_err(|error| DaemonError::System { what: "cannot map the counters", error })
+}
+
+/// Takes everything off the interfaces and forgets it. No daemon may be running.
+///
+/// # Errors
+/// What could not be removed.
+pub fn take_down(state: &Path) -> Result<(), DaemonError> {
+    flowhop_io::bpf::Kernel::take_down(state).map_err(PlaneError::Kernel)?;
+    state::remove(state)?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The user path by packet sockets: for network namespaces where no program may be loaded.
+//!
+//! The sockets see every packet before the kernel does; a filter on each interface keeps the kernel from
+//! answering in flowhop's place.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use flowhop_engine::interfaces::Interface;
+use flowhop_engine::{Arrived, Offload};
+use flowhop_flow::key::{self, Address};
+use flowhop_flow::record::Tick;
+use flowhop_io::bpf::KernelError;
+use flowhop_io::cbpf::{FilterError, KernelFilter};
+use flowhop_io::packet::{PacketError, PacketPort, PacketType};
+use thiserror::Error;
+
+use super::plane::PlaneError;
+
+/// Ports that translations use on the box's own addresses here: a fixed range, because the filter cannot be told
+/// of each. Between the privileged ports and the kernel's own client ports.
+pub(super) const TRANSLATED: std::ops::RangeInclusive<u16> = 16384..=32767;
+
+/// Why an interface cannot be used.
+#[derive(Debug, Error)]
+pub(super) enum AttachError {
+    #[error(transparent)]
+    Socket(#[from] PacketError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+}
+
+/// Packet sockets, one for each interface.
+#[derive(Default)]
+pub(super) struct PacketPlane {
+    ports: HashMap<u32, (u8, PacketPort)>,
+    order: Vec<u32>,
+    turn: usize,
+    filter: KernelFilter,
+    own: HashSet<Address>,
+}
+
+/// Whether packet sockets are what is left: there is no right to load programs, but one to open such sockets.
+pub(super) fn is_only_choice(error: &PlaneError) -> bool {
+    let denied = match error {
+        PlaneError::Kernel(error) => error.is_denied(),
+        PlaneError::Tap(error) => error.is_denied(),
+    };
+    denied && in_user_namespace()
+}
+
+/// The initial user namespace maps all users to themselves.
+fn in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
+}
+
+impl PacketPlane {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.ports.values().map(|(_, port)| port.as_fd())
+    }
+
+    pub(super) fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        match self.ports.get_mut(&interface.ifindex) {
+            Some((port, _)) => *port = interface.port,
+            None => {
+                self.filter.install(interface.ifindex)?;
+                let socket = PacketPort::open(interface.ifindex)?;
+                self.ports.insert(interface.ifindex, (interface.port, socket));
+                self.order.push(interface.ifindex);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn retain(&mut self, ifindexes: &HashSet<u32>) {
+        for ifindex in self.order.iter().filter(|ifindex| !ifindexes.contains(ifindex)) {
+            // An interface that is gone took its filter with it.
+            let _gone = KernelFilter::remove(*ifindex);
+        }
+        self.ports.retain(|ifindex, _| ifindexes.contains(ifindex));
+        self.order.retain(|ifindex| ifindexes.contains(ifindex));
+    }
+
+    /// The box's own addresses changed: the filters follow.
+    pub(super) fn set_own(&mut self, own: &HashSet<Address>) {
+        if *own == self.own {
+            return;
+        }
+        self.own.clone_from(own);
+        let addresses: Vec<_> = own.iter().map(key::ip).collect();
+        match KernelFilter::for_addresses(&addresses, TRANSLATED) {
+            Ok(filter) => self.filter = filter,
+            Err(error) => {
+                eprintln!("flowhop: {error}");
+                return;
+            }
+        }
+        for ifindex in &self.order {
+            if let Err(error) = self.filter.install(*ifindex) {
+                eprintln!("flowhop: {error}");
+            }
+        }
+    }
+
+    pub(super) fn send(&self, ifindex: u32, frame: &[u8], offload: &Offload) -> bool {
+        self.ports.get(&ifindex).is_some_and(|(_, port)| port.send(frame, offload).unwrap_or(false))
+    }
+
+    /// The next packet for a router, from each interface in turn; `None` when there is none.
+    pub(super) fn receive(&mut self, frame: &mut [u8], now: Tick) -> Option<(Arrived, Offload, usize)> {
+        let mut silent = 0;
+        while silent < self.order.len() {
+            self.turn = (self.turn + 1) % self.order.len();
+            let (port, socket) = self.ports.get(self.order.get(self.turn)?)?;
+            match socket.recv(frame) {
+                Ok(Some(received)) => {
+                    silent = 0;
+                    let ours = received.packet_type == PacketType::Host && !received.tagged && !received.truncated;
+                    if ours && !self.is_for_the_box(frame.get(..received.len)?) {
+                        return Some((Arrived { port: *port, gate: 0, now }, received.offload, received.len));
+                    }
+                }
+                Ok(None) | Err(_) => silent += 1,
+            }
+        }
+        None
+    }
+
+    /// What the filter lets the kernel have is none of the daemon's business.
+    fn is_for_the_box(&self, frame: &[u8]) -> bool {
+        self.filter.passes(frame)
+    }
+}

@@ -1,0 +1,90 @@
+//! The policy of the daemon: read, checked, put in force.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flowhop_engine::Timeouts;
+use flowhop_engine::interfaces::{FastPath, PathReason};
+use flowhop_flow::record::{TICK_SHIFT, Tick, index_kind};
+use flowhop_policy::{Diagnostic, ForwardingPath, Interface, Policy, RuleTarget, TableIndex};
+use flowhop_table::Geometry;
+use thiserror::Error;
+
+/// Why a policy is not put in force.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// It has faults, all of them here.
+    #[error("{} has {} fault{}; nothing was changed", .file.display(), .faults.len(), if .faults.len() == 1 { "" } else { "s" })]
+    Faults {
+        /// The file.
+        file: PathBuf,
+        /// The faults.
+        faults: Vec<Diagnostic>,
+    },
+    /// The table cannot change its size while it is in use.
+    #[error("[table] cannot change while flowhop runs ({0}); nothing was changed. `flowhop down`, then start again")]
+    Table(String),
+}
+
+/// Reads and checks a policy; warnings go to standard error.
+///
+/// # Errors
+/// All faults.
+pub fn read(file: &Path) -> Result<Policy, PolicyError> {
+    match flowhop_policy::load(file).outcome {
+        Ok(checked) => {
+            for warning in &checked.warnings {
+                eprintln!("{warning}");
+            }
+            Ok(checked.policy)
+        }
+        Err(faults) => Err(PolicyError::Faults { file: file.to_path_buf(), faults }),
+    }
+}
+
+/// The geometry of the table that a policy asks for.
+#[must_use]
+pub fn geometry(policy: &Policy) -> Geometry {
+    let index = match policy.table.index {
+        TableIndex::Lines => index_kind::LINES,
+        TableIndex::KernelHash => index_kind::KERNEL_HASH,
+    };
+    Geometry::for_connections(policy.table.connections, index)
+}
+
+/// A duration in ticks, at least one.
+#[must_use]
+pub fn ticks(duration: Duration) -> Tick {
+    u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX / 2).max(1)
+}
+
+/// The timeouts of a policy in ticks, rounded up so that none is shorter than said.
+#[must_use]
+pub fn timeouts(policy: &Policy) -> Timeouts {
+    let up = |duration| ticks(duration) + 1;
+    Timeouts {
+        udp: up(policy.timeouts.udp),
+        tcp_established: up(policy.timeouts.tcp_established),
+        tcp_transitory: up(policy.timeouts.tcp_transitory),
+        icmp: up(policy.timeouts.icmp),
+        other: up(policy.timeouts.other),
+    }
+}
+
+/// The path of flows that come in through an interface, and why. `kernel`: kernel programs can be had.
+#[must_use]
+pub fn path(policy: &Policy, interface: &Interface, kernel: bool) -> (FastPath, PathReason) {
+    match interface.path {
+        _ if !kernel => (FastPath::None, PathReason::NoKernel),
+        Some(ForwardingPath::User) => (FastPath::None, PathReason::Interface),
+        Some(_) => (FastPath::Skb, PathReason::Interface),
+        None if policy.paths.allows(ForwardingPath::Skb) => (FastPath::Skb, PathReason::Default),
+        None => (FastPath::None, PathReason::NotAllowed),
+    }
+}
+
+/// Whether some rule is about new connections to the box itself.
+#[must_use]
+pub fn judges_local(policy: &Policy) -> bool {
+    policy.rules.iter().any(|rule| rule.to == RuleTarget::SelfBox)
+}

@@ -1,0 +1,54 @@
+//! The `flowhop` program: commands, control protocol, views of what is there, replay.
+//!
+//! [`main`] reads the command line ([`cli`]) and dispatches. Data goes to standard output, messages for people to
+//! standard error, and every way to end is an [`exit::Exit`].
+
+pub mod check;
+pub mod cli;
+pub mod client;
+pub mod control;
+pub mod convert;
+pub mod exit;
+pub mod replay;
+pub mod show;
+pub mod state;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, Delete};
+use crate::control::Request;
+use crate::exit::{Exit, Failure};
+
+/// Runs the program with the arguments of the process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output and is no error; a closed pipe there concerns nobody.
+            let _closed = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) if failure.is_closed_pipe() => Exit::Done.into(),
+        Err(failure) => {
+            let _closed = writeln!(std::io::stderr(), "flowhop: {failure}");
+            failure.exit().into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
+    let mut out = std::io::stdout().lock();
+    match command {
+        Command::Check(args) => check::check(&args.file, &mut out),
+        Command::Show(args) => client::show(&args, &mut out),
+        Command::Delete(Delete::Flow(args)) => client::command(&args.target, &Request::DeleteFlow { id: args.id }),
+        Command::Replay(args) => replay::run(&args, &mut out),
+    }
+}

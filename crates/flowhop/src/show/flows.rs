@@ -1,0 +1,84 @@
+//! `show flows` and `show nat`.
+
+use std::io;
+
+use flowhop_engine::PathReason;
+use serde_json::{Value, json};
+
+use crate::show::View;
+use crate::show::connection::{Connection, live};
+
+impl View {
+    pub(super) fn flows(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
+        live(&self.regions).map(|connection| self.flow(&connection)).try_for_each(emit)
+    }
+
+    fn flow(&self, connection: &Connection<'_>) -> Value {
+        let age = connection.age(self);
+        json!({
+            "id": connection.serial,
+            "protocol": connection.protocol(),
+            "state": age.state,
+            "rule": self.rules.name(connection.rule),
+            "nat": self.nats.name(connection.nat),
+            "age_s": age.age_s,
+            "idle_s": age.idle_s,
+            "timeout_s": age.timeout_s,
+            "forward": self.direction(connection, 0),
+            "reverse": self.direction(connection, 1),
+        })
+    }
+
+    fn direction(&self, connection: &Connection<'_>, direction: usize) -> Value {
+        let [source, destination] = connection.received(direction);
+        let [translated_source, translated_destination] = connection.sent(direction);
+        let hot = &connection.block.hot[direction];
+        let reason = (connection.block.owner.flags.load() >> (8 * direction)) as u8;
+        json!({
+            "source": source,
+            "destination": destination,
+            "translated_source": translated_source,
+            "translated_destination": translated_destination,
+            "in": self.port_name(connection.steer(direction).ingress),
+            "out": self.output(connection, direction),
+            "path": connection.path(direction),
+            "path_reason": PathReason::from_number(reason).name(),
+            "packets": hot.packets.load(),
+            "bytes": hot.bytes.load(),
+        })
+    }
+
+    /// Where a direction leaves: by its adjacency, or else where its answers are expected.
+    pub(super) fn output(&self, connection: &Connection<'_>, direction: usize) -> Option<&str> {
+        let steer = connection.steer(direction);
+        let hop = self
+            .regions
+            .adjacencies
+            .get(usize::from(steer.adjacency))
+            .and_then(flowhop_flow::record::Adjacency::read)
+            .filter(|hop| hop.generation == steer.adjacency_generation && hop.ifindex != 0);
+        self.port_name(hop.map_or_else(|| connection.steer(direction ^ 1).ingress, |hop| hop.port))
+    }
+
+    /// The translations of live connections: what a connection's first packet came with and left with.
+    pub(super) fn nat(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
+        live(&self.regions)
+            .filter(|connection| connection.nat != 0)
+            .map(|connection| {
+                let [source, destination] = connection.received(0);
+                let [translated_source, translated_destination] = connection.sent(0);
+                json!({
+                    "flow": connection.serial,
+                    "nat": self.nats.name(connection.nat),
+                    "protocol": connection.protocol(),
+                    "source": source,
+                    "destination": destination,
+                    "translated_source": translated_source,
+                    "translated_destination": translated_destination,
+                    "in": self.port_name(connection.steer(0).ingress),
+                    "out": self.output(&connection, 0),
+                })
+            })
+            .try_for_each(emit)
+    }
+}

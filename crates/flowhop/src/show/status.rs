@@ -1,0 +1,53 @@
+//! `show status`.
+
+use serde_json::{Value, json};
+
+use crate::show::View;
+
+/// The daemon as a whole.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Process id; 0 where there is no daemon.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// The policy file.
+    pub policy: String,
+    /// Generation of the policy.
+    pub generation: u32,
+    /// Live connections.
+    pub connections: u32,
+    /// Connections that there is memory for.
+    pub size: usize,
+    /// Connections that there is room for; ended ones take room until nobody reads them any more.
+    pub free: usize,
+    /// Entries that wait to become active.
+    pub pending: usize,
+    /// Packets that wait for neighbours.
+    pub held: usize,
+}
+
+impl View {
+    pub(super) fn status(&self) -> Value {
+        let status = &self.status;
+        let totals = self.accounts.totals();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": status.pid,
+            "uptime_s": status.uptime_s,
+            "policy": status.policy,
+            "generation": status.generation,
+            "table": { "connections": status.connections, "size": status.size, "free": status.free },
+            "pending": status.pending,
+            "held": status.held,
+            "packets": {
+                "received": totals.received,
+                "forwarded": totals.forwarded,
+                "stack": totals.stack,
+                "consumed": totals.consumed,
+                "held": totals.held,
+                "dropped": totals.dropped,
+            },
+        })
+    }
+}
