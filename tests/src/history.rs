@@ -33,7 +33,7 @@ impl Random {
 
     /// A number below `n`.
     pub const fn below(&mut self, n: u32) -> u32 {
-        ((self.bits() >> 32) * n as u64 >> 32) as u32
+        (((self.bits() >> 32) * n as u64) >> 32) as u32
     }
 
     /// True in `percent` of cases.
@@ -276,7 +276,7 @@ impl Episode {
             (0..=2, _) => plain,
             // Source translation of address and port (or identifier).
             (3..=6, true) => [plain[0], key(outside, own, np, reply)],
-            (3..=6, false) => [plain[0], key(outside, if has_ports { own } else { self::one_to_one(own, n) }, dp, np)],
+            (3..=6, false) => [plain[0], key(outside, if has_ports { own } else { one_to_one(own, n) }, dp, np)],
             // Address only.
             (7, _) => [plain[0], Tuple { destination: one_to_one(own, n), ..plain[1] }],
             // Ports whose sum stays: both change, the checksum does not.
@@ -332,7 +332,7 @@ impl Episode {
         let sequence = random.pick(&[random.clone().bits() as u32, u32::MAX - near, (1 << 31) - near, 0, u32::MAX]);
         peer.window = random.pick(&[0, 1, 512, 1024, 29_200, 65_535, 64_240]);
         peer.largest = u32::from(peer.window).max(1);
-        let (options, _) = syn_options(random);
+        let options = syn_options(random);
         let (scale, sack) = offers(&options).unwrap_or_default();
         peer.scale = scale;
         peer.sack = sack;
@@ -498,10 +498,14 @@ impl Episode {
         if bytes.len() > 1600 {
             arrival.segment = self.random.pick(&[1200, 1400, 1448, 1460, 1461]);
         }
-        self.talks[which] = talk;
-        if self.random.chance(30) {
+        let spoiled = self.random.chance(30);
+        if spoiled {
             about.push_str(", ");
             about.push_str(self.spoil(&mut bytes, &mut arrival, &key));
+        }
+        // What is lost at the box is sent again; sometimes a peer goes on as if it had not been.
+        if !spoiled || self.random.chance(10) {
+            self.talks[which] = talk;
         }
         // A frame that was delayed on the way comes in after this one.
         let late = if self.random.chance(10) { self.talks[which].peers[direction].late.pop() } else { None };
@@ -526,16 +530,21 @@ impl Episode {
     }
 
     fn payload(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.random.bits() as u8).collect()
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            bytes.extend(self.random.bits().to_ne_bytes());
+        }
+        bytes.truncate(length);
+        bytes
     }
 
     /// The next TCP segment of a connection: mostly what two peers would say, some at the edges of the rules.
     fn segment(&mut self, talk: &mut Talk, direction: usize) -> (usize, Vec<u8>, String) {
         talk.tcp_packets += 1;
-        if !talk.peers[1].open {
-            if let Some(answer) = self.answer(talk) {
-                return answer;
-            }
+        if !talk.peers[1].open
+            && let Some(answer) = self.answer(talk)
+        {
+            return answer;
         }
         let (mine, other) = (talk.peers[direction].clone(), talk.peers[direction ^ 1].clone());
         let random = &mut self.random;
@@ -566,7 +575,7 @@ impl Episode {
                 payload = random.below(2);
                 "keepalive"
             }
-            22 => {
+            22 if random.chance(30) => {
                 window = 0;
                 "zero window"
             }
@@ -648,7 +657,7 @@ impl Episode {
             }
             38 => {
                 // A hole: what was sent before was lost in front of the box.
-                sequence = mine.next.wrapping_add(1460);
+                sequence = mine.next.wrapping_add(random.pick(&[100, 1460]));
                 payload = 100;
                 "gap"
             }
@@ -662,7 +671,13 @@ impl Episode {
             1 => vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8],
             _ => vec![1, 1, 1, 0],
         };
-        let options = if flags & SYN != 0 { syn_options(random).0 } else { options };
+        let options = if flags & SYN != 0 { syn_options(random) } else { options };
+        // Peers keep to the window that they were granted, mostly.
+        let end = sequence.wrapping_add(payload);
+        if valid && payload < 1600 && other.granted.wrapping_sub(end) >= 1 << 31 && random.chance(95) {
+            (sequence, payload) = (mine.next, 0);
+            flags &= !FIN;
+        }
         if valid {
             let peer = &mut talk.peers[direction];
             let scale = if other.scale.is_some() { peer.scale.unwrap_or(0) } else { 0 };
@@ -961,22 +976,21 @@ fn ports(key: &Tuple) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// Options of a SYN and whether they can be read.
-fn syn_options(random: &mut Random) -> (Vec<u8>, bool) {
+/// Options of a SYN, good and bad.
+fn syn_options(random: &mut Random) -> Vec<u8> {
     let scale = random.pick(&[0, 2, 7, 14, 15, 255]);
-    match random.below(8) {
-        0 => (vec![], true),
-        1 => (vec![2, 4, 5, 180], true),
-        2 => (vec![2, 4, 5, 180, 1, 3, 3, scale], true),
-        3 => (vec![2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, scale], true),
+    match random.below(12) {
+        0 => vec![],
+        1..=2 => vec![2, 4, 5, 180],
+        3 => vec![2, 4, 5, 180, 1, 3, 3, scale],
+        4..=6 => vec![2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, scale],
         // RFC 7413: a cookie.
-        4 => (vec![2, 4, 5, 180, 4, 2, 34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, scale], true),
-        5 => (vec![3, 3, scale, 0, 3, 3, 9, 9], true),
-        6 => (
-            random.pick(&[vec![3, 3, scale, 2].leak() as &[u8], &[3, 1, 0, 0], &[1, 1, 1, 8], &[2, 40, 0, 0]]).to_vec(),
-            false,
-        ),
-        _ => ([vec![1; random.pick(&[8, 12])], vec![3, 3, scale, 1]].concat(), true),
+        7 => vec![2, 4, 5, 180, 4, 2, 34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 3, 3, scale],
+        8 => vec![3, 3, scale, 0, 3, 3, 9, 9],
+        9 => vec![3, 3, scale, 2],
+        10 => random.pick(&[[3, 1, 0, 0], [1, 1, 1, 8], [2, 40, 0, 0], [1, 1, 4, 3]]).to_vec(),
+        // As many steps as are taken, and more.
+        _ => [vec![1; random.pick(&[8, 9, 12])], vec![3, 3, scale], vec![0; 1]].concat(),
     }
 }
 

@@ -263,7 +263,7 @@ pub fn judge<H: Host, P: Packet>(
     if let Transport::Tcp(segment) = &parsed.transport
         && !segment.vouched
     {
-        let turns = if H::LEVEL == Level::Kernel { 4 } else { 40 };
+        let turns = if H::LEVEL == Level::Kernel { 10 } else { 40 };
         tcp::check(own, peer, segment, || tcp::offer(packet, parsed.transport_offset, segment, turns))?;
     }
     let hot = hot(hit);

@@ -56,7 +56,8 @@ const fn canonical(delta: Delta) -> u16 {
 #[inline(always)]
 pub fn apply<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite, macs: &[u8; 12]) -> Option<()> {
     network(packet, parsed, rewrite)?;
-    if rewrite.address_delta | rewrite.port_delta != 0 {
+    // Both ports may change while their sum, and with it the delta, stays.
+    if rewrite.address_delta | rewrite.port_delta != 0 || rewrite.ports != parsed.key.ports {
         transport(packet, parsed, rewrite)?;
     }
     // Last, because a packet that was refused half-way is handed down with its link-layer header as it came.

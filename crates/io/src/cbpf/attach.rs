@@ -1,16 +1,13 @@
 //! Putting the filter on an interface and taking it off, by rtnetlink.
 
-use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator, parse_string,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator, parse_string,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{
-    TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
-};
+use netlink_packet_route::tc::{TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::net::sockopt;
@@ -154,7 +151,7 @@ impl Kernel {
     }
 
     /// What the last message of an answer says: a negative error number, or 0, and perhaps why.
-    fn verdict(&self, request: &'static str, answer: &NetlinkBuffer<&&[u8]>) -> Result<(), FilterError> {
+    fn verdict(&self, request: &'static str, answer: &NetlinkBuffer<&[u8]>) -> Result<(), FilterError> {
         let payload = answer.payload();
         let errno = payload.first_chunk().map_or(-libc::EPROTO, |code| i32::from_ne_bytes(*code)).saturating_neg();
         if errno == 0 {

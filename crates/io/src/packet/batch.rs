@@ -52,7 +52,8 @@ impl Batch {
             unsafe { libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, flags, std::ptr::null_mut()) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
         let frames = self.bytes.chunks_exact(MAX_FRAME);
-        for (((known, header), slot), frame) in self.received.iter_mut().zip(&messages).zip(&slots).zip(frames).take(got)
+        for (((known, header), slot), frame) in
+            self.received.iter_mut().zip(&messages).zip(&slots).zip(frames).take(got)
         {
             *known = Some(slot.received(&header.msg_hdr, header.msg_len as usize, frame));
         }

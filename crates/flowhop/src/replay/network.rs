@@ -1,0 +1,181 @@
+//! The network around a replay, made up from the policy alone: see `flowhop replay --help`, which is the
+//! specification of everything here.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use flowhop_engine::{Engine, FastPath, Interface, Io, PathReason};
+use flowhop_flow::record::Tick;
+use flowhop_policy::{ForwardingPath, Martians, Policy};
+use flowhop_routing::{Event, InterfaceAddress, IpPrefix, Link, NeighbourState, Route, RouteKind, TABLE_LOCAL};
+
+use crate::replay::ReplayError;
+
+/// Interfaces that there are addresses for.
+const MOST: usize = 250;
+/// Sources that are remembered by the interface where they were first seen.
+const SOURCES: usize = 1 << 20;
+
+/// The network.
+#[derive(Debug)]
+pub struct Network {
+    /// The port that packets come in through where nothing else says so.
+    input: u8,
+    /// The port that the default route leads out through.
+    output: u8,
+    /// Names and devices of the interfaces by port.
+    names: Vec<(String, String)>,
+    /// Where sources were first seen.
+    sources: HashMap<IpAddr, u8>,
+}
+
+impl Network {
+    /// The network for a policy; `input` names an interface.
+    ///
+    /// # Errors
+    /// When the policy has no interfaces, too many, or none of this name.
+    pub fn new(policy: &Policy, input: Option<&str>) -> Result<Self, ReplayError> {
+        let names: Vec<(String, String)> =
+            policy.interfaces.iter().map(|interface| (interface.name.clone(), interface.device.clone())).collect();
+        if names.is_empty() {
+            return Err(ReplayError::NoInterface);
+        }
+        if names.len() > MOST {
+            return Err(ReplayError::TooManyInterfaces(names.len()));
+        }
+        let input = match input {
+            None => 0,
+            Some(name) => names
+                .iter()
+                .position(|(known, _)| known == name)
+                .ok_or_else(|| ReplayError::UnknownInterface(name.to_owned()))?,
+        };
+        let output = (0..names.len()).find(|port| *port != input).unwrap_or(input);
+        Ok(Self { input: input as u8, output: output as u8, names, sources: HashMap::new() })
+    }
+
+    /// Name of a port's interface.
+    #[must_use]
+    pub fn name(&self, port: u8) -> &str {
+        self.names.get(usize::from(port)).map_or("", |(name, _)| name)
+    }
+
+    /// Tells the engine about interfaces, links, addresses, routes and neighbours.
+    pub fn build(&self, policy: &Policy, engine: &mut Engine, now: Tick, io: &mut dyn Io) {
+        for (port, interface) in policy.interfaces.iter().enumerate() {
+            let port = port as u8;
+            let (fast, reason) = fast_path(policy, interface.path);
+            engine.interfaces_mut().set(Interface {
+                name: interface.name.as_str().into(),
+                device: interface.device.as_str().into(),
+                port,
+                ifindex: ifindex(port),
+                mac: mac(port),
+                zone: interface.zone.0,
+                fast,
+                reason,
+                martians: interface.martians == Martians::Rfc1812,
+            });
+            if let Some(record) = engine.table().regions().ports.get(usize::from(port)) {
+                record.ifindex.store(ifindex(port));
+                record.set_mac(mac(port));
+            }
+            engine.routing_event(
+                Event::LinkUpsert(Link::ethernet(ifindex(port), &interface.device, mac(port))),
+                now,
+                io,
+            );
+            for address in addresses(port) {
+                let length = if address.is_ipv4() { 32 } else { 128 };
+                let own = InterfaceAddress::global(ifindex(port), address, length);
+                engine.routing_event(Event::AddressAdded(own), now, io);
+                let local = Route {
+                    kind: RouteKind::Local,
+                    table: TABLE_LOCAL,
+                    ..Route::unicast(IpPrefix::host(address), None, ifindex(port))
+                };
+                engine.routing_event(Event::RouteAdded(local), now, io);
+            }
+            for address in routers(port) {
+                let state = NeighbourState::Resolved(router_mac(port));
+                engine.routing_event(Event::NeighbourChanged { ifindex: ifindex(port), address, state }, now, io);
+            }
+        }
+        let [v4, v6] = routers(self.output);
+        for (prefix, router) in [(IpPrefix::ALL_V4, v4), (IpPrefix::ALL_V6, v6)] {
+            let default = Route::unicast(prefix, Some(router), ifindex(self.output));
+            engine.routing_event(Event::RouteAdded(default), now, io);
+        }
+    }
+
+    /// The port with the interface of this name, or device, or place in the order.
+    #[must_use]
+    pub fn port_of(&self, name: Option<&str>, place: usize) -> Option<u8> {
+        let named = self.names.iter().position(|(known, device)| Some(known.as_str()) == name || Some(device.as_str()) == name);
+        named.or((place < self.names.len()).then_some(place)).map(|port| port as u8)
+    }
+
+    /// The port that a packet of no known flow comes in through.
+    #[must_use]
+    pub fn guess(&self, source: Option<IpAddr>) -> u8 {
+        source.and_then(|source| self.sources.get(&source)).copied().unwrap_or(self.input)
+    }
+
+    /// Notes where a source was seen, and has it reached there.
+    pub fn learn(&mut self, source: IpAddr, port: u8, engine: &mut Engine, now: Tick, io: &mut dyn Io) {
+        let usable = !source.is_unspecified() && !source.is_multicast() && !engine.routing().is_own(source);
+        if !usable || self.sources.contains_key(&source) || self.sources.len() >= SOURCES {
+            return;
+        }
+        self.sources.insert(source, port);
+        if port != self.output {
+            let [v4, v6] = routers(port);
+            let router = if source.is_ipv4() { v4 } else { v6 };
+            let route = Route::unicast(IpPrefix::host(source), Some(router), ifindex(port));
+            engine.routing_event(Event::RouteAdded(route), now, io);
+        }
+    }
+}
+
+/// The interface index of a port.
+#[must_use]
+pub const fn ifindex(port: u8) -> u32 {
+    port as u32 + 1
+}
+
+/// The link-layer address of a port.
+#[must_use]
+pub const fn mac(port: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, port + 1]
+}
+
+const fn router_mac(port: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 1, port + 1]
+}
+
+/// The port's own addresses.
+fn addresses(port: u8) -> [IpAddr; 2] {
+    let number = u16::from(port) + 1;
+    [
+        Ipv4Addr::new(198, 51, 100, 254 - port).into(),
+        Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, number).into(),
+    ]
+}
+
+/// The router behind a port. Nobody sees its addresses.
+fn routers(port: u8) -> [IpAddr; 2] {
+    [Ipv4Addr::new(169, 254, port, 1).into(), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(port) + 1).into()]
+}
+
+/// The path of flows that come in through an interface: `skb` unless the policy has them stay on `user`.
+fn fast_path(policy: &Policy, asked: Option<ForwardingPath>) -> (FastPath, PathReason) {
+    if asked == Some(ForwardingPath::User) {
+        (FastPath::None, PathReason::Interface)
+    } else if !policy.paths.allows(ForwardingPath::Skb) {
+        (FastPath::None, PathReason::NotAllowed)
+    } else if asked.is_some() {
+        (FastPath::Skb, PathReason::Interface)
+    } else {
+        (FastPath::Skb, PathReason::Default)
+    }
+}

@@ -1,0 +1,398 @@
+//! The slow path with its modules, without any device: packets in, packets out.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use flowhop_engine::engine::Parts;
+use flowhop_engine::interfaces::{FastPath, Interface, PathReason};
+use flowhop_engine::{Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Offload, Outcome, Timeouts};
+use flowhop_flow::{Kind, Reason};
+use flowhop_modules::{Bindings, Names, Shared};
+use flowhop_policy::Source;
+use flowhop_routing::{Event, InterfaceAddress, Link, NeighbourState, Route, Routing};
+use flowhop_table::{Geometry, Regions, Table};
+use flowhop_wire::build::{L4, Spec};
+use flowhop_wire::{Ipv4, Tcp, tcp_flags, verify};
+use zerocopy::FromBytes;
+
+const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const INSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+const OUTSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
+
+#[derive(Default)]
+struct Outside {
+    sent: Vec<(u8, Vec<u8>)>,
+    stacked: usize,
+    resolved: Vec<IpAddr>,
+}
+
+impl Io for Outside {
+    fn transmit(&mut self, port: u8, _: u32, frame: &mut [u8], _: &Offload) -> bool {
+        self.sent.push((port, frame.to_vec()));
+        true
+    }
+    fn stack(&mut self, _: u8, _: &mut [u8], _: &Offload) -> bool {
+        self.stacked += 1;
+        true
+    }
+    fn resolve(&mut self, _: u32, next_hop: IpAddr) {
+        self.resolved.push(next_hop);
+    }
+    fn log(&mut self, _: &LogEvent) {}
+}
+
+struct Bed {
+    engine: Engine,
+    outside: Outside,
+    now: u32,
+}
+
+const POLICY: &str = r#"
+[interfaces]
+lan = { device = "lan0", zone = "inside" }
+wan = { device = "wan0", zone = "outside" }
+[[rule]]
+name = "browse"
+from = "inside"
+to = "outside"
+action = "allow"
+[[rule]]
+name = "no telnet here"
+from = "outside"
+to = "inside"
+service = "tcp/23"
+action = "reject"
+[[nat]]
+name = "hide"
+to = "outside"
+translate.source = "interface"
+"#;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+impl Bed {
+    fn new(resolved: bool) -> Self {
+        let source = Source { name: "test.toml".into(), text: POLICY.into() };
+        let policy = flowhop_policy::parse(&[source]).expect("a good policy").policy;
+        let (mut rules, mut nats) = (Names::default(), Names::default());
+        let shared = Shared::new(policy, &mut rules, &mut nats);
+        let geometry = Geometry::for_connections(1024, 0);
+        let table = Table::create(Regions::private(geometry), geometry, [7; 10], None);
+        table.config().orphan_grace.store(100_000);
+        let second = 954;
+        let parts = Parts {
+            table,
+            routing: Routing::new(100),
+            modules: flowhop_modules::standard(&shared, &Bindings::default()),
+            counters: Counters::private(),
+            timeouts: Timeouts {
+                udp: 300 * second,
+                tcp_established: 7440 * second,
+                tcp_transitory: 240 * second,
+                icmp: 60 * second,
+                other: 600 * second,
+            },
+            limits: Limits::default(),
+            seed: [1; 32],
+            kernel: false,
+        };
+        let mut bed = Self { engine: Engine::new(parts, 0).unwrap(), outside: Outside::default(), now: 1000 };
+        for (port, name, ifindex, mac) in [(1, "lan", 11, LAN_MAC), (2, "wan", 12, WAN_MAC)] {
+            bed.event(Event::LinkUpsert(Link::ethernet(ifindex, &format!("{name}0"), mac)));
+            bed.engine.interfaces_mut().set(Interface {
+                name: Arc::from(name),
+                device: Arc::from(format!("{name}0")),
+                port,
+                ifindex,
+                mac,
+                zone: u16::from(port) - 1,
+                fast: FastPath::None,
+                reason: PathReason::NoKernel,
+                martians: true,
+            });
+        }
+        for (ifindex, address, length) in
+            [(11, "10.1.0.1", 24), (12, "198.51.100.1", 24), (11, "fd00:0:0:1::1", 64), (12, "2001:db8:0:2::1", 64)]
+        {
+            bed.event(Event::AddressAdded(InterfaceAddress::global(ifindex, ip(address), length)));
+            let prefix = format!("{address}/{length}");
+            let network: flowhop_routing::IpPrefix = prefix
+                .parse()
+                .unwrap_or_else(|_| flowhop_routing::IpPrefix::new(masked(ip(address), length), length).unwrap());
+            bed.event(Event::RouteAdded(Route::unicast(network, None, ifindex)));
+        }
+        if resolved {
+            bed.neighbours();
+        }
+        bed
+    }
+
+    fn neighbours(&mut self) {
+        for (ifindex, address, mac) in [
+            (11, "10.1.0.2", INSIDE_MAC),
+            (12, "198.51.100.2", OUTSIDE_MAC),
+            (11, "fd00:0:0:1::2", INSIDE_MAC),
+            (12, "2001:db8:0:2::2", OUTSIDE_MAC),
+        ] {
+            let state = NeighbourState::Resolved(mac);
+            self.event(Event::NeighbourChanged { ifindex, address: ip(address), state });
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.engine.routing_event(event, self.now, &mut self.outside);
+    }
+
+    fn send(&mut self, port: u8, spec: &Spec<'_>) -> Outcome {
+        let (from, to) = if port == 1 { (INSIDE_MAC, LAN_MAC) } else { (OUTSIDE_MAC, WAN_MAC) };
+        let mut bytes = spec.with_link(from, to).to_vec().unwrap();
+        let arrived = Arrived { port, gate: 0, now: self.now };
+        self.engine.receive(&arrived, &mut Buffer::new(&mut bytes, Offload::default()), &mut self.outside)
+    }
+
+    fn last(&mut self) -> (u8, Vec<u8>) {
+        self.outside.sent.pop().expect("a packet was sent")
+    }
+
+    fn pass(&mut self, ticks: u32) {
+        for _ in 0..ticks / 1000 + 1 {
+            self.now += 1000.min(ticks);
+            while self.engine.maintain(self.now, &mut self.outside) {}
+        }
+    }
+}
+
+fn masked(address: IpAddr, length: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => (u32::from(v4) & (u32::MAX << (32 - length))).to_be_bytes().into(),
+        IpAddr::V6(v6) => (u128::from(v6) & (u128::MAX << (128 - length))).to_be_bytes().into(),
+    }
+}
+
+fn header(frame: &[u8]) -> Ipv4 {
+    Ipv4::read_from_prefix(&frame[14..]).unwrap().0
+}
+
+fn tcp(frame: &[u8]) -> Tcp {
+    Tcp::read_from_prefix(&frame[34..]).unwrap().0
+}
+
+fn is_sound(frame: &[u8]) -> bool {
+    verify::transport(&frame[14..]).is_acceptable() && verify::ipv4_header(&frame[14..]).is_acceptable()
+}
+
+// F10, C2: the first packet is forwarded by the entry that it caused; replies come back translated.
+#[test]
+fn a_masqueraded_tcp_connection_lives_and_dies() {
+    let mut bed = Bed::new(true);
+    let (client, server) = (at("10.1.0.2:40000"), at("198.51.100.2:80"));
+    let syn = bed.send(1, &Spec::tcp(client, server, tcp_flags::SYN, &[]).with_sequence(1000, 0));
+    assert_eq!((syn.kind, syn.out), (Kind::Forward, Some(2)));
+    let (port, frame) = bed.last();
+    assert_eq!(port, 2);
+    assert_eq!(frame[..12], [OUTSIDE_MAC, WAN_MAC].concat());
+    assert_eq!(header(&frame).source, [198, 51, 100, 1]);
+    assert_eq!(header(&frame).ttl, 63);
+    assert!(is_sound(&frame));
+    let outside = SocketAddr::new(ip("198.51.100.1"), tcp(&frame).source_port.get());
+
+    let flags = tcp_flags::SYN | tcp_flags::ACK;
+    let answer = bed.send(2, &Spec::tcp(server, outside, flags, &[]).with_sequence(5000, 1001));
+    assert_eq!((answer.kind, answer.out, answer.session), (Kind::Forward, Some(1), syn.session));
+    let (_, frame) = bed.last();
+    assert_eq!((header(&frame).destination, tcp(&frame).destination_port.get()), ([10, 1, 0, 2], 40000));
+    assert!(is_sound(&frame));
+
+    let ack = bed.send(1, &Spec::tcp(client, server, tcp_flags::ACK, b"GET /").with_sequence(1001, 5001));
+    assert_eq!(ack.kind, Kind::Forward);
+    // RFC 5961: a reset out of the window does not get through, one in it but inexact ends nothing.
+    let far = bed.send(2, &Spec::tcp(server, outside, tcp_flags::RST, &[]).with_sequence(5001 + 10_000_000, 0));
+    assert_eq!((far.kind, far.reason), (Kind::Drop, Reason::TcpWindow));
+    let stray = bed.send(2, &Spec::tcp(server, outside, tcp_flags::ACK, b"x").with_sequence(5001 + 10_000_000, 1001));
+    assert_eq!((stray.kind, stray.reason), (Kind::Drop, Reason::TcpWindow));
+    let data = bed.send(2, &Spec::tcp(server, outside, tcp_flags::ACK, b"200").with_sequence(5001, 1006));
+    assert_eq!(data.kind, Kind::Forward);
+
+    // RFC 7857: an exact reset is forwarded and the state kept for the transitory time.
+    let exact = bed.send(1, &Spec::tcp(client, server, tcp_flags::RST, &[]).with_sequence(1006, 0));
+    assert_eq!(exact.kind, Kind::Forward);
+    assert_eq!(bed.engine.table().live(), 1);
+    bed.pass(250 * 954);
+    assert_eq!(bed.engine.table().live(), 0);
+}
+
+// Fail closed: what no rule allows does not pass, and a spoofed inside address gets nowhere.
+#[test]
+fn what_no_rule_allows_does_not_pass() {
+    let mut bed = Bed::new(true);
+    let outcome = bed.send(2, &Spec::udp(at("198.51.100.2:53"), at("10.1.0.2:53"), b"x"));
+    assert_eq!((outcome.kind, outcome.reason), (Kind::Drop, Reason::NoRule));
+    bed.send(1, &Spec::udp(at("10.1.0.2:1234"), at("198.51.100.2:53"), b"x"));
+    let spoofed = bed.send(2, &Spec::udp(at("10.1.0.2:1234"), at("198.51.100.2:53"), b"x"));
+    assert_eq!((spoofed.kind, spoofed.reason), (Kind::Drop, Reason::WrongInterface));
+    let rejected =
+        bed.send(2, &Spec::tcp(at("198.51.100.2:999"), at("10.1.0.2:23"), tcp_flags::SYN, &[]).with_sequence(7, 0));
+    assert_eq!((rejected.kind, rejected.reason), (Kind::Drop, Reason::RuleReject));
+    let (port, frame) = bed.last();
+    assert_eq!(port, 2);
+    assert_eq!(tcp(&frame).flags, tcp_flags::RST | tcp_flags::ACK);
+    assert_eq!(tcp(&frame).acknowledgment.get(), 8);
+    assert!(is_sound(&frame));
+    // To the box itself: the kernel's.
+    let own = bed.send(2, &Spec::tcp(at("198.51.100.2:999"), at("198.51.100.1:22"), tcp_flags::SYN, &[]));
+    assert_eq!((own.kind, own.reason), (Kind::Stack, Reason::Local));
+}
+
+// RFC 4787 REQ-1: one inside endpoint, one external endpoint, for all destinations; REQ-3: for no other.
+#[test]
+fn mapping_is_endpoint_independent_and_ports_are_not_shared() {
+    let mut bed = Bed::new(true);
+    let mut external = |source: &str, destination: &str| {
+        let outcome = bed.send(1, &Spec::udp(at(source), at(destination), b"x"));
+        assert_eq!(outcome.kind, Kind::Forward);
+        let (_, frame) = bed.last();
+        u16::from_be_bytes([frame[34], frame[35]])
+    };
+    let first = external("10.1.0.2:1000", "198.51.100.2:53");
+    assert_eq!(external("10.1.0.2:1000", "198.51.100.2:54"), first);
+    assert_ne!(external("10.1.0.2:1001", "198.51.100.2:53"), first);
+}
+
+#[test]
+fn packets_wait_for_their_neighbour_in_order() {
+    let mut bed = Bed::new(false);
+    for number in 0..3u8 {
+        let outcome = bed.send(1, &Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), &[number]));
+        assert_eq!((outcome.kind, outcome.reason), (Kind::Hold, Reason::HeldNeighbour));
+    }
+    assert!(bed.outside.resolved.contains(&ip("198.51.100.2")));
+    assert!(bed.outside.sent.is_empty());
+    bed.neighbours();
+    let numbers: Vec<u8> = bed.outside.sent.iter().map(|(_, frame)| frame[42]).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+    assert_eq!(bed.engine.counters().get(1, Reason::Forwarded).0, 3);
+    assert_eq!(bed.engine.counters().get(1, Reason::HeldNeighbour).0, 0);
+}
+
+// RFC 1812 section 5.3.1 and RFC 4443 section 3.3: TTL and hop limit are answered.
+#[test]
+fn expired_ttl_is_answered() {
+    let mut bed = Bed::new(true);
+    for (source, destination, kind) in
+        [("10.1.0.2:1000", "198.51.100.2:53", 11), ("[fd00:0:0:1::2]:1000", "[2001:db8:0:2::2]:53", 3)]
+    {
+        let outcome = bed.send(1, &Spec::udp(at(source), at(destination), b"x").with_ttl(1));
+        assert_eq!((outcome.kind, outcome.reason), (Kind::Drop, Reason::TtlExceeded));
+        let (port, frame) = bed.last();
+        let offset = if frame[12..14] == [8, 0] { 34 } else { 54 };
+        assert_eq!((port, frame[offset]), (1, kind));
+        assert!(verify::transport(&frame[14..]).is_acceptable());
+    }
+}
+
+// RFC 4787 REQ-14, RFC 791: fragments follow their first one, in any order.
+#[test]
+fn fragments_follow_their_first_one() {
+    let mut bed = Bed::new(true);
+    let payload: Vec<u8> = (0..64).collect();
+    let whole = Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), &payload)
+        .with_link(INSIDE_MAC, LAN_MAC)
+        .to_vec()
+        .unwrap();
+    let piece = |from: usize, to: usize, more: bool| {
+        let mut frame = whole[..34].to_vec();
+        frame.extend_from_slice(&whole[34 + from..34 + to]);
+        frame[16..18].copy_from_slice(&((20 + to - from) as u16).to_be_bytes());
+        let field = (from / 8) as u16 | if more { 0x2000 } else { 0 };
+        frame[20..22].copy_from_slice(&field.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = flowhop_wire::checksum::finish(flowhop_wire::checksum::sum(&frame[14..34]));
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    let arrived = Arrived { port: 1, gate: 0, now: bed.now };
+    let mut outcomes = Vec::new();
+    for mut frame in [piece(40, 72, false), piece(0, 40, true)] {
+        let mut packet = Buffer::new(&mut frame, Offload::default());
+        outcomes.push(bed.engine.receive(&arrived, &mut packet, &mut bed.outside).kind);
+    }
+    assert_eq!(outcomes, [Kind::Hold, Kind::Forward]);
+    let mut data = vec![0; 72];
+    for (_, frame) in &bed.outside.sent {
+        assert_eq!(header(frame).source, [198, 51, 100, 1]);
+        let offset = header(frame).fragment_offset();
+        let length = usize::from(header(frame).total_length.get()) - 20;
+        data[offset..offset + length].copy_from_slice(&frame[34..34 + length]);
+    }
+    assert_eq!(data[8..], payload);
+    // The checksum over the whole datagram holds after translation.
+    let mut rebuilt = bed.outside.sent[0].1[14..34].to_vec();
+    rebuilt[2..4].copy_from_slice(&92u16.to_be_bytes());
+    rebuilt[6..8].fill(0);
+    rebuilt.extend_from_slice(&data);
+    assert!(verify::transport(&rebuilt).is_acceptable());
+}
+
+// RFC 1191, RFC 4787 REQ-13: too big with DF is answered, without DF it is cut.
+#[test]
+fn what_is_too_big_is_answered_or_cut() {
+    let mut bed = Bed::new(true);
+    bed.event(Event::LinkUpsert(Link { mtu: 600, ..Link::ethernet(12, "wan0", WAN_MAC) }));
+    let payload = vec![7; 1000];
+    let mut spec = Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), &payload);
+    let flowhop_wire::build::Ip::V4(v4) = &mut spec.ip else { panic!() };
+    v4.df = true;
+    let outcome = bed.send(1, &spec);
+    assert_eq!((outcome.kind, outcome.reason), (Kind::Drop, Reason::TooBig));
+    let (port, frame) = bed.last();
+    assert_eq!((port, frame[34], frame[35]), (1, 3, 4));
+    assert_eq!(u16::from_be_bytes([frame[40], frame[41]]), 600);
+    assert!(frame.len() <= 14 + 576);
+    let flowhop_wire::build::Ip::V4(v4) = &mut spec.ip else { panic!() };
+    v4.df = false;
+    let outcome = bed.send(1, &spec);
+    assert_eq!((outcome.kind, outcome.reason), (Kind::Consume, Reason::Fragmented));
+    assert_eq!(bed.outside.sent.len(), 2);
+    assert!(
+        bed.outside
+            .sent
+            .iter()
+            .all(|(_, frame)| frame.len() <= 614 && verify::ipv4_header(&frame[14..]).is_acceptable())
+    );
+}
+
+// B17: deleting the entry ends the flow.
+#[test]
+fn deleting_a_flow_ends_it() {
+    let mut bed = Bed::new(true);
+    let outcome = bed.send(1, &Spec::echo_request(ip("10.1.0.2"), ip("198.51.100.2"), 77, 1, b"x"));
+    assert_eq!(outcome.kind, Kind::Forward);
+    let (_, serial) = outcome.session.unwrap();
+    let (_, frame) = bed.last();
+    let identifier = u16::from_be_bytes([frame[38], frame[39]]);
+    let reply = Spec::echo_reply(ip("198.51.100.2"), ip("198.51.100.1"), identifier, 1, b"x");
+    assert_eq!(bed.send(2, &reply).kind, Kind::Forward);
+    assert!(bed.engine.delete(serial));
+    assert!(!bed.engine.delete(serial));
+    let late = bed.send(2, &reply);
+    assert_ne!(late.kind, Kind::Forward);
+}
+
+// A1: another protocol is forwarded by its addresses.
+#[test]
+fn other_protocols_go_by_their_addresses() {
+    let mut bed = Bed::new(true);
+    let spec = Spec::new(ip("10.1.0.2"), ip("198.51.100.2"), L4::Raw { protocol: 47 }, &[0; 20]);
+    assert_eq!(bed.send(1, &spec).kind, Kind::Forward);
+    let back = Spec::new(ip("198.51.100.2"), ip("198.51.100.1"), L4::Raw { protocol: 47 }, &[0; 20]);
+    assert_eq!(bed.send(2, &back).kind, Kind::Forward);
+    assert_eq!(header(&bed.last().1).destination, [10, 1, 0, 2]);
+}
