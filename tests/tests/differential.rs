@@ -941,9 +941,10 @@ fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
             let done =
                 unsafe { libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) };
             assert_eq!(done, 0, "mounts of its own");
-            for ifindex in INTERFACES {
-                let index = ifindex.to_string();
-                let arguments = ["link", "add", &format!("d{index}"), "index", &index, "up", "type", "dummy"];
+            for pair in INTERFACES.as_chunks::<2>().0 {
+                let [one, two] = pair.map(|ifindex| (format!("d{ifindex}"), ifindex.to_string()));
+                let arguments =
+                    ["link", "add", &one.0, "index", &one.1, "type", "veth", "peer", "name", &two.0, "index", &two.1];
                 let status = std::process::Command::new("ip").args(arguments).status().unwrap();
                 assert!(status.success(), "ip {arguments:?}");
             }

@@ -25,15 +25,36 @@ pub(crate) fn link(tools: &Path, arguments: impl Iterator<Item = OsString>) -> R
     let request = Request::parse(arguments)?;
     let symbols = fs::read_to_string(&request.symbols).context("the list of symbols to export")?;
     let symbols: Vec<&str> = symbols.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let optimised = request.output.with_extension("opt.bc");
+    let optimised = request.output.with_extension("ll");
     run(Command::new(tools.join("opt"))
         .args(["-mtriple=bpfel", &format!("-mcpu={CPU}"), &format!("-mattr={FEATURES}")])
-        .arg("-passes=internalize,default<O3>,globaldce,always-inline,globaldce")
+        // One function per program: what is called gets its arguments in memory, and is slower to run and to verify.
+        .arg("-force-attribute=alwaysinline")
+        .arg("-passes=forceattrs,internalize,default<O3>,globaldce,always-inline,globaldce")
         .arg(format!("-internalize-public-api-list={}", symbols.join(",")))
-        .args([&request.bitcode, Path::new("-o"), &optimised]))?;
+        .args([&request.bitcode, Path::new("-S"), Path::new("-o"), &optimised]))?;
+    let text = fs::read_to_string(&optimised).context("the optimised programs")?;
+    fs::write(&optimised, text.lines().map(|line| defined(line) + "\n").collect::<String>())?;
     run(Command::new(tools.join("llc"))
         .args(["-march=bpfel", &format!("-mcpu={CPU}"), &format!("-mattr={FEATURES}"), "-O3", "-filetype=obj"])
         .args([&optimised, Path::new("-o"), &request.output]))
+}
+
+/// A line of LLVM's language with a zero in place of every value that is not defined on some way to it.
+///
+/// Such values are never used (the payload of a `None`), yet the code generator may keep them in a register and put
+/// them aside; the verifier refuses to read a register that nobody has written.
+fn defined(line: &str) -> String {
+    let Some((head, phi)) = line.split_once(" = phi ") else {
+        return line.to_owned();
+    };
+    let zero = match phi.split(' ').next() {
+        Some("ptr") => "null",
+        Some(kind) if kind.starts_with('i') => "0",
+        _ => "zeroinitializer",
+    };
+    let phi = phi.replace("[ undef,", &format!("[ {zero},")).replace("[ poison,", &format!("[ {zero},"));
+    format!("{head} = phi {phi}")
 }
 
 /// What rustc asks a linker of the `bpf` flavour for.
@@ -61,5 +82,17 @@ impl Request {
             ([one], Some(symbols), Some(output)) => Ok(Self { bitcode: one.clone(), symbols, output }),
             (inputs, ..) => bail!("expected one file of bitcode, symbols and an output, got {inputs:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn undefined_values_become_zero() {
+        assert_eq!(defined("  %3 = phi i32 [ undef, %1 ], [ %2, %0 ]"), "  %3 = phi i32 [ 0, %1 ], [ %2, %0 ]");
+        assert_eq!(defined("  %3 = phi ptr [ poison, %1 ]"), "  %3 = phi ptr [ null, %1 ]");
+        assert_eq!(defined("  %3 = add i32 %1, undef"), "  %3 = add i32 %1, undef");
     }
 }

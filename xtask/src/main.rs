@@ -44,7 +44,7 @@ fn run() -> Result<()> {
     match words.as_slice() {
         ["bpf"] => bpf::build(),
         ["bpf", "--check"] => bpf::check(),
-        ["test"] => test::run(),
+        ["test"] => test::run_all(),
         _ => bail!("{USAGE}"),
     }
 }

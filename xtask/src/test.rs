@@ -1,4 +1,92 @@
-//! x
-pub(crate) fn run() -> anyhow::Result<()> {
-    crate::arrows::check()
+//! `cargo xtask test`: everything that a change has to pass.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::system::{self, Package, cargo, has_program, run};
+use crate::{arrows, bpf};
+
+/// What the tests run beside the compiler.
+const TOOLS: [Package; 9] = [
+    Package { name: "nftables", known_by: "nft" },
+    Package { name: "iperf3", known_by: "iperf3" },
+    Package { name: "curl", known_by: "curl" },
+    Package { name: "tcpdump", known_by: "tcpdump" },
+    Package { name: "tshark", known_by: "tshark" },
+    Package { name: "ethtool", known_by: "ethtool" },
+    Package { name: "iputils-ping", known_by: "ping" },
+    Package { name: "strace", known_by: "strace" },
+    Package { name: "iproute2", known_by: "ip" },
+];
+
+/// Runs all checks and tests; the last line says how many tests passed.
+pub(crate) fn run_all() -> Result<()> {
+    system::need(&TOOLS).context("tools that the tests run")?;
+    step("format");
+    run(cargo().args(["fmt", "--all", "--check"]))?;
+    step("lints");
+    run(cargo().args(["clippy", "-q", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step("kernel programs");
+    bpf::check()?;
+    step("crate arrows");
+    arrows::check()?;
+    step("dependencies");
+    if has_program("cargo-deny") {
+        run(cargo().args(["deny", "check"]))?;
+    } else {
+        println!("skipped: cargo-deny is not installed (cargo install --locked cargo-deny, about five minutes)");
+    }
+    step("tests");
+    tests()
+}
+
+fn step(what: &str) {
+    println!("==> {what}");
+}
+
+/// Runs the tests of the workspace and sums up what each of their programs says at its end.
+fn tests() -> Result<()> {
+    let mut command: Command = cargo();
+    let mut child = command
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run cargo test")?;
+    let output = child.stdout.take().context("output of cargo test")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some((more_passed, more_failed)) = summary(&line) {
+            passed += more_passed;
+            failed += more_failed;
+        }
+    }
+    let status = child.wait()?;
+    println!("{passed} passed, {failed} failed");
+    if !status.success() {
+        bail!("cargo test failed: {status}");
+    }
+    Ok(())
+}
+
+/// Tests passed and failed, of a line such as `test result: ok. 3 passed; 0 failed; …`.
+fn summary(line: &str) -> Option<(u32, u32)> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let mut parts = counts.split("; ").map(|part| part.split(' ').next()?.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_are_read() {
+        let line = "test result: FAILED. 12 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(summary(line), Some((12, 1)));
+        assert_eq!(summary("test a ... ok"), None);
+    }
 }

@@ -251,6 +251,11 @@ impl Engine {
         &self.interfaces
     }
 
+    /// The modules, in the order in which they are asked.
+    pub fn modules(&self) -> impl Iterator<Item = &dyn Module> {
+        self.order.iter().flatten().map(|index| &*self.modules[*index])
+    }
+
     /// The interfaces of policy, to be changed.
     pub const fn interfaces_mut(&mut self) -> &mut Interfaces {
         &mut self.interfaces

@@ -15,7 +15,7 @@
 //! * Shared memory is touched through [`cell`] alone, because other cores and the user-level process write it.
 //! * Layouts in [`record`] are a contract between builds: a change raises [`record::LAYOUT_VERSION`].
 #![cfg_attr(not(test), no_std)]
-#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "atomics on BPF exist only as intrinsics"))]
 
 pub mod cell;

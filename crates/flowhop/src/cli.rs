@@ -22,6 +22,10 @@ pub struct Cli {
 pub enum Command {
     /// Check a policy: say `ok`, or print every fault with its line
     Check(CheckArgs),
+    /// The daemon, in the foreground
+    Run(RunArgs),
+    /// Take everything off the interfaces and forget it, with or without a daemon running
+    Down(DownArgs),
     /// Show what is there now
     Show(ShowArgs),
     /// End something at once

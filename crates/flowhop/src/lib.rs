@@ -8,6 +8,8 @@ pub mod cli;
 pub mod client;
 pub mod control;
 pub mod convert;
+pub mod daemon;
+pub mod down;
 pub mod exit;
 pub mod replay;
 pub mod show;
@@ -49,6 +51,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::check(&args.file, &mut out),
         Command::Show(args) => client::show(&args, &mut out),
         Command::Delete(Delete::Flow(args)) => client::command(&args.target, &Request::DeleteFlow { id: args.id }),
+        Command::Run(args) => down::run(&args),
+        Command::Down(args) => down::down(&args),
         Command::Replay(args) => replay::run(&args, &mut out),
     }
 }

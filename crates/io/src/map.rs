@@ -1,11 +1,16 @@
 //! Arrays of records in memory that kernel programs share.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
 
-use flowhop_flow::record::{Adjacency, Block, Bucket, Config, Gate, Port, PortMap, PortSlot};
+use flowhop_flow::record::{Adjacency, Block, Bucket, Config, Gate, Port, PortCounters, PortMap, PortSlot};
+use flowhop_table::Region;
 
 mod sealed {
     pub trait Sealed {}
@@ -28,7 +33,7 @@ macro_rules! records {
     )*};
 }
 
-records! { Config PortSlot Port Bucket Block Adjacency Gate PortMap }
+records! { Config PortSlot Port Bucket Block Adjacency Gate PortMap PortCounters }
 
 /// An array of records: a memory-mapped BPF array, or memory of this process alone.
 pub struct MappedArray<T: Record> {
@@ -89,6 +94,24 @@ impl<T: Record> Drop for MappedArray<T> {
         // SAFETY: the mapping was made by `map` with this length, and borrows of it have ended.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// Records in a file that outlives the process: made and zeroed if need be, taken as they are otherwise.
+///
+/// # Errors
+/// What the system says to the file or the mapping; `InvalidData` for a file of another length.
+pub fn file_region<T: Record + Send + 'static>(path: &Path, count: usize) -> io::Result<Region<T>> {
+    let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+    let bytes = (count * size_of::<T>()) as u64;
+    match file.metadata()?.len() {
+        0 => file.set_len(bytes)?,
+        length if length == bytes => {}
+        _ => return Err(io::ErrorKind::InvalidData.into()),
+    }
+    let array = Arc::new(MappedArray::<T>::map(count, libc::MAP_SHARED, file.as_raw_fd())?);
+    let start = NonNull::from(&**array).cast();
+    // SAFETY: the region keeps the mapping alive; records are made of cells, and any contents are valid.
+    Ok(unsafe { Region::from_raw(start, count, array) })
 }
 
 #[cfg(test)]

@@ -62,6 +62,18 @@ pub enum TapError {
     },
 }
 
+impl TapError {
+    /// Whether it is for want of rights, so that another way in may be open.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::NotPermitted(_) => true,
+            Self::NoDriver(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            _ => false,
+        }
+    }
+}
+
 /// What is known of a frame beside its bytes (`struct virtio_net_hdr`, native byte order).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VirtioHeader {

@@ -45,7 +45,7 @@ fn altered_packets_are_judged_alike() {
             bed.insert(&flow, FORWARD);
         }
         let mut reasons = std::collections::BTreeMap::<Reason, usize>::new();
-        for (frame, segment) in frames(20_000) {
+        for (frame, segment) in frames(8_000) {
             let run = compare(&mut bed, &frame, segment);
             *reasons.entry(run.verdict.reason).or_default() += 1;
         }
@@ -267,7 +267,11 @@ fn nanoseconds_per_packet() {
                 );
             }
             for flow in [Flow::udp4(), Flow::tcp4(), Flow::udp6(), Flow::tcp6()] {
-                println!("{index:?} {:?} hit: {} ns", flow.key.identity & 0xffff, common::measure_hits(&mut bed, &flow));
+                println!(
+                    "{index:?} {:?} hit: {} ns",
+                    flow.key.identity & 0xffff,
+                    common::measure_hits(&mut bed, &flow)
+                );
                 bed.remove_all();
             }
             println!("{index:?} miss: {} ns", common::measure(&mut bed, &Flow::udp4().frame(), 1));

@@ -1,5 +1,6 @@
 //! What the forwarding function needs around it, from maps.
 
+use core::cell::Cell;
 use core::marker::PhantomData;
 
 use flowhop_flow::key::Address;
@@ -15,14 +16,15 @@ use crate::skb::opaque;
 
 /// How entries are found.
 pub trait Index {
-    /// The block and direction of the entry with this key.
-    fn find(config: &Config, key: &Key, hash: u64) -> Option<(&'static Block, usize)>;
+    /// The place, `block << 1 | direction`, of the entry with this key.
+    fn find(config: &Config, key: &Key, hash: u64) -> Option<u32>;
 }
 
 /// Our own lines of tags.
 pub struct Lines;
 
-struct Memory;
+/// The maps, and the block that was looked at last.
+struct Memory(Cell<u32>);
 
 impl Arrays for Memory {
     #[inline(always)]
@@ -32,14 +34,17 @@ impl Arrays for Memory {
 
     #[inline(always)]
     fn block(&self, number: u32) -> Option<&Block> {
+        self.0.set(number);
         BLOCKS.get(number)
     }
 }
 
 impl Index for Lines {
     #[inline(always)]
-    fn find(config: &Config, key: &Key, hash: u64) -> Option<(&'static Block, usize)> {
-        lookup::find(&Memory, config.buckets.load(), key, hash)
+    fn find(config: &Config, key: &Key, hash: u64) -> Option<u32> {
+        let memory = Memory(Cell::new(0));
+        let (_, direction) = lookup::find(&memory, config.buckets.load(), key, hash)?;
+        Some(memory.0.get() << 1 | direction as u32)
     }
 }
 
@@ -48,13 +53,11 @@ pub struct KernelHash;
 
 impl Index for KernelHash {
     #[inline(always)]
-    fn find(_: &Config, key: &Key, _: u64) -> Option<(&'static Block, usize)> {
+    fn find(_: &Config, key: &Key, _: u64) -> Option<u32> {
         // SAFETY: the value is one aligned word, written whole; an element that was given to another key
         // meanwhile names a block whose own key, compared below, differs.
         let place = *unsafe { KERNEL_INDEX.get(key) }?;
-        let block = BLOCKS.get(place >> 1)?;
-        let direction = (place & 1) as usize;
-        lookup::has_key(block, direction, key).then_some((block, direction))
+        lookup::has_key(BLOCKS.get(place >> 1)?, (place & 1) as usize, key).then_some(place)
     }
 }
 
@@ -93,7 +96,10 @@ impl<I: Index> Host for Tables<I> {
 
     #[inline(always)]
     fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
-        I::find(self.config, key, hash).map(|(block, direction)| Hit { block, direction })
+        // The block is looked up once more by a number whose origin is hidden: then it does not matter to the
+        // verifier in which of the many places the entry was found, and it follows the rest of the program once.
+        let place = opaque(I::find(self.config, key, hash)? as usize) as u32;
+        Some(Hit { block: BLOCKS.get(place >> 1)?, direction: (place & 1) as usize })
     }
 
     #[inline(always)]

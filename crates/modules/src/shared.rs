@@ -28,6 +28,8 @@ pub struct Current {
 pub struct Reserved {
     /// Where the kernel takes the ports of the box's own connections from.
     pub ephemeral: RangeInclusive<u16>,
+    /// Ports and echo identifiers that translations may use on own addresses at all.
+    pub within: RangeInclusive<u16>,
     /// Protocol and port that a socket of the box is bound to.
     pub bound: HashSet<(u8, u16)>,
 }
@@ -35,7 +37,7 @@ pub struct Reserved {
 impl Default for Reserved {
     /// The kernel's own default range, and nothing bound.
     fn default() -> Self {
-        Self { ephemeral: 32768..=60999, bound: HashSet::new() }
+        Self { ephemeral: 32768..=60999, within: 1024..=u16::MAX, bound: HashSet::new() }
     }
 }
 

@@ -121,6 +121,14 @@ pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -
     false
 }
 
+/// The place of which `is_it` holds, among all entries of a hash: also those that a reader does not follow.
+pub fn find(buckets: &[Bucket], hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+    let lines = lines_of(hash, buckets.len() as u32).map(|line| &buckets[line as usize]);
+    let entries = lines.into_iter().flat_map(|bucket| (0..BUCKET_ENTRIES).map(move |entry| (bucket, entry)));
+    let equal = entries.filter(|(bucket, entry)| tag(bucket, *entry) == tag_of(hash));
+    equal.map(|(bucket, entry)| place(bucket, entry)).find(|place| is_it(*place))
+}
+
 /// Takes a place out of the index; tells whether it was there.
 pub fn remove(buckets: &[Bucket], hash: u64, place: u32) -> bool {
     for line in lines_of(hash, buckets.len() as u32) {

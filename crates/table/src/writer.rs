@@ -9,7 +9,7 @@ use flowhop_flow::rewrite::Rewrite;
 use flowhop_flow::{Key, Reason};
 
 use crate::index;
-use crate::lookup::{find, has_key};
+use crate::lookup::has_key;
 use crate::memory::{Geometry, Regions};
 
 pub use crate::index::{Index, KernelHashSync};
@@ -240,11 +240,11 @@ impl Table {
             }
         }
         for &number in live {
-            for direction in 0..2 {
-                let key = key_of(&self.regions.blocks[number as usize], direction);
-                let hash = key.hash(&self.secret);
-                if self.find(&key, hash).is_none() {
-                    let _entered = self.enter(&key, hash, number << 1 | direction as u32);
+            let keys = [0, 1].map(|direction| key_of(&self.regions.blocks[number as usize], direction));
+            let hashes = keys.map(|key| key.hash(&self.secret));
+            for (direction, key) in keys.iter().enumerate() {
+                if self.find(key, hashes[direction]).is_none() {
+                    let _entered = self.enter(key, hashes, number << 1 | direction as u32);
                 }
             }
         }
@@ -297,8 +297,12 @@ impl Table {
     pub fn find(&self, key: &Key, hash: u64) -> Option<(BlockIndex, usize)> {
         match &self.index {
             Index::Lines => {
-                let (block, direction) = find(&self.regions, self.regions.buckets.len() as u32, key, hash)?;
-                Some((self.number_of(block), direction))
+                // Readers give up after some equal tags in a line, and the packet comes here; giving up here as well
+                // would make the connection once more with each of them.
+                let block_of = |place: u32| self.block(place >> 1);
+                let is_it = |place| block_of(place).is_some_and(|block| has_key(block, (place & 1) as usize, key));
+                let place = index::find(&self.regions.buckets, hash, is_it)?;
+                Some((place >> 1, (place & 1) as usize))
             }
             Index::KernelHash { mirror, .. } => {
                 let place = *mirror.get(key)?;
@@ -306,11 +310,6 @@ impl Table {
                 has_key(self.block(number)?, direction, key).then_some((number, direction))
             }
         }
-    }
-
-    fn number_of(&self, block: &Block) -> BlockIndex {
-        let offset = std::ptr::from_ref(block) as usize - self.regions.blocks.as_ptr() as usize;
-        (offset / size_of::<Block>()) as u32
     }
 
     /// Makes a connection, unless one of its keys is taken. `prepare` fills in what depends on the connection
@@ -333,7 +332,7 @@ impl Table {
         prepare(block);
         for direction in 0..2 {
             let place = number << 1 | direction as u32;
-            if let Err(error) = self.enter(&keys[direction], hashes[direction], place) {
+            if let Err(error) = self.enter(&keys[direction], hashes, place) {
                 for earlier in 0..direction {
                     self.leave(&keys[earlier], hashes[earlier], number << 1 | earlier as u32);
                 }
@@ -349,12 +348,21 @@ impl Table {
         Ok(Inserted::New(number))
     }
 
-    fn enter(&mut self, key: &Key, hash: u64, place: u32) -> Result<(), InsertError> {
+    /// Enters one direction of a connection into the index. `hashes` are those of both.
+    fn enter(&mut self, key: &Key, hashes: [u64; 2], place: u32) -> Result<(), InsertError> {
         match &mut self.index {
             Index::Lines => {
                 let (blocks, secret) = (&self.regions.blocks, &self.secret);
-                let hash_of = |place: u32| key_of(&blocks[(place >> 1) as usize], (place & 1) as usize).hash(secret);
-                if index::insert(&self.regions.buckets, hash, place, hash_of) {
+                let hash_of = |moved: u32| {
+                    let direction = (moved & 1) as usize;
+                    // The other direction may be what has to move, and the block has no identity yet.
+                    if moved >> 1 == place >> 1 {
+                        hashes[direction]
+                    } else {
+                        key_of(&blocks[(moved >> 1) as usize], direction).hash(secret)
+                    }
+                };
+                if index::insert(&self.regions.buckets, hashes[(place & 1) as usize], place, hash_of) {
                     Ok(())
                 } else {
                     Err(InsertError::NoPlace)
@@ -452,14 +460,14 @@ impl Table {
         let number = aside.block;
         let block = &self.regions.blocks[number as usize];
         let keys = [0, 1].map(|direction| key_with_identity(block, direction, aside.identities[direction]));
-        if keys.iter().any(|key| self.find(key, key.hash(&self.secret)).is_some()) {
+        let hashes = keys.map(|key| key.hash(&self.secret));
+        if keys.iter().zip(hashes).any(|(key, hash)| self.find(key, hash).is_some()) {
             return false;
         }
         for (direction, key) in keys.iter().enumerate() {
-            if self.enter(key, key.hash(&self.secret), number << 1 | direction as u32).is_err() {
+            if self.enter(key, hashes, number << 1 | direction as u32).is_err() {
                 if direction == 1 {
-                    let hash = keys[0].hash(&self.secret);
-                    self.leave(&keys[0], hash, number << 1);
+                    self.leave(&keys[0], hashes[0], number << 1);
                 }
                 return false;
             }

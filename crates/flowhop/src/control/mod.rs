@@ -36,6 +36,8 @@ pub enum Request {
         /// Its identifier.
         id: u32,
     },
+    /// Take everything off the interfaces, forget it, and end.
+    Down,
 }
 
 impl Request {
@@ -44,7 +46,7 @@ impl Request {
     pub const fn changes(&self) -> bool {
         match self {
             Self::Show { .. } => false,
-            Self::DeleteFlow { .. } => true,
+            Self::DeleteFlow { .. } | Self::Down => true,
         }
     }
 }

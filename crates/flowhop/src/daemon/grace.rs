@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 /// A thread that waits, and an event when it has.
 #[derive(Debug)]
-pub struct Grace {
+pub(super) struct Grace {
     requests: Sender<u64>,
     done: Receiver<u64>,
     event: OwnedFd,
@@ -21,7 +21,7 @@ impl Grace {
     ///
     /// # Errors
     /// When there is no descriptor or thread to be had.
-    pub fn start() -> io::Result<Self> {
+    pub(super) fn start() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let signal = event.try_clone()?;
         let (requests, incoming) = channel::<u64>();
@@ -43,17 +43,17 @@ impl Grace {
 
     /// Nothing is being waited for.
     #[must_use]
-    pub const fn is_free(&self) -> bool {
+    pub(super) const fn is_free(&self) -> bool {
         !self.outstanding
     }
 
     /// Begins to wait for a period.
-    pub fn request(&mut self, number: u64) {
+    pub(super) fn request(&mut self, number: u64) {
         self.outstanding = self.requests.send(number).is_ok();
     }
 
     /// The period that has passed, if one has.
-    pub fn passed(&mut self) -> Option<u64> {
+    pub(super) fn passed(&mut self) -> Option<u64> {
         // Only the channel counts; the descriptor is for waking up.
         let _drained = rustix::io::read(&self.event, &mut [0u8; 8]);
         let number = self.done.try_recv().ok()?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use flowhop_engine::interfaces::{FastPath, Interface, PathReason};
+use flowhop_engine::interfaces::Interface;
 use flowhop_policy::Martians;
 use flowhop_routing::{Link, LinkLayer};
 
@@ -104,17 +104,4 @@ fn usable(link: &Link) -> Result<(u32, [u8; 6]), &'static str> {
         (LinkLayer::Headerless, _) => Err("devices without a link-layer header (tun, ppp, …) are not supported yet"),
         _ => Err("not an Ethernet device"),
     }
-}
-
-/// The name of a fast path.
-pub(super) const fn path_name(fast: FastPath) -> &'static str {
-    match fast {
-        FastPath::Skb => "skb",
-        FastPath::None => "user",
-    }
-}
-
-/// The reason of an interface's path.
-pub(super) const fn reason_name(reason: PathReason) -> &'static str {
-    reason.name()
 }

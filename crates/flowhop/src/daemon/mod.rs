@@ -85,6 +85,20 @@ pub enum DaemonError {
     },
 }
 
+impl DaemonError {
+    /// Whether it is for want of rights.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Plane(error) => error.is_denied(),
+            Self::State(StateError::File { error, .. }) | Self::System { error, .. } => {
+                error.kind() == io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What the daemon is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -154,7 +168,7 @@ impl Daemon {
         let kernel = matches!(plane, Plane::Kernel(_));
         let table = open_table(&plane, regions, geometry, adopted)?;
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
-        shared.set_reserved(reserved::read());
+        shared.set_reserved(reserved::read(plane.own_ports()));
         let bindings = Bindings::default();
         let parts = Parts {
             table,
@@ -348,7 +362,7 @@ impl Daemon {
         }
         if self.reserved_read.elapsed() >= RESERVED_EVERY {
             self.reserved_read = Instant::now();
-            self.shared.set_reserved(reserved::read());
+            self.shared.set_reserved(reserved::read(self.plane.own_ports()));
         }
         more
     }
@@ -472,7 +486,7 @@ fn open_table(
     adopted: bool,
 ) -> Result<Table, DaemonError> {
     let kernel_index = match plane {
-        Plane::Kernel(kernel) => kernel.kernel.index_sync(),
+        Plane::Kernel(kernel) => kernel.kernel.index_sync().map_err(PlaneError::from)?,
         Plane::Packet(_) => None,
     };
     if adopted {

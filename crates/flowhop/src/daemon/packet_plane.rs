@@ -4,14 +4,14 @@
 //! answering in flowhop's place.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use flowhop_engine::interfaces::Interface;
 use flowhop_engine::{Arrived, Offload};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::Tick;
-use flowhop_io::bpf::KernelError;
-use flowhop_io::cbpf::{FilterError, KernelFilter};
+use flowhop_io::cbpf::{self, Claim, FilterError, KernelFilter};
 use flowhop_io::packet::{PacketError, PacketPort, PacketType};
 use thiserror::Error;
 
@@ -42,11 +42,7 @@ pub(super) struct PacketPlane {
 
 /// Whether packet sockets are what is left: there is no right to load programs, but one to open such sockets.
 pub(super) fn is_only_choice(error: &PlaneError) -> bool {
-    let denied = match error {
-        PlaneError::Kernel(error) => error.is_denied(),
-        PlaneError::Tap(error) => error.is_denied(),
-    };
-    denied && in_user_namespace()
+    error.is_denied() && in_user_namespace()
 }
 
 /// The initial user namespace maps all users to themselves.
@@ -80,7 +76,7 @@ impl PacketPlane {
     pub(super) fn retain(&mut self, ifindexes: &HashSet<u32>) {
         for ifindex in self.order.iter().filter(|ifindex| !ifindexes.contains(ifindex)) {
             // An interface that is gone took its filter with it.
-            let _gone = KernelFilter::remove(*ifindex);
+            let _gone = cbpf::remove(*ifindex);
         }
         self.ports.retain(|ifindex, _| ifindexes.contains(ifindex));
         self.order.retain(|ifindex| ifindexes.contains(ifindex));
@@ -93,13 +89,11 @@ impl PacketPlane {
         }
         self.own.clone_from(own);
         let addresses: Vec<_> = own.iter().map(key::ip).collect();
-        match KernelFilter::for_addresses(&addresses, TRANSLATED) {
-            Ok(filter) => self.filter = filter,
-            Err(error) => {
-                eprintln!("flowhop: {error}");
-                return;
-            }
-        }
+        let claims = |address: &IpAddr| {
+            let claims = [Claim::Tcp(TRANSLATED), Claim::Udp(TRANSLATED), Claim::Echo(TRANSLATED)];
+            claims.map(|claim| (*address, claim))
+        };
+        self.filter = KernelFilter { translated: addresses.iter().flat_map(claims).collect(), own: addresses };
         for ifindex in &self.order {
             if let Err(error) = self.filter.install(*ifindex) {
                 eprintln!("flowhop: {error}");
@@ -120,8 +114,8 @@ impl PacketPlane {
             match socket.recv(frame) {
                 Ok(Some(received)) => {
                     silent = 0;
-                    let ours = received.packet_type == PacketType::Host && !received.tagged && !received.truncated;
-                    if ours && !self.is_for_the_box(frame.get(..received.len)?) {
+                    let whole = !received.tagged && !received.truncated;
+                    if received.packet_type == PacketType::Host && whole {
                         return Some((Arrived { port: *port, gate: 0, now }, received.offload, received.len));
                     }
                 }
@@ -129,10 +123,5 @@ impl PacketPlane {
             }
         }
         None
-    }
-
-    /// What the filter lets the kernel have is none of the daemon's business.
-    fn is_for_the_box(&self, frame: &[u8]) -> bool {
-        self.filter.passes(frame)
     }
 }

@@ -2,6 +2,7 @@
 //! the right to load programs, packet sockets.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use flowhop_table::Geometry;
 use flowhop_wire::protocol;
 use thiserror::Error;
 
-use super::packet_plane::PacketPlane;
+use super::packet_plane::{self, PacketPlane};
 
 /// Why there is no way for packets.
 #[derive(Debug, Error)]
@@ -26,6 +27,17 @@ pub enum PlaneError {
     /// The punt device.
     #[error(transparent)]
     Tap(#[from] TapError),
+}
+
+impl PlaneError {
+    /// Whether it is for want of rights, so that packet sockets may be tried.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Kernel(error) => error.is_denied(),
+            Self::Tap(error) => error.is_denied(),
+        }
+    }
 }
 
 /// How packets come and go.
@@ -44,11 +56,21 @@ pub(super) struct KernelPlane {
     port_maps: HashMap<Address, u32>,
 }
 
+impl Plane {
+    /// Ports that translations may use on the box's own addresses.
+    pub(super) const fn own_ports(&self) -> RangeInclusive<u16> {
+        match self {
+            Self::Kernel(_) => 1024..=u16::MAX,
+            Self::Packet(_) => packet_plane::TRANSLATED,
+        }
+    }
+}
+
 impl KernelPlane {
     /// Loads or adopts the programs and takes the punt device.
     pub(super) fn open(state: &Path, geometry: Geometry) -> Result<Self, PlaneError> {
         let tap = Tap::open(tap::NAME)?;
-        let mut kernel = Kernel::load(state, geometry)?;
+        let mut kernel = Kernel::load(state, geometry.into())?;
         kernel.attach_tap(tap.ifindex())?;
         let mut port_maps = HashMap::new();
         for (address, flags) in kernel.locals()? {

@@ -30,7 +30,7 @@ pub enum PolicyError {
 ///
 /// # Errors
 /// All faults.
-pub fn read(file: &Path) -> Result<Policy, PolicyError> {
+pub(super) fn read(file: &Path) -> Result<Policy, PolicyError> {
     match flowhop_policy::load(file).outcome {
         Ok(checked) => {
             for warning in &checked.warnings {
@@ -44,7 +44,7 @@ pub fn read(file: &Path) -> Result<Policy, PolicyError> {
 
 /// The geometry of the table that a policy asks for.
 #[must_use]
-pub fn geometry(policy: &Policy) -> Geometry {
+pub(super) fn geometry(policy: &Policy) -> Geometry {
     let index = match policy.table.index {
         TableIndex::Lines => index_kind::LINES,
         TableIndex::KernelHash => index_kind::KERNEL_HASH,
@@ -54,13 +54,13 @@ pub fn geometry(policy: &Policy) -> Geometry {
 
 /// A duration in ticks, at least one.
 #[must_use]
-pub fn ticks(duration: Duration) -> Tick {
+pub(super) fn ticks(duration: Duration) -> Tick {
     u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX / 2).max(1)
 }
 
 /// The timeouts of a policy in ticks, rounded up so that none is shorter than said.
 #[must_use]
-pub fn timeouts(policy: &Policy) -> Timeouts {
+pub(super) fn timeouts(policy: &Policy) -> Timeouts {
     let up = |duration| ticks(duration) + 1;
     Timeouts {
         udp: up(policy.timeouts.udp),
@@ -73,7 +73,7 @@ pub fn timeouts(policy: &Policy) -> Timeouts {
 
 /// The path of flows that come in through an interface, and why. `kernel`: kernel programs can be had.
 #[must_use]
-pub fn path(policy: &Policy, interface: &Interface, kernel: bool) -> (FastPath, PathReason) {
+pub(super) fn path(policy: &Policy, interface: &Interface, kernel: bool) -> (FastPath, PathReason) {
     match interface.path {
         _ if !kernel => (FastPath::None, PathReason::NoKernel),
         Some(ForwardingPath::User) => (FastPath::None, PathReason::Interface),
@@ -85,6 +85,6 @@ pub fn path(policy: &Policy, interface: &Interface, kernel: bool) -> (FastPath, 
 
 /// Whether some rule is about new connections to the box itself.
 #[must_use]
-pub fn judges_local(policy: &Policy) -> bool {
+pub(super) fn judges_local(policy: &Policy) -> bool {
     policy.rules.iter().any(|rule| rule.to == RuleTarget::SelfBox)
 }

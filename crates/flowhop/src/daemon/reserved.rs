@@ -2,13 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::ops::RangeInclusive;
 
 use flowhop_modules::Reserved;
 use flowhop_wire::protocol;
 
-/// Reads the range of the kernel's own client ports, and the ports that are bound.
+/// Reads the range of the kernel's own client ports, and the ports that are bound. `within` is what
+/// translations may use on own addresses at all.
 #[must_use]
-pub fn read() -> Reserved {
+pub(super) fn read(within: RangeInclusive<u16>) -> Reserved {
     let default = Reserved::default();
     let ephemeral = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
         .ok()
@@ -27,7 +29,7 @@ pub fn read() -> Reserved {
         let text = fs::read_to_string(file).unwrap_or_default();
         bound.extend(text.lines().skip(1).filter_map(local_port).map(|port| (protocol, port)));
     }
-    Reserved { ephemeral, bound }
+    Reserved { ephemeral, within, bound }
 }
 
 /// The local port in a line of /proc/net/tcp: `  0: 0100007F:1F90 00000000:0000 0A …`.

@@ -27,8 +27,8 @@ const SECRET: [u32; 10] = [
     0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19, 0xcbbb_9d5d,
     0x629a_292a,
 ];
-/// Fewest bytes that a packet takes in a capture: bounds how many connections there can be.
-const SMALLEST_RECORD: u64 = 16;
+/// Fewest bytes that a packet which begins a connection takes in a capture: its header and an IPv4 header.
+const SMALLEST_RECORD: u64 = 16 + 20;
 /// Fewest connections that there is memory for.
 const FEWEST_CONNECTIONS: u64 = 1024;
 /// Adjacencies: one for each interface and family.
@@ -61,8 +61,10 @@ pub struct Replay {
     network: Network,
     rules: Names,
     outbox: Outbox,
-    /// The clock in ticks, unwrapped.
-    clock: Option<u64>,
+    /// Time of the first packet.
+    first: Option<u64>,
+    /// Ticks since then; they never go back.
+    clock: u64,
     index: u64,
 }
 
@@ -137,7 +139,7 @@ impl Replay {
         engine.set_judge_local(guards);
         let mut outbox = Outbox::default();
         network.build(&shared.current().policy, &mut engine, 0, &mut outbox);
-        Ok(Self { engine, network, rules, outbox, clock: None, index: 0 })
+        Ok(Self { engine, network, rules, outbox, first: None, clock: 0, index: 0 })
     }
 
     /// Sends one packet through. `bytes` are its own and are changed.
@@ -189,19 +191,13 @@ impl Replay {
 
     /// Moves the clock to the time of a packet, with the work that falls due on the way.
     fn advance(&mut self, nanos: u64) -> Tick {
-        let target = nanos >> TICK_SHIFT;
-        // The first packet's time is the start; nothing can have happened before.
-        let mut clock = *self.clock.get_or_insert(target);
-        let start = clock == target && self.index == 0;
-        while start || clock < target {
-            clock += (target - clock).min(STEP);
-            while self.engine.maintain(clock as Tick, &mut self.outbox) {}
-            if start {
-                break;
-            }
+        let first = *self.first.get_or_insert(nanos);
+        let target = nanos.saturating_sub(first) >> TICK_SHIFT;
+        while self.clock < target {
+            self.clock += (target - self.clock).min(STEP);
+            while self.engine.maintain(self.clock as Tick, &mut self.outbox) {}
         }
-        self.clock = Some(clock);
-        clock as Tick
+        self.clock as Tick
     }
 
     /// The port that a packet comes in through; see `flowhop replay --help`.

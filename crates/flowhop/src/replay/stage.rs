@@ -8,7 +8,7 @@ use flowhop_table::{BlockIndex, Regions};
 
 /// The table as a kernel program sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct Stage<'a>(pub &'a Regions);
+pub(super) struct Stage<'a>(pub(super) &'a Regions);
 
 impl Host for Stage<'_> {
     const LEVEL: Level = Level::Kernel;
@@ -44,6 +44,6 @@ impl Host for Stage<'_> {
 
 /// Block and direction of the flow with a key.
 #[must_use]
-pub fn find(table: &flowhop_table::Table, key: &Key) -> Option<(BlockIndex, usize)> {
+pub(super) fn find(table: &flowhop_table::Table, key: &Key) -> Option<(BlockIndex, usize)> {
     table.find(key, table.hash(key))
 }

@@ -134,6 +134,12 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Whether it is for want of rights, so that another way in may be open.
+    #[must_use]
+    pub const fn is_denied(&self) -> bool {
+        matches!(self, Self::NotPermitted)
+    }
+
     /// An error of the loader, with the common causes told apart.
     pub(super) fn of_load(error: EbpfError) -> Self {
         match io_of(&error).and_then(io::Error::raw_os_error) {

@@ -12,11 +12,13 @@
 mod error;
 mod pins;
 mod run;
+mod tables;
 
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -199,7 +201,7 @@ pub struct Kernel {
     pins: Pins,
     geometry: Geometry,
     adopted: bool,
-    shared: Shared,
+    shared: Arc<Shared>,
     locals: HashMap<MapData, Address, u32>,
     kernel_index: HashMap<MapData, [u32; 10], u32>,
     counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
@@ -252,7 +254,7 @@ impl Kernel {
             pins,
             geometry,
             adopted,
-            shared,
+            shared: Arc::new(shared),
         })
     }
 
@@ -270,7 +272,7 @@ impl Kernel {
 
     /// The memory that the programs share.
     #[must_use]
-    pub const fn shared(&self) -> &Shared {
+    pub fn shared(&self) -> &Shared {
         &self.shared
     }
 

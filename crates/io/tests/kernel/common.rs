@@ -171,7 +171,6 @@ impl Flow {
 
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
-
 pub(crate) struct Bed {
     pub(crate) kernel: Kernel,
     pub(crate) tap: Tap,
@@ -200,7 +199,7 @@ impl Bed {
         kernel.attach_tap(tap.ifindex()).unwrap();
         let config = &kernel.shared().config[0];
         config.heartbeat.store(tick());
-        config.alive_for.store(20_000);
+        config.alive_for.store(200_000);
         config.orphan_grace.store(1_000_000);
         config.policy_generation.store(u32::from(GENERATION));
         let [a, b, c, d, e, f] = NEIGHBOUR;
@@ -391,11 +390,10 @@ pub(crate) struct Compared {
 /// verdict, bytes and records are the same.
 pub(crate) fn compare(bed: &mut Bed, frame: &[u8], segment: u32) -> Compared {
     let before = snapshot(bed);
-    bed.kernel.shared().gates.iter().for_each(|gate| gate.0.store(0));
     let context = Context { ifindex: bed.lan, mark: 0, gso_size: segment };
     let program = Program::ingress(bed.index);
     let kernel = bed.run(program, frame, context);
-    let (after_kernel, gates) = (snapshot(bed), gates(bed));
+    let after_kernel = snapshot(bed);
     restore(bed, &before);
 
     let mut copy = frame.to_vec();
@@ -415,7 +413,11 @@ pub(crate) fn compare(bed: &mut Bed, frame: &[u8], segment: u32) -> Compared {
     assert_eq!(kernel.action, action, "{verdict:?} of {frame:02x?}");
     assert_eq!(kernel.frame, copy, "{verdict:?} of {frame:02x?}");
     assert_eq!(after_kernel, snapshot(bed), "records after {verdict:?} of {frame:02x?}");
-    assert_eq!(gates, self::gates(bed), "gates after {verdict:?}");
+    if let Some(gate) = verdict.gate.checked_sub(1) {
+        let gate = &bed.kernel.shared().gates[gate as usize];
+        assert_eq!(gate.read().0, 2, "counted once by each");
+        gate.0.store(0);
+    }
     Compared { verdict, kernel }
 }
 
@@ -428,13 +430,6 @@ fn snapshot(bed: &Bed) -> Vec<[u64; 5]> {
         }
     }
     all
-}
-
-fn gates(bed: &Bed) -> Vec<(usize, (u32, u32))> {
-    let gates = bed.kernel.shared().gates.iter().enumerate();
-    let moved = gates.map(|(number, gate)| (number, gate.read())).filter(|(_, word)| word.0 != 0).collect();
-    bed.kernel.shared().gates.iter().for_each(|gate| gate.0.store(0));
-    moved
 }
 
 fn restore(bed: &Bed, saved: &[[u64; 5]]) {
@@ -481,8 +476,15 @@ pub(crate) fn frames(count: usize) -> impl Iterator<Item = (Vec<u8>, u32)> {
             mend(&mut frame);
         }
         if next(8) == 0 {
-            frame.truncate(14 + 1 + next(frame.len() - 15));
+            frame.truncate(15 + next(frame.len() - 15));
         }
+        // The kernel does not run a program on less than a network header.
+        let least = match frame[12..14] {
+            [8, 0] => 34,
+            [0x86, 0xdd] => 54,
+            _ => 15,
+        };
+        frame.resize(frame.len().max(least), 0);
         let segment = if next(8) == 0 { 1 + next(3000) as u32 } else { 0 };
         (frame, segment)
     })
@@ -495,18 +497,17 @@ fn mend(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Median time of one run on a frame, in nanoseconds.
+/// Time of one run on a frame, in nanoseconds: the tenth percentile, since whatever disturbs only adds.
 pub(crate) fn measure(bed: &mut Bed, frame: &[u8], repeat: u32) -> u128 {
     let context = Context { ifindex: bed.lan, ..Context::default() };
     let program = Program::ingress(bed.index);
-    let mut times: Vec<u128> = (0..2001)
-        .map(|_| bed.kernel.test_run(program, frame, context, repeat).unwrap().duration.as_nanos())
-        .collect();
+    let mut times: Vec<u128> =
+        (0..2001).map(|_| bed.kernel.test_run(program, frame, context, repeat).unwrap().duration.as_nanos()).collect();
     times.sort_unstable();
-    times[times.len() / 2]
+    times[times.len() / 10]
 }
 
-/// Median time of a hit. One frame is judged sixty times in a row: two entries turn it into one another, the next hop
+/// Time of a hit. One frame is judged sixty times in a row: two entries turn it into one another, the next hop
 /// is the port itself, and only the TTL runs out.
 pub(crate) fn measure_hits(bed: &mut Bed, flow: &Flow) -> u128 {
     let back = Flow {

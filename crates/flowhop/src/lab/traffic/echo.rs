@@ -47,7 +47,7 @@ pub fn echo(from: &Namespace, to: IpAddr, count: u16) -> Result<Echo, LabError> 
         message.extend_from_slice(&[0x5a; 48]);
         if to.is_ipv4() {
             // In IPv6 this is the kernel's business.
-            let sum = checksum::of(&message);
+            let sum = checksum::finish(checksum::sum(&message));
             message[2..4].copy_from_slice(&sum.to_be_bytes());
         }
         let sent = Instant::now();

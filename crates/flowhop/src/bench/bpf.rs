@@ -1,0 +1,293 @@
+//! The few system calls for programs that only measure: a generator of packets, a bare redirect, a sink.
+//!
+//! They are a dozen instructions each and written down as such ([`Assembler`]), so the object with the firewall's
+//! programs holds nothing but these.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Commands of `bpf(2)`.
+mod command {
+    pub(super) const MAP_CREATE: libc::c_int = 0;
+    pub(super) const MAP_UPDATE: libc::c_int = 2;
+    pub(super) const PROG_LOAD: libc::c_int = 5;
+    pub(super) const PROG_TEST_RUN: libc::c_int = 10;
+    pub(super) const PROG_GET_FD_BY_ID: libc::c_int = 13;
+    pub(super) const PROG_QUERY: libc::c_int = 16;
+    pub(super) const LINK_CREATE: libc::c_int = 28;
+}
+
+const TCX_INGRESS: u32 = 46;
+const PROG_ARRAY: u32 = 3;
+const LIVE_FRAMES: u32 = 2;
+/// `sizeof(struct __sk_buff)`.
+const SK_BUFF: usize = 192;
+
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A tc program.
+    Classifier = 3,
+    /// An XDP program.
+    Xdp = 6,
+}
+
+/// Registers; `r10` is the stack's end and not used here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Register(u8);
+
+pub(super) const R0: Register = Register(0);
+pub(super) const R1: Register = Register(1);
+pub(super) const R2: Register = Register(2);
+pub(super) const R3: Register = Register(3);
+pub(super) const R4: Register = Register(4);
+pub(super) const R5: Register = Register(5);
+pub(super) const R6: Register = Register(6);
+pub(super) const R7: Register = Register(7);
+pub(super) const R8: Register = Register(8);
+
+/// Operations of two operands, the first of which is the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operation {
+    Add = 0x07,
+    And = 0x57,
+    Shift = 0x77,
+    Xor = 0xa7,
+    Move = 0xb7,
+}
+
+/// Helpers of the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Helper {
+    Random = 7,
+    TailCall = 12,
+    Redirect = 23,
+}
+
+/// Writes programs.
+#[derive(Debug, Default)]
+pub(super) struct Assembler(Vec<u64>);
+
+impl Assembler {
+    fn put(&mut self, code: u8, to: Register, from: u8, offset: i16, value: i32) -> &mut Self {
+        let [o0, o1] = offset.to_le_bytes();
+        let [v0, v1, v2, v3] = value.to_le_bytes();
+        self.0.push(u64::from_le_bytes([code, from << 4 | to.0, o0, o1, v0, v1, v2, v3]));
+        self
+    }
+
+    /// An operation with a number.
+    pub(super) fn with(&mut self, operation: Operation, to: Register, value: i32) -> &mut Self {
+        self.put(operation as u8, to, 0, 0, value)
+    }
+
+    /// An operation with a register.
+    pub(super) fn op(&mut self, operation: Operation, to: Register, from: Register) -> &mut Self {
+        self.put(operation as u8 | 8, to, from.0, 0, 0)
+    }
+
+    /// Makes a number of 16 bits big endian.
+    pub(super) fn big_endian(&mut self, register: Register) -> &mut Self {
+        self.put(0xdc, register, 0, 0, 16)
+    }
+
+    /// Loads 32 bits.
+    pub(super) fn load(&mut self, to: Register, from: Register, offset: i16) -> &mut Self {
+        self.put(0x61, to, from.0, offset, 0)
+    }
+
+    /// Stores the low 16 bits of a register.
+    pub(super) fn store16(&mut self, to: Register, offset: i16, from: Register) -> &mut Self {
+        self.put(0x6b, to, from.0, offset, 0)
+    }
+
+    /// Stores bytes that are known, two at a time.
+    pub(super) fn bytes(&mut self, to: Register, offset: i16, bytes: &[u8]) -> &mut Self {
+        for (place, pair) in bytes.as_chunks::<2>().0.iter().enumerate() {
+            self.put(0x6a, to, 0, offset + 2 * place as i16, i32::from(u16::from_le_bytes(*pair)));
+        }
+        self
+    }
+
+    /// Ends with `answer` unless `a <= b`.
+    pub(super) fn unless_at_most(&mut self, a: Register, b: Register, answer: i32) -> &mut Self {
+        self.put(0xbd, a, b.0, 2, 0).with(Operation::Move, R0, answer).exit()
+    }
+
+    /// Calls a helper.
+    pub(super) fn call(&mut self, helper: Helper) -> &mut Self {
+        self.put(0x85, R0, 0, 0, helper as i32)
+    }
+
+    /// Loads the address of a map.
+    pub(super) fn map(&mut self, to: Register, map: &OwnedFd) -> &mut Self {
+        self.put(0x18, to, 1, 0, map.as_raw_fd()).put(0, R0, 0, 0, 0)
+    }
+
+    /// Ends with what is in `R0`.
+    pub(super) fn exit(&mut self) -> &mut Self {
+        self.put(0x95, R0, 0, 0, 0)
+    }
+
+    /// Loads the program.
+    pub(super) fn program(&self, kind: Kind) -> io::Result<Program> {
+        #[repr(C)]
+        struct Attributes {
+            kind: u32,
+            count: u32,
+            instructions: u64,
+            licence: u64,
+        }
+        let attributes = Attributes {
+            kind: kind as u32,
+            count: self.0.len() as u32,
+            instructions: self.0.as_ptr() as u64,
+            licence: c"Dual MIT/GPL".as_ptr() as u64,
+        };
+        // SAFETY: the attributes have the layout of this command, and the memory that they name outlives the call.
+        unsafe { bpf(command::PROG_LOAD, &mut { attributes }) }.map(Program)
+    }
+}
+
+/// A loaded program; it goes when the last who uses it goes.
+#[derive(Debug)]
+pub(super) struct Program(OwnedFd);
+
+/// A program on the ingress of a device; dropping it takes it off.
+#[derive(Debug)]
+pub(super) struct Link(#[expect(dead_code, reason = "holds the link")] OwnedFd);
+
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    answer: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+}
+
+impl Program {
+    /// The program on the ingress of a device of the calling thread's namespace.
+    pub(super) fn attached(ifindex: u32) -> io::Result<Self> {
+        #[repr(C)]
+        struct Query {
+            ifindex: u32,
+            kind: u32,
+            flags: [u32; 2],
+            ids: u64,
+            count: u32,
+            rest: [u32; 9],
+        }
+        let mut ids = [0u32; 8];
+        let count = ids.len() as u32;
+        let mut query =
+            Query { ifindex, kind: TCX_INGRESS, flags: [0; 2], ids: ids.as_mut_ptr() as u64, count, rest: [0; 9] };
+        // SAFETY: the attributes have the layout of this command; the kernel writes at most `count` numbers to `ids`.
+        unsafe { call(command::PROG_QUERY, &mut query) }?;
+        let id = ids.first().copied().filter(|id| *id != 0).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        // SAFETY: the attributes have the layout of this command.
+        unsafe { bpf(command::PROG_GET_FD_BY_ID, &mut [id, 0, 0]) }.map(Self)
+    }
+
+    /// Puts it on the ingress of a device of the calling thread's namespace.
+    pub(super) fn attach(&self, ifindex: u32) -> io::Result<Link> {
+        let mut attributes = [self.0.as_raw_fd() as u32, ifindex, TCX_INGRESS, 0];
+        // SAFETY: the attributes have the layout of this command.
+        unsafe { bpf(command::LINK_CREATE, &mut attributes) }.map(Link)
+    }
+
+    /// Runs it as the classifier of `frame`, that came in through a device, many times; the mean time of one run.
+    pub(super) fn time(&self, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<Duration> {
+        let mut context = [0u32; SK_BUFF / 4];
+        // `__sk_buff::ifindex`.
+        context[10] = ifindex;
+        let mut run = TestRun {
+            program: self.0.as_raw_fd() as u32,
+            size_in: frame.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            repeat,
+            context_size_in: SK_BUFF as u32,
+            context_in: context.as_ptr() as u64,
+            ..TestRun::default()
+        };
+        // SAFETY: the attributes have the layout of this command, and the memory that they name outlives the call.
+        unsafe { call(command::PROG_TEST_RUN, &mut run) }?;
+        Ok(Duration::from_nanos(u64::from(run.duration)))
+    }
+
+    /// Makes packets of `frame`, which came in through a device as far as the program can tell, runs it on each, and does
+    /// with them what it says.
+    pub(super) fn emit(&self, frame: &[u8], ifindex: u32, count: u32) -> io::Result<()> {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+        let mut run = TestRun {
+            program: self.0.as_raw_fd() as u32,
+            size_in: frame.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            repeat: count,
+            context_size_in: size_of_val(&context) as u32,
+            context_in: context.as_ptr() as u64,
+            flags: LIVE_FRAMES,
+            ..TestRun::default()
+        };
+        // SAFETY: as above.
+        unsafe { call(command::PROG_TEST_RUN, &mut run) }.map(drop)
+    }
+}
+
+/// A map with one program to go on with.
+pub(super) fn next_program(program: &Program) -> io::Result<OwnedFd> {
+    // Kind, size of keys and of values, number of entries.
+    // SAFETY: the attributes have the layout of this command.
+    let map = unsafe { bpf(command::MAP_CREATE, &mut [PROG_ARRAY, 4, 4, 1]) }?;
+    #[repr(C)]
+    struct Update {
+        map: u64,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let (key, value) = (0u32, program.0.as_raw_fd());
+    let mut update = Update {
+        map: map.as_raw_fd() as u64,
+        key: &raw const key as u64,
+        value: &raw const value as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes have the layout of this command, and key and value outlive the call.
+    unsafe { call(command::MAP_UPDATE, &mut update) }?;
+    Ok(map)
+}
+
+/// A command that makes a descriptor.
+///
+/// # Safety
+/// As [`call`].
+unsafe fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's promise.
+    let made = unsafe { call(command, attributes) }?;
+    // SAFETY: the descriptor is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
+}
+
+/// `bpf(2)`.
+///
+/// # Safety
+/// The attributes must be those of the command, and what they point to must be valid.
+unsafe fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the caller's promise.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

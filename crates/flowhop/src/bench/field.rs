@@ -1,0 +1,152 @@
+//! Beds for very many flows, and the flows in them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::net::if_::if_nametoindex;
+
+use super::generator::{self, Hop, Shape};
+use super::wire::Wire;
+use crate::lab::{Bed, Daemon, LabError, Namespace, Tried};
+
+/// First packets in a second. The daemon judges many more, but with this many none waits for room.
+const RATE: u32 = 100_000;
+/// Later packets of connections that are known to the kernel side.
+const FAST: u32 = 400_000;
+/// How often first packets that were lost are sent again.
+const ATTEMPTS: u32 = 5;
+
+/// Where sources are that the translation uses: enough for a million connections.
+pub(super) const POOL: &str = "203.0.113.64-203.0.113.127";
+
+/// A bed with routes for the generated flows.
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) bed: Bed,
+    /// Of frames from the inside host to the router.
+    pub(super) hop: Hop,
+    /// Indices of `eth0` inside, `lan0`, `wan0`, `eth0` outside.
+    pub(super) inside: u32,
+    pub(super) lan: u32,
+    pub(super) wan: u32,
+    pub(super) outside: u32,
+}
+
+impl Field {
+    pub(super) fn new() -> Result<Self, LabError> {
+        let bed = Bed::new()?;
+        let (inside, inside_mac) = device(&bed.inside, "eth0")?;
+        let (lan, lan_mac) = device(&bed.router, "lan0")?;
+        let (wan, _) = device(&bed.router, "wan0")?;
+        let (outside, outside_mac) = device(&bed.outside, "eth0")?;
+        let text = |mac: [u8; 6]| {
+            mac.iter().fold(String::new(), |mut text, byte| {
+                // Writing to a string does not fail.
+                let _written = write!(text, "{}{byte:02x}", if text.is_empty() { "" } else { ":" });
+                text
+            })
+        };
+        // Nobody is to ask for addresses while a sink takes everything.
+        bed.router.ip(
+            &[],
+            &format!(
+                "neigh replace 10.1.0.2 lladdr {} dev lan0 nud permanent\n\
+                 neigh replace 198.51.100.2 lladdr {} dev wan0 nud permanent\n\
+                 route add 10.64.0.0/16 via 10.1.0.2\nroute add 192.0.2.0/24 via 198.51.100.2\n",
+                text(inside_mac),
+                text(outside_mac)
+            ),
+        )?;
+        let hop = Hop { to: lan_mac, from: inside_mac };
+        Ok(Self { bed, hop, inside, lan, wan, outside })
+    }
+
+    /// Sends the first packet of each UDP flow until the firewall knows all of them; how long that took.
+    pub(super) fn open_udp(&self, flows: u32, daemon: Option<&Daemon>) -> Result<Duration, LabError> {
+        let start = Instant::now();
+        self.send(Shape::Udp, flows, RATE)?;
+        let took = start.elapsed();
+        let Some(daemon) = daemon else { return Ok(took) };
+        self.complete(flows, daemon, Shape::Udp)?;
+        // Second packets, so that all of them are known to have gone through.
+        self.send(Shape::Udp, flows, FAST)?;
+        Ok(took)
+    }
+
+    /// Makes TCP connections of all flows, by hand at both ends.
+    pub(super) fn open_tcp(&self, flows: u32, daemon: &Daemon) -> Result<(), LabError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answering = {
+            let (stop, ifindex) = (Arc::clone(&stop), self.outside);
+            let wire = self.bed.outside.enter(|| Wire::open(ifindex, true))?.tried("a packet socket")?;
+            self.bed.outside.thread(move || wire.answer(&stop).tried("answer TCP connections"))
+        };
+        let opened = (|| {
+            self.send(Shape::Syn, flows, RATE)?;
+            self.complete(flows, daemon, Shape::Syn)?;
+            thread::sleep(Duration::from_millis(200));
+            // Three times: those whose handshake had not ended are in it still.
+            (0..3).try_for_each(|_| self.send(Shape::Ack, flows, RATE))
+        })();
+        stop.store(true, Ordering::Release);
+        let answered = answering.finish()?;
+        opened?;
+        if answered < flows {
+            return Err(LabError::Late(format!("only {answered} of {flows} TCP connections were answered")));
+        }
+        Ok(())
+    }
+
+    fn complete(&self, flows: u32, daemon: &Daemon, shape: Shape) -> Result<(), LabError> {
+        let mut known = 0;
+        for _ in 0..ATTEMPTS {
+            thread::sleep(Duration::from_millis(200));
+            known = connections(&self.bed, daemon)?;
+            if known >= u64::from(flows) {
+                return Ok(());
+            }
+            self.send(shape, flows, RATE)?;
+        }
+        Err(LabError::Late(format!("only {known} of {flows} connections are known")))
+    }
+
+    fn send(&self, shape: Shape, flows: u32, rate: u32) -> Result<(), LabError> {
+        let (ifindex, hop) = (self.inside, self.hop);
+        let send = || -> io::Result<()> {
+            let frames = (0..flows).map(|flow| generator::frame(hop, shape, flow));
+            Wire::open(ifindex, false)?.send(frames, rate)
+        };
+        self.bed.inside.enter(send)?.tried("send first packets")
+    }
+}
+
+/// Connections that the daemon knows.
+fn connections(bed: &Bed, daemon: &Daemon) -> Result<u64, LabError> {
+    let status = daemon.show(bed, "status")?;
+    Ok(status["status"]["table"]["connections"].as_u64().unwrap_or(0))
+}
+
+/// Index and address of a device.
+fn device(namespace: &Namespace, name: &str) -> Result<(u32, [u8; 6]), LabError> {
+    let ask = || -> io::Result<(u32, [u8; 6])> {
+        let ifindex = if_nametoindex(name)?;
+        let mut mac = [0; 6];
+        for address in nix::ifaddrs::getifaddrs()?.filter(|address| address.interface_name == name) {
+            let link = address.address.as_ref().and_then(|address| address.as_link_addr()?.addr());
+            mac = link.unwrap_or(mac);
+        }
+        Ok((ifindex, mac))
+    };
+    namespace.enter(ask)?.tried(name)
+}
+
+/// What the machine's kernel allows for its own connections, all namespaces together.
+pub(super) fn conntrack_room() -> u64 {
+    let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}

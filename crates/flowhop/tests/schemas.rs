@@ -1,0 +1,172 @@
+//! The JSON output against the schemas in docs/json/, which are a promise to scripts.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test on the spot")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use flowhop::replay::capture::{Captured, LinkType};
+use flowhop::replay::run::Replay;
+use flowhop::show::{Agent, ModuleInfo, View, What};
+use flowhop_flow::Reason;
+use flowhop_modules::{Names, Shared};
+use flowhop_policy::{Source, parse};
+use flowhop_wire::build::Spec;
+use flowhop_wire::tcp_flags::SYN;
+use serde_json::Value;
+
+const POLICY: &str = r#"
+[interfaces]
+lan = { device = "lan0", zone = "inside" }
+wan = { device = "wan0", zone = "outside", path = "user" }
+[[rule]]
+name = "all"
+from = "inside"
+to = "outside"
+action = "allow"
+[[nat]]
+name = "hide"
+to = "outside"
+translate.source = "interface"
+"#;
+
+fn schema(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/json").join(format!("{name}.schema.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The part of JSON Schema that the schemas use; a keyword that is not known here fails the test.
+fn check(root: &Value, schema: &Value, value: &Value, place: &str) {
+    for (keyword, wanted) in schema.as_object().unwrap() {
+        match keyword.as_str() {
+            "$schema" | "$id" | "title" | "description" | "$defs" | "additionalProperties" => {}
+            "$ref" => {
+                let target = root.pointer(wanted.as_str().unwrap().trim_start_matches('#')).unwrap();
+                check(root, target, value, place);
+            }
+            "type" => {
+                let types: Vec<&str> = match wanted {
+                    Value::Array(types) => types.iter().map(|name| name.as_str().unwrap()).collect(),
+                    one => vec![one.as_str().unwrap()],
+                };
+                assert!(types.iter().any(|name| is(name, value)), "{place}: {value} is no {types:?}");
+            }
+            "const" => assert_eq!(value, wanted, "{place}"),
+            "enum" => assert!(wanted.as_array().unwrap().contains(value), "{place}: {value} is none of {wanted}"),
+            "minimum" => {
+                if let Some(number) = value.as_f64() {
+                    assert!(number >= wanted.as_f64().unwrap(), "{place}: {value}");
+                }
+            }
+            "items" => {
+                for (number, item) in value.as_array().into_iter().flatten().enumerate() {
+                    check(root, wanted, item, &format!("{place}[{number}]"));
+                }
+            }
+            "required" => {
+                if let Some(object) = value.as_object() {
+                    let missing = wanted.as_array().unwrap().iter().find(|key| !object.contains_key(key.as_str().unwrap()));
+                    assert_eq!(missing, None, "{place}: {value}");
+                }
+            }
+            "properties" => {
+                for (key, value) in value.as_object().into_iter().flatten() {
+                    let property = wanted.get(key).unwrap_or_else(|| panic!("{place} has {key:?}, the schema does not"));
+                    check(root, property, value, &format!("{place}.{key}"));
+                }
+            }
+            other => panic!("the schema uses {other:?}"),
+        }
+    }
+}
+
+fn is(name: &str, value: &Value) -> bool {
+    match name {
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        "null" => value.is_null(),
+        other => panic!("the schema uses the type {other:?}"),
+    }
+}
+
+/// A view with something of everything in it.
+fn view(what: What) -> View {
+    let policy = parse(&[Source { name: "policy.toml".to_owned(), text: POLICY.to_owned() }]).unwrap().policy;
+    let (mut rules, mut nats) = (Names::default(), Names::default());
+    let shared = Shared::new(policy.clone(), &mut rules, &mut nats);
+    let mut replay = Replay::new(policy, None, 1 << 20).unwrap();
+    let packets = [
+        Spec::tcp("10.1.0.2:40000".parse().unwrap(), "203.0.113.1:80".parse().unwrap(), SYN, b""),
+        Spec::tcp("[fd00::2]:40000".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap(), SYN, b""),
+        Spec::echo_request("10.1.0.2".parse().unwrap(), "203.0.113.1".parse().unwrap(), 7, 1, b""),
+        Spec::udp("10.1.0.2:5".parse().unwrap(), "127.0.0.1:6".parse().unwrap(), b""),
+    ];
+    for (number, packet) in packets.iter().enumerate() {
+        let captured = Captured { nanos: number as u64 * 5_000_000_000, link: LinkType::Ethernet, interface: None };
+        let line = replay.packet(&captured, &[], &mut packet.to_vec().unwrap());
+        let line = serde_json::to_value(&line).unwrap();
+        let root = schema("replay");
+        check(&root, &root, &line, "replay");
+    }
+    let mut view =
+        View::of(replay.engine(), &shared.current(), &Arc::new(rules), &Arc::new(nats), 20_000, what);
+    view.accounts.skb.add(0, Reason::Orphaned, 3, 300);
+    view.agents.push(Agent { name: "netlink", protocol: "rtnetlink", state: "running".to_owned(), routes: 2 });
+    view.modules.push(ModuleInfo { name: "filter", runs_after: vec!["route"] });
+    view
+}
+
+#[test]
+fn every_output_is_as_its_schema_says() {
+    use clap::ValueEnum;
+    for what in What::value_variants() {
+        let value = view(*what).value(*what).unwrap();
+        let root = schema(what.name());
+        check(&root, &root, &value, what.name());
+        let list = &value[what.name()];
+        assert!(list.as_array().is_none_or(|list| !list.is_empty()), "{value}");
+    }
+}
+
+#[test]
+fn a_flow_says_what_the_contract_says() {
+    let value = view(What::Flows).value(What::Flows).unwrap();
+    let flows = value["flows"].as_array().unwrap();
+    assert_eq!(flows.len(), 3);
+    let find = |protocol: &str, source: &str| {
+        flows.iter().find(|flow| flow["protocol"] == protocol && flow["forward"]["source"] == source).unwrap()
+    };
+    let flow = find("tcp", "10.1.0.2:40000");
+    let (forward, reverse) = (&flow["forward"], &flow["reverse"]);
+    assert_eq!((&flow["rule"], &flow["nat"], &flow["state"]), (&"all".into(), &"hide".into(), &"syn_sent".into()));
+    assert_eq!(flow["timeout_s"], 240.0);
+    assert_eq!(forward["destination"], "203.0.113.1:80");
+    assert_eq!(forward["translated_destination"], "203.0.113.1:80");
+    assert!(forward["translated_source"].as_str().unwrap().starts_with("198.51.100.253:"), "{flow}");
+    assert_eq!((&forward["in"], &forward["out"]), (&"lan".into(), &"wan".into()));
+    assert_eq!((&forward["path"], &forward["packets"]), (&"skb".into(), &1.into()));
+    assert_eq!(reverse["source"], "203.0.113.1:80");
+    assert_eq!(reverse["destination"], forward["translated_source"]);
+    assert_eq!(reverse["translated_destination"], "10.1.0.2:40000");
+    assert_eq!((&reverse["in"], &reverse["out"]), (&"wan".into(), &"lan".into()));
+    assert_eq!((&reverse["path"], &reverse["path_reason"]), (&"user".into(), &"interface".into()));
+
+    assert_eq!(find("tcp", "[fd00::2]:40000")["nat"], Value::Null, "translation is IPv4 only");
+    let ping = find("icmp", "10.1.0.2:7");
+    assert_eq!(ping["forward"]["destination"], "203.0.113.1:7");
+    let outside = ping["reverse"]["source"].as_str().unwrap().strip_prefix("203.0.113.1:").unwrap();
+    assert_eq!(ping["forward"]["translated_source"], format!("198.51.100.253:{outside}"));
+}
+
+#[test]
+fn received_is_what_became_of_it() {
+    let value = view(What::Status).value(What::Status).unwrap();
+    let packets = &value["status"]["packets"];
+    let number = |key: &str| packets[key].as_u64().unwrap();
+    let fates = ["forwarded", "stack", "consumed", "held", "dropped"].map(number);
+    assert_eq!(number("received"), fates.iter().sum::<u64>(), "{value}");
+    assert_eq!(number("received"), 4 + 3);
+}
