@@ -34,10 +34,16 @@ pub(crate) fn link(tools: &Path, arguments: impl Iterator<Item = OsString>) -> R
         .arg(format!("-internalize-public-api-list={}", symbols.join(",")))
         .args([&request.bitcode, Path::new("-S"), Path::new("-o"), &optimised]))?;
     let text = fs::read_to_string(&optimised).context("the optimised programs")?;
-    fs::write(&optimised, text.lines().map(|line| defined(line) + "\n").collect::<String>())?;
+    fs::write(&optimised, text.lines().map(|line| rewritten(line) + "\n").collect::<String>())?;
     run(Command::new(tools.join("llc"))
         .args(["-march=bpfel", &format!("-mcpu={CPU}"), &format!("-mattr={FEATURES}"), "-O3", "-filetype=obj"])
         .args([&optimised, Path::new("-o"), &request.output]))
+}
+
+/// A line of LLVM's language as the code generator gets it.
+fn rewritten(line: &str) -> String {
+    // The name has a hash of the directory in it, and would end up in the object.
+    if line.starts_with("source_filename = ") { "source_filename = \"flowhop\"".to_owned() } else { defined(line) }
 }
 
 /// A line of LLVM's language with a zero in place of every value that is not defined on some way to it.

@@ -211,9 +211,10 @@ impl Adjacency {
     /// Replaces the adjacency. One writer only.
     pub fn write(&self, hop: &NextHop) {
         let m = &hop.macs;
-        let sequence = self.sequence.load() & !1;
-        // The full barrier keeps the odd number before the fields; the release store keeps the even one after.
-        self.sequence.add(1);
+        let sequence = self.sequence.load();
+        // The full barrier keeps the odd number before the fields; the release store keeps the even one after. A
+        // writer that was killed half-way has left an odd number, from which the next odd one is two away.
+        self.sequence.add(1 + (sequence & 1));
         self.output.store(
             u64::from(hop.ifindex)
                 | u64::from(hop.generation) << 32
@@ -223,7 +224,7 @@ impl Adjacency {
         self.mac_high.store(u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]]));
         let low = u32::from_ne_bytes([m[8], m[9], m[10], m[11]]);
         self.mac_low_mtu.store(u64::from(low) | u64::from(hop.mtu) << 32);
-        self.sequence.store(sequence.wrapping_add(2));
+        self.sequence.store(sequence.wrapping_add(3) & !1);
     }
 }
 

@@ -4,14 +4,14 @@ use std::fmt;
 use std::io::{self, Write};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::cli::{ShowArgs, Target};
-use crate::control::client::{ClientError, ask};
+use crate::cli::{DeleteFlowArgs, ShowArgs, Target};
 use crate::control::Request;
+use crate::control::client::{ClientError, ask};
 use crate::exit::{Exit, Failure};
-use crate::show::What;
 use crate::show::text::{self, Table};
+use crate::show::{JSON_VERSION, What};
 use crate::state;
 
 /// `flowhop show`: prints what the daemon has, as it comes in.
@@ -59,6 +59,18 @@ pub fn command(target: &Target, request: &Request) -> Result<Exit, Failure> {
     let socket = state::socket(target.socket.as_deref(), target.state.as_deref());
     ask(&socket, request)?.copy_to(&mut io::sink())?;
     Ok(Exit::Done)
+}
+
+/// `flowhop delete flow`.
+///
+/// # Errors
+/// When the daemon cannot be asked or refuses, or `out` cannot be written.
+pub fn delete_flow(args: &DeleteFlowArgs, out: &mut impl Write) -> Result<Exit, Failure> {
+    let exit = command(&args.target, &Request::DeleteFlow { id: args.id })?;
+    if args.json {
+        writeln!(out, "{}", json!({ "version": JSON_VERSION, "deleted": args.id })).map_err(Failure::Output)?;
+    }
+    Ok(exit)
 }
 
 /// Reads `{"version": …, KEY: [element, …]}` and hands over the elements one by one: a million flows fit on the

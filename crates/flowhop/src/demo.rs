@@ -81,7 +81,8 @@ pub fn demo(out: &mut dyn Write) -> Result<Exit, Failure> {
     }
 
     let said = daemon.said().join("\n   ");
-    story.expect(said.is_empty(), || format!("the firewall complained:\n   {said}"));
+    // To others it says that it may not load programs, as this did.
+    story.expect(!root || said.is_empty(), || format!("the firewall complained:\n   {said}"));
     daemon.stop()?;
     story.say("")?;
     if story.faults.is_empty() {

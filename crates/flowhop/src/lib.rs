@@ -3,14 +3,17 @@
 //! [`main`] reads the command line ([`cli`]) and dispatches. Data goes to standard output, messages for people to
 //! standard error, and every way to end is an [`exit::Exit`].
 
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod client;
 pub mod control;
 pub mod convert;
 pub mod daemon;
+pub mod demo;
 pub mod down;
 pub mod exit;
+pub mod lab;
 pub mod replay;
 pub mod show;
 pub mod state;
@@ -21,7 +24,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::cli::{Cli, Command, Delete};
-use crate::control::Request;
 use crate::exit::{Exit, Failure};
 
 /// Runs the program with the arguments of the process.
@@ -50,7 +52,12 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Check(args) => check::check(&args.file, &mut out),
         Command::Show(args) => client::show(&args, &mut out),
-        Command::Delete(Delete::Flow(args)) => client::command(&args.target, &Request::DeleteFlow { id: args.id }),
+        Command::Delete(Delete::Flow(args)) => client::delete_flow(&args, &mut out),
+        Command::Demo(_) => demo::demo(&mut out),
+        Command::Bench(args) => {
+            let options = bench::Options { quick: args.quick, json: args.json, markdown: args.markdown };
+            bench::bench(&options, &mut out)
+        }
         Command::Run(args) => down::run(&args),
         Command::Down(args) => down::down(&args),
         Command::Replay(args) => replay::run(&args, &mut out),

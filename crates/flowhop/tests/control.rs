@@ -104,8 +104,12 @@ fn commands_and_their_exit_codes() {
         "{\"version\":1,\"drops\":[{\"reason\":\"no_rule\",\"path\":\"user\",\"interface\":\"lan\",\"packets\":3,\"bytes\":180}]}\n"
     );
     let people = serving.client("show modules");
-    assert_eq!((text(&people.stdout), people.status.code()), ("MODULE  RUNS AFTER\nfilter  route\n".to_owned(), Some(0)));
+    assert_eq!(
+        (text(&people.stdout), people.status.code()),
+        ("MODULE  RUNS AFTER\nfilter  route\n".to_owned(), Some(0))
+    );
     assert_eq!(serving.client("delete flow 7").status.code(), Some(0));
+    assert_eq!(text(&serving.client("delete flow 7 -j").stdout), "{\"version\":1,\"deleted\":7}\n");
     for (words, code, said) in
         [("delete flow 8", 1, "no flow 8"), ("show fib", 1, "not here"), ("show x", 2, "x"), ("delete flow x", 2, "x")]
     {
@@ -137,12 +141,12 @@ fn clients_that_misbehave_keep_nobody_waiting() {
     // Never reads its answer, and goes away.
     drop(UnixStream::connect(serving.socket()).unwrap().write_all(b"{\"command\":\"show\",\"what\":\"modules\"}\n"));
     assert_eq!(serving.client("show drops -j").status.code(), Some(0));
+    thread::sleep(Duration::from_millis(200));
     let more: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(serving.socket()).unwrap()).collect();
-    thread::sleep(Duration::from_millis(50));
-    eprintln!("threads {}", std::fs::read_dir("/proc/self/task").unwrap().count());
     let refused = serving.client("show drops -j");
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("too many clients"), "{refused:?}");
     drop((silent, more));
-    assert!(serving.end() < Duration::from_millis(40), "the daemon's thread waited for a client");
+    // Far less than the five seconds that a silent client is given.
+    assert!(serving.end() < Duration::from_secs(1), "the daemon's thread waited for a client");
 }

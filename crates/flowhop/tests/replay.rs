@@ -194,7 +194,11 @@ fn the_same_input_gives_the_same_bytes() {
     assert_eq!(lines.len(), GOLDEN.len());
     for (place, (line, golden)) in lines.iter().zip(GOLDEN).enumerate() {
         assert_eq!(line["index"], place);
-        assert!(golden.starts_with(&format!("{} {} ", line["verdict"].as_str().unwrap(), line["reason"].as_str().unwrap())));
+        assert!(golden.starts_with(&format!(
+            "{} {} ",
+            line["verdict"].as_str().unwrap(),
+            line["reason"].as_str().unwrap()
+        )));
     }
     // Thirteen are forwarded, and one reset is sent; times are those of the capture.
     let mut capture = Capture::open(&runs[0].1[..]).unwrap();

@@ -64,13 +64,15 @@ fn check(root: &Value, schema: &Value, value: &Value, place: &str) {
             }
             "required" => {
                 if let Some(object) = value.as_object() {
-                    let missing = wanted.as_array().unwrap().iter().find(|key| !object.contains_key(key.as_str().unwrap()));
+                    let missing =
+                        wanted.as_array().unwrap().iter().find(|key| !object.contains_key(key.as_str().unwrap()));
                     assert_eq!(missing, None, "{place}: {value}");
                 }
             }
             "properties" => {
                 for (key, value) in value.as_object().into_iter().flatten() {
-                    let property = wanted.get(key).unwrap_or_else(|| panic!("{place} has {key:?}, the schema does not"));
+                    let property =
+                        wanted.get(key).unwrap_or_else(|| panic!("{place} has {key:?}, the schema does not"));
                     check(root, property, value, &format!("{place}.{key}"));
                 }
             }
@@ -111,8 +113,7 @@ fn view(what: What) -> View {
         let root = schema("replay");
         check(&root, &root, &line, "replay");
     }
-    let mut view =
-        View::of(replay.engine(), &shared.current(), &Arc::new(rules), &Arc::new(nats), 20_000, what);
+    let mut view = View::of(replay.engine(), &shared.current(), &Arc::new(rules), &Arc::new(nats), 20_000, what);
     view.accounts.skb.add(0, Reason::Orphaned, 3, 300);
     view.agents.push(Agent { name: "netlink", protocol: "rtnetlink", state: "running".to_owned(), routes: 2 });
     view.modules.push(ModuleInfo { name: "filter", runs_after: vec!["route"] });

@@ -5,7 +5,7 @@
 #[path = "kernel/common.rs"]
 mod common;
 
-use common::{Bed, FORWARD, Flow, compare, frames, in_namespaces, tick};
+use common::{Bed, FORWARD, Flow, Wire, compare, frames, in_namespaces, tick};
 use flowhop_flow::record::{NextHop, local_flags};
 use flowhop_flow::{Reason, key};
 use flowhop_io::bpf::{Context, Geometry, IndexKind, Kernel, KernelError, Program};
@@ -250,6 +250,61 @@ fn adjacency_and_daemon_are_asked_each_time() {
     });
 }
 
+// A5: the same on real devices, with a capture running, so that the programs meet buffers that are shared.
+#[test]
+fn packets_go_through_devices_while_a_capture_runs() {
+    in_namespaces(|| {
+        let mut bed = Bed::new(IndexKind::Lines);
+        let capture = Wire::open("lan");
+        let (sender, receiver) = (Wire::open("lan-peer"), Wire::open("wan-peer"));
+        for flow in [Flow::udp4(), Flow::tcp4(), Flow::udp6(), Flow::tcp6(), Flow::echo4(), Flow::echo6()] {
+            bed.insert(&flow, FORWARD);
+            let frame = flow.frame();
+            sender.send(&frame);
+            let arrived = receiver.expect(|got| got[..6] == common::NEIGHBOUR);
+            assert!(common::checksums_are_right(&arrived), "{flow:?}");
+            assert_ne!(arrived[14..], frame[14..]);
+            assert_eq!(capture.expect(|got| got[6..12] == frame[6..12]), frame, "the capture sees what arrived");
+            bed.remove_all();
+
+            // The same packet of an unknown flow goes to the daemon and, on its order, out of the other port.
+            sender.send(&frame);
+            assert_eq!(capture.expect(|got| got[6..12] == frame[6..12]), frame);
+            let (header, punted) = common::punted(&bed.tap);
+            assert_eq!(Punt::parse(*punted.first_chunk().unwrap()).unwrap().reason, Reason::Miss.number());
+            assert_eq!(punted[6..], frame[6..]);
+            let order = Order { action: TRANSMIT, port: 2 }.address();
+            let parts = [&common::NEIGHBOUR[..], &order[..], &punted[12..]].map(std::io::IoSlice::new);
+            bed.tap.write(header, &parts).unwrap();
+            let arrived = receiver.expect(|got| got[..6] == common::NEIGHBOUR);
+            assert_eq!((&arrived[6..12], &arrived[12..]), (&bed.wan_mac[..], &frame[12..]));
+        }
+        assert!(flowhop_io::tap::Tap::open(flowhop_io::tap::NAME).is_err(), "one process at a time");
+    });
+}
+
+// A17: what the daemon leaves to the stack reaches it: a box's own address behind the punt device answers.
+#[test]
+fn the_stack_gets_what_the_daemon_leaves_to_it() {
+    in_namespaces(|| {
+        let bed = Bed::new(IndexKind::Lines);
+        bed.kernel.shared().config[0].reinject_mark.store(0x4600_0001);
+        common::ip("addr add 192.0.2.1/24 dev lan");
+        common::ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:11 dev lan");
+        common::ip("route add 10.0.0.0/24 dev lan");
+        let sender = Wire::open("lan-peer");
+        sender.send(&Flow::echo4().frame());
+        let (header, punted) = common::punted(&bed.tap);
+        let order = Order { action: TO_STACK, port: 1 }.address();
+        let parts = [&punted[..6], &order[..], &punted[12..]].map(std::io::IoSlice::new);
+        bed.tap.write(header, &parts).unwrap();
+        let answer = sender.expect(|got| got[12..14] == [8, 0] && got[23] == 1 && got[34] == 0);
+        assert_eq!(answer[26..30], [192, 0, 2, 1]);
+        assert_eq!(bed.kernel.counters(1).unwrap().of(Reason::Reinjected).packets, 1);
+        assert_eq!(bed.kernel.tap_counters(1).unwrap().of(Reason::Reinjected).packets, 1);
+    });
+}
+
 /// Figures, not a test: `cargo test -p flowhop-io --release --test kernel -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
@@ -257,6 +312,7 @@ fn nanoseconds_per_packet() {
     for index in [IndexKind::Lines, IndexKind::KernelHash] {
         in_namespaces(move || {
             let mut bed = Bed::new(index);
+            let program = Program::ingress(index);
             for program in [Program::ingress(index), Program::Tap] {
                 let info = bed.kernel.program_info(program).unwrap();
                 println!(
@@ -274,7 +330,8 @@ fn nanoseconds_per_packet() {
                 );
                 bed.remove_all();
             }
-            println!("{index:?} miss: {} ns", common::measure(&mut bed, &Flow::udp4().frame(), 1));
+            println!("{index:?} miss: {} ns", common::measure(&mut bed, program, &Flow::udp4().frame(), 1));
+            println!("floor: {} ns", common::measure(&mut bed, Program::Tap, &Flow::udp4().frame(), 60));
         });
     }
 }

@@ -11,9 +11,11 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(missing_docs, reason = "the `classifier` macro makes functions of its own, without the comments")]
 
 mod host;
 mod maps;
+#[expect(dead_code, reason = "user space reads what is written here, and the other way round")]
 mod metadata;
 mod skb;
 

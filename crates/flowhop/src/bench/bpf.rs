@@ -176,6 +176,8 @@ struct TestRun {
     flags: u32,
     cpu: u32,
     batch: u32,
+    /// The kernel insists on zeros where the next version may have a field.
+    end: u32,
 }
 
 impl Program {

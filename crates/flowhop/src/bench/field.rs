@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -66,20 +67,32 @@ impl Field {
         Ok(Self { bed, hop, inside, lan, wan, outside })
     }
 
+    /// Makes `lan0` receive by NAPI, as network cards do; veth has that with receive offload only.
+    pub(super) fn receive_by_polling(&self) -> Result<(), LabError> {
+        self.bed.router.enter(|| receive_offload("lan0"))?.tried("generic receive offload of lan0")
+    }
+
     /// Sends the first packet of each UDP flow until the firewall knows all of them; how long that took.
     pub(super) fn open_udp(&self, flows: u32, daemon: Option<&Daemon>) -> Result<Duration, LabError> {
         let start = Instant::now();
         self.send(Shape::Udp, flows, RATE)?;
         let took = start.elapsed();
-        let Some(daemon) = daemon else { return Ok(took) };
-        self.complete(flows, daemon, Shape::Udp)?;
-        // Second packets, so that all of them are known to have gone through.
+        if let Some(daemon) = daemon {
+            self.complete(Shape::Udp, flows, flows, daemon)?;
+        }
+        // Second packets: whatever happens at those has happened.
         self.send(Shape::Udp, flows, FAST)?;
         Ok(took)
     }
 
+    /// The same for a firewall that then knows `known` connections, with others.
+    pub(super) fn open_udp_among(&self, flows: u32, known: u32, daemon: &Daemon) -> Result<(), LabError> {
+        self.send(Shape::Udp, flows, RATE)?;
+        self.complete(Shape::Udp, flows, known, daemon)
+    }
+
     /// Makes TCP connections of all flows, by hand at both ends.
-    pub(super) fn open_tcp(&self, flows: u32, daemon: &Daemon) -> Result<(), LabError> {
+    pub(super) fn open_tcp(&self, flows: u32, known: u32, daemon: &Daemon) -> Result<(), LabError> {
         let stop = Arc::new(AtomicBool::new(false));
         let answering = {
             let (stop, ifindex) = (Arc::clone(&stop), self.outside);
@@ -88,7 +101,7 @@ impl Field {
         };
         let opened = (|| {
             self.send(Shape::Syn, flows, RATE)?;
-            self.complete(flows, daemon, Shape::Syn)?;
+            self.complete(Shape::Syn, flows, known, daemon)?;
             thread::sleep(Duration::from_millis(200));
             // Three times: those whose handshake had not ended are in it still.
             (0..3).try_for_each(|_| self.send(Shape::Ack, flows, RATE))
@@ -102,17 +115,18 @@ impl Field {
         Ok(())
     }
 
-    fn complete(&self, flows: u32, daemon: &Daemon, shape: Shape) -> Result<(), LabError> {
+    /// Sends first packets again until that many connections are known.
+    fn complete(&self, shape: Shape, flows: u32, wanted: u32, daemon: &Daemon) -> Result<(), LabError> {
         let mut known = 0;
         for _ in 0..ATTEMPTS {
             thread::sleep(Duration::from_millis(200));
             known = connections(&self.bed, daemon)?;
-            if known >= u64::from(flows) {
+            if known >= u64::from(wanted) {
                 return Ok(());
             }
             self.send(shape, flows, RATE)?;
         }
-        Err(LabError::Late(format!("only {known} of {flows} connections are known")))
+        Err(LabError::Late(format!("only {known} of {wanted} connections are known")))
     }
 
     fn send(&self, shape: Shape, flows: u32, rate: u32) -> Result<(), LabError> {
@@ -149,4 +163,34 @@ fn device(namespace: &Namespace, name: &str) -> Result<(u32, [u8; 6]), LabError>
 pub(super) fn conntrack_room() -> u64 {
     let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
+}
+
+/// `ethtool -K device gro on`, by the system call that it makes.
+fn receive_offload(device: &str) -> io::Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        value: *mut Value,
+        // The kernel's `struct ifreq` has a union of 24 bytes here.
+        rest: [u64; 2],
+    }
+    /// `ETHTOOL_SGRO` and `SIOCETHTOOL`.
+    const SET: u32 = 0x2c;
+    const ETHTOOL: libc::c_ulong = 0x8946;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut value = Value { command: SET, data: 1 };
+    let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
+    for (to, from) in request.name.iter_mut().zip(device.bytes()) {
+        *to = from;
+    }
+    // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that this command takes.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), ETHTOOL as _, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

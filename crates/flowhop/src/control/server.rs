@@ -127,8 +127,10 @@ impl Server {
         let (queue, asked) = sync_channel(CLIENTS);
         let door = Arc::new(Door { queue, bell, clients: AtomicUsize::new(0), closed: AtomicBool::new(false) });
         let inside = Arc::clone(&door);
-        let accepting =
-            thread::Builder::new().name("control".to_owned()).stack_size(STACK).spawn(move || accept(&listener, &inside))?;
+        let accepting = thread::Builder::new()
+            .name("control".to_owned())
+            .stack_size(STACK)
+            .spawn(move || accept(&listener, &inside))?;
         Ok(Self { path: path.to_owned(), door, asked, accepting: Some(accepting) })
     }
 
@@ -222,7 +224,9 @@ fn attend(stream: &UnixStream, door: &Door) -> io::Result<()> {
     BufReader::new(stream.take(LONGEST_REQUEST)).read_line(&mut line)?;
     let request: Request = match serde_json::from_str(&line) {
         Ok(request) => request,
-        Err(error) => return refuse(stream, RefusalKind::Refused, &format!("not a request that this daemon knows: {error}")),
+        Err(error) => {
+            return refuse(stream, RefusalKind::Refused, &format!("not a request that this daemon knows: {error}"));
+        }
     };
     if request.changes() && !peer.may_change() {
         return refuse(stream, RefusalKind::NotPermitted, "only root may change things");

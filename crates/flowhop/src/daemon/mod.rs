@@ -434,9 +434,10 @@ impl Daemon {
     fn leave(self) -> Result<(), DaemonError> {
         match self.stop {
             Some(Stop::Down) => {
-                let path = self.state.path().to_path_buf();
-                drop(self);
-                take_down(&path)
+                // The directory stays locked until nothing is left of what it describes.
+                let Self { state, engine, plane, .. } = self;
+                drop((engine, plane));
+                take_down(state.path())
             }
             _ => {
                 // From here on exceptions have nobody to go to; cached flows go on for the grace.

@@ -95,7 +95,7 @@ impl KernelPlane {
     /// Takes the program off all interfaces but these.
     pub(super) fn retain(&mut self, ifindexes: &HashSet<u32>) -> Result<(), KernelError> {
         for ifindex in self.kernel.attached()? {
-            if !ifindexes.contains(&ifindex) {
+            if ifindex != self.tap.ifindex() && !ifindexes.contains(&ifindex) {
                 self.kernel.detach(ifindex)?;
                 self.attached.remove(&ifindex);
             }

@@ -286,7 +286,8 @@ impl<R: Read> Capture<R> {
         let words = [4, 8, 12].map(|at| word_at(body, at, self.big));
         let [Some(high), Some(low), Some(length)] = words else { return Err(too_short()) };
         let data = body.get(20..).and_then(|data| data.get(..length as usize)).ok_or_else(too_short)?;
-        let described = self.interfaces.get(number).ok_or_else(|| self.malformed("a packet of an unknown interface"))?;
+        let described =
+            self.interfaces.get(number).ok_or_else(|| self.malformed("a packet of an unknown interface"))?;
         if data.len() > LONGEST_PACKET {
             return Err(self.malformed("an impossibly long packet"));
         }

@@ -37,7 +37,7 @@ pub use run::Line;
 #[derive(Debug, Error)]
 pub enum ReplayError {
     /// The policy has faults, which were printed.
-    #[error("{0} has faults")]
+    #[error("the policy {0} cannot be used")]
     Policy(PathBuf),
     /// The policy has no interfaces.
     #[error("the policy has no interfaces that packets could come in through")]

@@ -111,7 +111,8 @@ impl Network {
     /// The port with the interface of this name, or device, or place in the order.
     #[must_use]
     pub fn port_of(&self, name: Option<&str>, place: usize) -> Option<u8> {
-        let named = self.names.iter().position(|(known, device)| Some(known.as_str()) == name || Some(device.as_str()) == name);
+        let named =
+            self.names.iter().position(|(known, device)| Some(known.as_str()) == name || Some(device.as_str()) == name);
         named.or((place < self.names.len()).then_some(place)).map(|port| port as u8)
     }
 
@@ -156,10 +157,7 @@ const fn router_mac(port: u8) -> [u8; 6] {
 /// The port's own addresses.
 fn addresses(port: u8) -> [IpAddr; 2] {
     let number = u16::from(port) + 1;
-    [
-        Ipv4Addr::new(198, 51, 100, 254 - port).into(),
-        Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, number).into(),
-    ]
+    [Ipv4Addr::new(198, 51, 100, 254 - port).into(), Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, number).into()]
 }
 
 /// The router behind a port. Nobody sees its addresses.

@@ -24,7 +24,15 @@ use crate::replay::stage::{Stage, find};
 const SEED: [u8; 32] = *b"the same input, the same output.";
 /// Secret of the table's hash.
 const SECRET: [u32; 10] = [
-    0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19, 0xcbbb_9d5d,
+    0x6a09_e667,
+    0xbb67_ae85,
+    0x3c6e_f372,
+    0xa54f_f53a,
+    0x510e_527f,
+    0x9b05_688c,
+    0x1f83_d9ab,
+    0x5be0_cd19,
+    0xcbbb_9d5d,
     0x629a_292a,
 ];
 /// Fewest bytes that a packet which begins a connection takes in a capture: its header and an IPv4 header.
@@ -223,9 +231,8 @@ impl Replay {
         let table = self.engine.table();
         table.config().heartbeat.store(now);
         let known = key.and_then(|key| find(table, key)).and_then(|(block, _)| table.block(block));
-        let (rule, flow) = known.map_or((0, None), |block| {
-            (block.owner.rules.load() as u16, Some(block.owner.serial.load()))
-        });
+        let (rule, flow) =
+            known.map_or((0, None), |block| (block.owner.rules.load() as u16, Some(block.owner.serial.load())));
         let arrival = Arrival { ifindex: network::ifindex(port), tagged: false, segment: 0 };
         let mut packet = Buffer::new(bytes, Offload::default());
         let verdict = forward(&Stage(table.regions()), &mut packet, &arrival, now);

@@ -361,7 +361,8 @@ mod tests {
         );
         assert_eq!(totals.received, totals.forwarded + totals.stack + totals.consumed + totals.held + totals.dropped);
         let drops = accounts.drops();
-        let of = |reason| drops.iter().find(|drop| drop.reason == reason).map(|drop| (drop.path, drop.port, drop.amount.0));
+        let of =
+            |reason| drops.iter().find(|drop| drop.reason == reason).map(|drop| (drop.path, drop.port, drop.amount.0));
         assert_eq!(of("punt_queue"), Some(("user", 1, 5)));
         assert_eq!(of("device"), Some(("user", 2, 1)));
         assert_eq!(of("orphaned"), Some(("skb", 1, 3)));

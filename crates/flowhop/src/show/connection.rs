@@ -76,10 +76,7 @@ impl Connection<'_> {
     pub fn received(&self, direction: usize) -> [String; 2] {
         let key = &self.keys[direction & 1];
         let second = if is_echo(key.protocol()) { key.source_port() } else { key.destination_port() };
-        [
-            endpoint(key.protocol(), &key.source, key.source_port()),
-            endpoint(key.protocol(), &key.destination, second),
-        ]
+        [endpoint(key.protocol(), &key.source, key.source_port()), endpoint(key.protocol(), &key.destination, second)]
     }
 
     /// Source and destination of a direction as sent: what the other direction is received with, swapped.

@@ -19,11 +19,8 @@ type Neighbours<'a> = HashMap<(u32, IpAddr), &'a Adjacency>;
 
 impl View {
     pub(super) fn fib(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
-        let neighbours: Neighbours<'_> = self
-            .adjacencies
-            .iter()
-            .map(|adjacency| ((adjacency.ifindex, adjacency.next_hop), adjacency))
-            .collect();
+        let neighbours: Neighbours<'_> =
+            self.adjacencies.iter().map(|adjacency| ((adjacency.ifindex, adjacency.next_hop), adjacency)).collect();
         for route in &self.routes {
             emit(self.route_entry(route, &neighbours))?;
         }
@@ -70,7 +67,12 @@ impl View {
         })
     }
 
-    fn flow_entry(&self, connection: &Connection<'_>, direction: usize, adjacencies: &HashMap<u16, &Adjacency>) -> Value {
+    fn flow_entry(
+        &self,
+        connection: &Connection<'_>,
+        direction: usize,
+        adjacencies: &HashMap<u16, &Adjacency>,
+    ) -> Value {
         let [source, destination] = connection.received(direction);
         json!({
             "kind": "flow",
@@ -87,11 +89,17 @@ impl View {
         })
     }
 
-    fn flow_next_hop(&self, connection: &Connection<'_>, direction: usize, adjacencies: &HashMap<u16, &Adjacency>) -> Value {
+    fn flow_next_hop(
+        &self,
+        connection: &Connection<'_>,
+        direction: usize,
+        adjacencies: &HashMap<u16, &Adjacency>,
+    ) -> Value {
         let steer = connection.steer(direction);
         let hop = self.regions.adjacencies.get(usize::from(steer.adjacency)).and_then(Record::read);
         let hop = hop.filter(|hop| hop.generation == steer.adjacency_generation);
-        let adjacency = adjacencies.get(&steer.adjacency).filter(|adjacency| adjacency.generation == steer.adjacency_generation);
+        let adjacency =
+            adjacencies.get(&steer.adjacency).filter(|adjacency| adjacency.generation == steer.adjacency_generation);
         let [translated_source, translated_destination] = connection.sent(direction);
         let age = connection.age(self);
         let router = hop.filter(|hop| hop.flags & Hop::RESOLVED != 0).map(|hop| {

@@ -148,7 +148,14 @@ impl View {
     /// A view of what an engine has, for one purpose. Accounts of the kernel paths, agents, modules and status are
     /// the caller's to add.
     #[must_use]
-    pub fn of(engine: &Engine, policy: &Arc<Current>, rules: &Arc<Names>, nats: &Arc<Names>, now: Tick, what: What) -> Self {
+    pub fn of(
+        engine: &Engine,
+        policy: &Arc<Current>,
+        rules: &Arc<Names>,
+        nats: &Arc<Names>,
+        now: Tick,
+        what: What,
+    ) -> Self {
         let routing = engine.routing();
         let ports: Vec<Port> = engine
             .interfaces()

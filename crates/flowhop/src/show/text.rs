@@ -127,9 +127,25 @@ const fn columns(what: What) -> Columns {
             ("MISSES", Right),
             ("INTERFACES", Left),
         ],
-        What::Fib => &[("KIND", Left), ("DESTINATION", Left), ("NEXT HOP", Left), ("MAC", Left), ("INTERFACE", Left), ("STATE", Left)],
-        What::Rules => &[("RULE", Left), ("ACTION", Left), ("FROM", Left), ("TO", Left), ("CONNECTIONS", Right), ("LINE", Left)],
-        What::Nat => &[("FLOW", Right), ("NAT", Left), ("PROTO", Left), ("SOURCE", Left), ("BECOMES", Left), ("DESTINATION", Left)],
+        What::Fib => &[
+            ("KIND", Left),
+            ("DESTINATION", Left),
+            ("NEXT HOP", Left),
+            ("MAC", Left),
+            ("INTERFACE", Left),
+            ("STATE", Left),
+        ],
+        What::Rules => {
+            &[("RULE", Left), ("ACTION", Left), ("FROM", Left), ("TO", Left), ("CONNECTIONS", Right), ("LINE", Left)]
+        }
+        What::Nat => &[
+            ("FLOW", Right),
+            ("NAT", Left),
+            ("PROTO", Left),
+            ("SOURCE", Left),
+            ("BECOMES", Left),
+            ("DESTINATION", Left),
+        ],
         What::Drops => &[("REASON", Left), ("PATH", Left), ("INTERFACE", Left), ("PACKETS", Right), ("BYTES", Right)],
         What::Interfaces => &[
             ("NAME", Left),
@@ -188,11 +204,12 @@ fn flow_row(flow: &Value, name: &str) -> Vec<String> {
 
 /// What a direction leaves with, as far as it differs from what it came with.
 fn translation(direction: &Value) -> String {
-    let ends: Vec<String> = [("source", "translated_source", "source "), ("destination", "translated_destination", "destination ")]
-        .into_iter()
-        .filter(|(before, after, _)| direction[*before] != direction[*after])
-        .map(|(_, after, label)| format!("{label}{}", text(&direction[after])))
-        .collect();
+    let ends: Vec<String> =
+        [("source", "translated_source", "source "), ("destination", "translated_destination", "destination ")]
+            .into_iter()
+            .filter(|(before, after, _)| direction[*before] != direction[*after])
+            .map(|(_, after, label)| format!("{label}{}", text(&direction[after])))
+            .collect();
     if ends.is_empty() { "-".to_owned() } else { ends.join(", ") }
 }
 
@@ -215,7 +232,14 @@ fn fib_rows(entry: &Value) -> Vec<Vec<String>> {
     let state = |hop: &Value| if flow { text(&hop["context"]["state"]) } else { text(&entry["type"]) };
     let row = |hop: &Value| {
         let next_hop = if hop["gateway"].is_null() { "-".to_owned() } else { text(&hop["gateway"]) };
-        vec![text(&entry["kind"]), destination.clone(), next_hop, text(&hop["mac"]), text(&hop["interface"]), state(hop)]
+        vec![
+            text(&entry["kind"]),
+            destination.clone(),
+            next_hop,
+            text(&hop["mac"]),
+            text(&hop["interface"]),
+            state(hop),
+        ]
     };
     match entry["next_hops"].as_array().filter(|hops| !hops.is_empty()) {
         Some(hops) => hops.iter().map(row).collect(),

@@ -218,7 +218,7 @@ impl Kernel {
     /// What is missing on this system, or why what is pinned cannot be adopted; then nothing was changed.
     pub fn load(state: &Path, geometry: Geometry) -> Result<Self, KernelError> {
         let geometry = geometry.check()?;
-        let pins = Pins::of(state);
+        let mut pins = Pins::of(state);
         pins.mount()?;
         let adopted = match inspect(&pins, geometry)? {
             Pinned::Whole => true,
@@ -382,7 +382,7 @@ impl Kernel {
     /// # Errors
     /// What could not be removed. Links go first, so that nothing is forwarded any more in any case.
     pub fn take_down(state: &Path) -> Result<(), KernelError> {
-        let pins = Pins::of(state);
+        let mut pins = Pins::of(state);
         let mounted =
             pins.is_mounted().map_err(|error| KernelError::File { path: pins.path().to_path_buf(), error })?;
         if mounted {

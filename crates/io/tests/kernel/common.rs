@@ -1,7 +1,9 @@
 //! A bed with the programs on two interfaces, flows written by hand, and the native function beside.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test bed fails loudly")]
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -29,7 +31,7 @@ pub(crate) const ADJACENCY: usize = 777;
 const GEOMETRY: Geometry = Geometry { buckets: 64, blocks: 256, index: IndexKind::Lines };
 const GENERATION: u16 = 5;
 /// The station that packets are sent on to.
-const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+pub(crate) const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 const SENDER: [u8; 6] = [2, 0, 0, 0, 0, 0x11];
 
 /// Runs a test in fresh network and mount namespaces, with a file system of its own at `/mnt`.
@@ -190,6 +192,9 @@ impl Bed {
         let state = PathBuf::from("/mnt/flowhop");
         ip("link add lan address 02:00:00:00:01:01 type veth peer name lan-peer");
         ip("link add wan address 02:00:00:00:02:02 type veth peer name wan-peer");
+        for name in ["lan", "lan-peer", "wan", "wan-peer"] {
+            ip(&format!("link set {name} up"));
+        }
         let ((lan, lan_mac), (wan, wan_mac)) = (link("lan"), link("wan"));
         let _ = fs::remove_dir_all(&state);
         let tap = Tap::open(tap::NAME).unwrap();
@@ -315,6 +320,67 @@ fn put(buckets: &[Bucket], hash: u64, place: u32) {
     }
     let (word, shift) = lane(entry);
     bucket.tags[word].add(u64::from(lookup::tag_of(hash)) << shift);
+}
+
+/// A packet socket on an interface.
+pub(crate) struct Wire(OwnedFd);
+
+impl Wire {
+    pub(crate) fn open(interface: &str) -> Self {
+        let (index, _) = link(interface);
+        let all = (libc::ETH_P_ALL as u16).to_be();
+        let timeout = libc::timeval { tv_sec: 5, tv_usec: 0 };
+        // SAFETY: plain system calls on values that outlive them; an address of zeros is valid.
+        unsafe {
+            let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(all));
+            assert!(socket >= 0);
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = all;
+            address.sll_ifindex = index as i32;
+            let length = size_of_val(&address) as u32;
+            assert_eq!(libc::bind(socket, (&raw const address).cast(), length), 0);
+            let length = size_of_val(&timeout) as u32;
+            let option = (&raw const timeout).cast();
+            assert_eq!(libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, option, length), 0);
+            Self(OwnedFd::from_raw_fd(socket))
+        }
+    }
+
+    pub(crate) fn send(&self, frame: &[u8]) {
+        // SAFETY: the buffer has the length that is passed.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        assert_eq!(sent, frame.len() as isize);
+    }
+
+    /// The next frame that is wanted; others (the kernel's own) are passed over.
+    pub(crate) fn expect(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        loop {
+            let mut frame = vec![0; 2048];
+            // SAFETY: the buffer has the length that is passed.
+            let got = unsafe { libc::recv(self.0.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
+            assert!(got >= 14, "nothing came: {}", std::io::Error::last_os_error());
+            frame.truncate(got as usize);
+            if wanted(&frame) {
+                return frame;
+            }
+        }
+    }
+}
+
+/// The next frame that was handed down to the punt device.
+pub(crate) fn punted(tap: &Tap) -> (tap::VirtioHeader, Vec<u8>) {
+    let mut buffer = vec![0; tap::MAX_FRAME];
+    for _ in 0..500 {
+        if let Some((header, length)) = tap.read(&mut buffer).unwrap()
+            && Punt::parse(*buffer.first_chunk().unwrap()).is_some()
+        {
+            buffer.truncate(length);
+            return (header, buffer);
+        }
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("nothing was handed down");
 }
 
 /// A packet in a slice, with checksums complete.
@@ -498,9 +564,8 @@ fn mend(frame: &mut [u8]) {
 }
 
 /// Time of one run on a frame, in nanoseconds: the tenth percentile, since whatever disturbs only adds.
-pub(crate) fn measure(bed: &mut Bed, frame: &[u8], repeat: u32) -> u128 {
+pub(crate) fn measure(bed: &mut Bed, program: Program, frame: &[u8], repeat: u32) -> u128 {
     let context = Context { ifindex: bed.lan, ..Context::default() };
-    let program = Program::ingress(bed.index);
     let mut times: Vec<u128> =
         (0..2001).map(|_| bed.kernel.test_run(program, frame, context, repeat).unwrap().duration.as_nanos()).collect();
     times.sort_unstable();
@@ -529,7 +594,7 @@ pub(crate) fn measure_hits(bed: &mut Bed, flow: &Flow) -> u128 {
     hop.macs[..6].copy_from_slice(&LAN_MAC);
     adjacency.write(&hop);
     let before = bed.kernel.counters(1).unwrap().of(flowhop_flow::Reason::Forwarded).packets;
-    let time = measure(bed, &flow.frame(), 60);
+    let time = measure(bed, Program::ingress(bed.index), &flow.frame(), 60);
     let after = bed.kernel.counters(1).unwrap().of(flowhop_flow::Reason::Forwarded).packets;
     assert_eq!(after - before, 2001 * 60, "all hits");
     time

@@ -1,0 +1,111 @@
+//! `flowhop bench`: how fast it is on this machine, side by side with the kernel.
+//!
+//! Everything is measured in one run and in turns, so that what else the machine does hits everybody; ratios count,
+//! absolute figures do not. Everything happens in namespaces of its own ([`lab`](crate::lab)).
+
+mod bpf;
+mod field;
+mod generator;
+mod program;
+mod rate;
+mod report;
+mod stream;
+mod wire;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::{Pid, geteuid};
+
+use crate::exit::{Exit, Failure};
+use crate::lab::{LabError, Sandbox};
+
+/// What to measure, and what to do with it.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Less of everything, in less than a minute.
+    pub quick: bool,
+    /// Print JSON.
+    pub json: bool,
+    /// Write a page of documentation.
+    pub markdown: Option<PathBuf>,
+}
+
+/// A run.
+pub(crate) struct Bench<'a> {
+    sandbox: &'a Sandbox,
+    quick: bool,
+}
+
+impl Bench<'_> {
+    fn folder(&self, name: &str) -> PathBuf {
+        self.sandbox.folder().join(name)
+    }
+
+    /// Numbers of flows, powers of two, in ascending order.
+    fn sizes(&self) -> Vec<u32> {
+        if self.quick { vec![1 << 10, 1 << 14] } else { vec![1 << 10, 1 << 16, 1 << 20] }
+    }
+
+    const fn rounds(&self) -> usize {
+        if self.quick { 1 } else { 5 }
+    }
+
+    const fn time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 500 } else { 1000 })
+    }
+
+    /// Says on standard error how far it is.
+    #[expect(clippy::unused_self, reason = "so that it is at hand where it is wanted")]
+    fn progress(&self, line: impl AsRef<str>) -> Result<(), LabError> {
+        writeln!(io::stderr(), "flowhop bench: {}", line.as_ref()).map_err(LabError::Output)
+    }
+}
+
+/// Runs the benchmarks.
+///
+/// # Errors
+/// When they cannot be run on this machine, or the results cannot be written.
+pub fn bench(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure> {
+    if !geteuid().is_root() {
+        let message = "the benchmarks load programs into the kernel and need root; `flowhop demo` does not".to_owned();
+        return Err(Failure::Other { message, exit: Exit::NotPermitted });
+    }
+    // Before the first thread is started.
+    let sandbox = Sandbox::enter()?;
+    let machine = report::Machine::this();
+    let mut bench = Bench { sandbox: &sandbox, quick: options.quick };
+    let mut sections = Vec::new();
+    for measure in [rate::rate, stream::streams, program::programs] {
+        let section = measure(&mut bench)?;
+        if !options.json {
+            writeln!(out, "{}", section.text()).and_then(|()| out.flush()).map_err(Failure::Output)?;
+        }
+        sections.push(section);
+    }
+    if options.json {
+        writeln!(out, "{:#}", report::json(&machine, bench.rounds(), &sections)).map_err(Failure::Output)?;
+    }
+    if let Some(file) = &options.markdown {
+        let page = report::markdown(&machine, bench.rounds(), &command(options, file), &sections);
+        std::fs::write(file, page).map_err(|error| Failure::Other {
+            message: format!("cannot write {}: {error}", file.display()),
+            exit: Exit::Refused,
+        })?;
+    }
+    Ok(Exit::Done)
+}
+
+fn command(options: &Options, file: &Path) -> String {
+    format!("flowhop bench{} --markdown {}", if options.quick { " --quick" } else { "" }, file.display())
+}
+
+/// Keeps the calling thread on the last processor: what is measured there is not moved about.
+fn pin() -> io::Result<()> {
+    let last = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
+    let mut set = CpuSet::new();
+    set.set(last)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}

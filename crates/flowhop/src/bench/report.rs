@@ -1,0 +1,244 @@
+//! Results: as a table, as JSON, as a page of documentation.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use flowhop_io::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::show::JSON_VERSION;
+
+/// What was measured of somebody under one condition, once in each round.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// Condition: results with the same are compared with each other.
+    pub(super) condition: String,
+    /// Who.
+    pub(super) who: &'static str,
+    /// Values.
+    pub(super) values: Vec<f64>,
+}
+
+impl Row {
+    /// The middle one; of an even number the lower of the two.
+    pub(super) fn median(&self) -> f64 {
+        let mut values = self.values.clone();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    fn lowest(&self) -> f64 {
+        self.values.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    fn highest(&self) -> f64 {
+        self.values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+    }
+}
+
+/// One kind of measurement.
+#[derive(Clone, Debug)]
+pub(super) struct Section {
+    /// Key in JSON.
+    pub(super) name: &'static str,
+    pub(super) title: &'static str,
+    pub(super) unit: &'static str,
+    /// How it was measured.
+    pub(super) method: &'static str,
+    /// Digits after the point.
+    pub(super) digits: usize,
+    /// With whom the others are compared.
+    pub(super) references: Vec<&'static str>,
+    pub(super) rows: Vec<Row>,
+    /// What went otherwise than planned, and whatever else one must know.
+    pub(super) notes: Vec<String>,
+}
+
+impl Section {
+    fn ratio(&self, row: &Row, reference: &str) -> Option<f64> {
+        let same = |other: &&Row| other.condition == row.condition && other.who == reference;
+        let reference = self.rows.iter().find(same)?;
+        Some(row.median() / reference.median()).filter(|ratio| ratio.is_finite())
+    }
+
+    /// Cells, the head first.
+    fn cells(&self) -> Vec<Vec<String>> {
+        let mut head = vec![String::new(), "who".to_owned(), format!("median, {}", self.unit), "range".to_owned()];
+        head.extend(self.references.iter().map(|reference| format!("against {reference}")));
+        let mut cells = vec![head];
+        let digits = self.digits;
+        for row in &self.rows {
+            let mut line = vec![
+                row.condition.clone(),
+                row.who.to_owned(),
+                format!("{:.digits$}", row.median()),
+                format!("{:.digits$}-{:.digits$}", row.lowest(), row.highest()),
+            ];
+            for reference in &self.references {
+                line.push(self.ratio(row, reference).map_or_else(String::new, |ratio| format!("{ratio:.2}")));
+            }
+            cells.push(line);
+        }
+        cells
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let cells = self.cells();
+        let columns = cells.first().map_or(0, Vec::len);
+        let width = |column: usize| cells.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        let mut text = format!("{}\n", self.title);
+        for line in &cells {
+            for (place, (cell, width)) in line.iter().zip(&widths).enumerate() {
+                // Words to the left, numbers to the right. Writing to a string does not fail.
+                let _written = match place {
+                    0 | 1 => write!(text, "  {cell:<width$}"),
+                    _ => write!(text, "  {cell:>width$}"),
+                };
+            }
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+        }
+        for note in &self.notes {
+            let _written = writeln!(text, "  * {note}");
+        }
+        text
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = format!("## {}\n\n{}\n\n", self.title, self.method);
+        for (place, line) in self.cells().iter().enumerate() {
+            let _written = writeln!(text, "| {} |", line.join(" | "));
+            if place == 0 {
+                let _written = writeln!(text, "|---|---|{}", "---:|".repeat(line.len() - 2));
+            }
+        }
+        if !self.notes.is_empty() {
+            text.push('\n');
+        }
+        for note in &self.notes {
+            let _written = writeln!(text, "* {note}");
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let rows: Vec<Value> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let ratios: serde_json::Map<String, Value> = self
+                    .references
+                    .iter()
+                    .map(|reference| ((*reference).to_owned(), json!(self.ratio(row, reference))))
+                    .collect();
+                json!({
+                    "condition": row.condition, "who": row.who, "median": row.median(), "values": row.values,
+                    "ratios": ratios,
+                })
+            })
+            .collect();
+        json!({ "name": self.name, "title": self.title, "unit": self.unit, "rows": rows, "notes": self.notes })
+    }
+}
+
+/// Where it was measured.
+#[derive(Clone, Debug)]
+pub(super) struct Machine {
+    date: String,
+    kernel: String,
+    processor: String,
+    processors: usize,
+    memory_mib: u64,
+}
+
+impl Machine {
+    /// This one.
+    pub(super) fn this() -> Self {
+        let field = |file: &str, name: &str| {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        };
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let memory = field("/proc/meminfo", "MemTotal");
+        let memory = memory.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        Self {
+            date: Clock::wall(),
+            kernel: kernel.trim().to_owned(),
+            processor: field("/proc/cpuinfo", "model name"),
+            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_mib: memory / 1024,
+        }
+    }
+}
+
+/// All of it as JSON.
+pub(super) fn json(machine: &Machine, rounds: usize, sections: &[Section]) -> Value {
+    json!({
+        "version": JSON_VERSION,
+        "flowhop": env!("CARGO_PKG_VERSION"),
+        "machine": {
+            "date": machine.date, "kernel": machine.kernel, "processor": machine.processor,
+            "processors": machine.processors, "memory_mib": machine.memory_mib,
+        },
+        "rounds": rounds,
+        "sections": sections.iter().map(Section::json).collect::<Vec<_>>(),
+    })
+}
+
+/// All of it as a page.
+pub(super) fn markdown(machine: &Machine, rounds: usize, command: &str, sections: &[Section]) -> String {
+    let mut text = format!(
+        "# Benchmarks\n\nMade by `{command}`, and by nothing else: run it again to change this page.\n\n\
+         | | |\n|---|---|\n| date | {} |\n| flowhop | {} |\n| kernel | {} |\n| processor | {} x {} |\n\
+         | memory | {} MiB |\n| rounds | {rounds}, in which everybody has a turn; medians and ranges |\n\n\
+         Absolute figures say little: everything, the sender and the receiver too, runs on this one machine. What counts \
+         are the ratios, and of those only the ones within one run.\n",
+        machine.date,
+        env!("CARGO_PKG_VERSION"),
+        machine.kernel,
+        machine.processors,
+        machine.processor,
+        machine.memory_mib,
+    );
+    for section in sections {
+        text.push('\n');
+        text.push_str(&section.markdown());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_ratios_are_within_one_condition() {
+        let row = |condition: &str, who, values: &[f64]| Row {
+            condition: condition.to_owned(),
+            who,
+            values: values.to_vec(),
+        };
+        let section = Section {
+            name: "x",
+            title: "X",
+            unit: "Mpps",
+            method: "so",
+            digits: 1,
+            references: vec!["a"],
+            rows: vec![
+                row("1", "a", &[2.0, 1.0, 4.0]),
+                row("1", "b", &[1.0, 5.0, 0.5]),
+                row("2", "b", &[1.0]),
+            ],
+            notes: vec!["n".to_owned()],
+        };
+        assert_eq!(section.ratio(&section.rows[1], "a"), Some(0.5));
+        assert_eq!(section.ratio(&section.rows[2], "a"), None);
+        assert!(section.text().contains("0.5-5.0"));
+        assert!(section.markdown().contains("| 1 | b | 1.0 | 0.5-5.0 | 0.50 |"), "{}", section.markdown());
+        assert_eq!(section.json()["rows"][2]["ratios"]["a"], Value::Null);
+    }
+}
