@@ -5,6 +5,12 @@
 //! function runs natively over a private table with either index, and, where there is root, in the kernel.
 //!
 //! `FLOWHOP_DIFF_PACKETS` and `FLOWHOP_DIFF_SEED` make longer or other runs.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests: a panic is their report"
+)]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -791,11 +797,11 @@ fn shrink(steps: &[Step], end: usize, rig: &mut dyn FnMut() -> Rig, secret: [u32
 }
 
 /// Runs episodes until so many packets have gone through, and reports the first disagreement in full.
-fn run(packets: usize, first_seed: u64, make: &mut dyn FnMut([u32; 10]) -> Rig) -> Tally {
+fn run(packets: usize, episode: usize, first_seed: u64, make: &mut dyn FnMut([u32; 10]) -> Rig) -> Tally {
     let mut total = Tally::default();
     let mut seed = first_seed;
     while total.packets < packets {
-        let steps = Episode::steps(seed, EPISODE);
+        let steps = Episode::steps(seed, episode);
         let secret = secret(seed);
         let mut rig = make(secret);
         match replay(&steps, &mut rig, secret) {
@@ -906,13 +912,16 @@ fn assert_telling(tally: &Tally, rare: &[Reason]) {
 // B12, A17, F11: the same results with our own index.
 #[test]
 fn with_lines_the_model_agrees() {
-    assert_telling(&run(packets(100_000), seed(), &mut |secret| Rig::native(false, secret, None)), &[]);
+    assert_telling(&run(packets(100_000), EPISODE, seed(), &mut |secret| Rig::native(false, secret, None)), &[]);
 }
 
 // B12: the same results with a hash map in the kernel's place.
 #[test]
 fn with_a_hash_map_the_model_agrees() {
-    assert_telling(&run(packets(100_000), seed() + 1_000_000, &mut |secret| Rig::native(true, secret, None)), &[]);
+    assert_telling(
+        &run(packets(100_000), EPISODE, seed() + 1_000_000, &mut |secret| Rig::native(true, secret, None)),
+        &[],
+    );
 }
 
 // The comparison itself is tested: a function that does one thing wrong is found out.
@@ -972,7 +981,8 @@ fn in_the_kernel(index: IndexKind, seed: u64) {
     }
     let tally = apart(|| {
         let mut number = 0;
-        run(packets(30_000), seed, &mut |secret| {
+        // Long episodes, because each loads the programs, which takes the verifier seconds.
+        run(packets(20_000), 5 * EPISODE, seed, &mut |secret| {
             number += 1;
             Rig::kernel(index, secret, &format!("{index:?}-{number}")).unwrap_or_else(|error| panic!("{error}"))
         })

@@ -154,8 +154,13 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
     let hash = parsed.key.hash(&secret(config));
     let gate = gate_of(hash);
     let mut entered = None;
-    let mut hit = host.find(&parsed.key, hash);
-    if hit.is_none() {
+    let hit = loop {
+        if let Some(hit) = host.find(&parsed.key, hash) {
+            break hit;
+        }
+        if entered.is_some() {
+            return Verdict { gate: gate + 1, ..verdict(Reason::Miss) };
+        }
         if takes_local(host, config, &parsed.key.destination, Some(&parsed.key)) {
             return verdict(Reason::Local);
         }
@@ -164,13 +169,6 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
             return miss;
         };
         entered = Some(door.enter());
-        hit = host.find(&parsed.key, hash);
-        if hit.is_none() {
-            return Verdict { gate: gate + 1, ..miss };
-        }
-    }
-    let Some(hit) = hit else {
-        return verdict(Reason::Miss);
     };
     let steer = Steer::unpack(hot(&hit).steer.load());
     if steer.pending {

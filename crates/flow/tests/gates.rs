@@ -1,4 +1,5 @@
 //! The gates with threads: a flow that moves from user space into the kernel stays in order (checklist A5).
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a panic is their report")]
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

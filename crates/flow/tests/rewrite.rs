@@ -1,4 +1,5 @@
 //! A rewritten packet has the checksums that a whole computation gives (RFC 1071, RFC 1624, RFC 768).
+#![expect(clippy::expect_used, reason = "helpers of tests: a panic is their report")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,4 +1,5 @@
 //! The TCP context: each rule at its edges, resets, scaling, wrap-around (RFC 9293, RFC 5961, RFC 7323).
+#![expect(clippy::panic, reason = "helpers of tests: a panic is their report")]
 
 use flowhop_flow::Reason;
 use flowhop_flow::parse::Segment;
@@ -61,7 +62,9 @@ impl Wire {
     }
 
     fn words(&self) -> [[u64; 3]; 2] {
-        [0, 1].map(|n| [&self.halves[n].sent, &self.halves[n].allowed, &self.halves[n].state].map(|cell| cell.load()))
+        [0, 1].map(|n| {
+            [&self.halves[n].sent, &self.halves[n].allowed, &self.halves[n].state].map(flowhop_flow::cell::Cell64::load)
+        })
     }
 
     fn phase(&self) -> Phase {

@@ -1,7 +1,7 @@
 //! Commands that ask the daemon.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ pub fn show(args: &ShowArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let what = args.what;
     let socket = state::socket(args.target.socket.as_deref(), args.target.state.as_deref());
     let mut answer = ask(&socket, &Request::Show { what })?;
+    let out = &mut BufWriter::new(out);
     if args.json {
         answer.copy_to(out)?;
         return Ok(Exit::Done);

@@ -6,6 +6,13 @@
 //! keeps its size and layout: what loom knows of it hangs in a registry, by address. What is checked is the
 //! promise of the table's page: a reader acts on a whole record with exactly its key, or misses.
 #![expect(missing_docs, unused_imports, reason = "modules of other crates, whose unit tests are left out")]
+#![expect(
+    clippy::cast_lossless,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test without std's harness: a panic is its report"
+)]
 
 extern crate self as flowhop_flow;
 

@@ -1,4 +1,10 @@
 //! The table against a map of std's, keys against each other, and how full the index gets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests: a panic is their report"
+)]
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -57,11 +63,11 @@ fn pair(n: u32) -> [Key; 2] {
     };
     let family = if n.is_multiple_of(3) { 6 } else { 4 };
     let identity = Key::identity(if n % 5 < 2 { 6 } else { 17 }, family, 0);
-    let forward = Key { source: inside, destination: outside, ports: ports(1024 + c as u16, 443), identity };
+    let forward = Key { source: inside, destination: outside, ports: ports(1024 + u16::from(c), 443), identity };
     let reverse = if n.is_multiple_of(2) {
         Key { source: outside, destination: own, ports: ports(443, (n % 60_000) as u16 + 1), identity }
     } else {
-        Key { source: outside, destination: inside, ports: ports(443, 1024 + c as u16), identity }
+        Key { source: outside, destination: inside, ports: ports(443, 1024 + u16::from(c)), identity }
     };
     [forward, reverse]
 }

@@ -87,7 +87,8 @@ pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Exit, Failure> {
     let mut capture = Capture::open(BufReader::with_capacity(1 << 20, file)).map_err(broken)?;
     let mut replay = Replay::new(policy, args.input.as_deref(), size)?;
     let mut sink = args.output.as_deref().map(|path| Sink::create(path, &args.capture)).transpose()?;
-    let mut report = Report::new(args.json, out);
+    let mut out = BufWriter::new(out);
+    let mut report = Report::new(args.json, &mut out);
     let mut bytes = Vec::new();
     let ended = loop {
         let captured = match capture.next(&mut bytes) {

@@ -43,6 +43,10 @@ const FEWEST_CONNECTIONS: u64 = 1024;
 const ADJACENCIES: u16 = 1024;
 /// The clock is moved on in steps of at most this, since it wraps.
 const STEP: u64 = 1 << 28;
+/// How often the engine does its regular work, in ticks.
+const MAINTAIN_EVERY: u64 = 10;
+/// Most turns of it at once.
+const MAINTAIN_TURNS: u64 = 256;
 
 /// What became of a packet: an object of `replay -j`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -73,6 +77,8 @@ pub struct Replay {
     first: Option<u64>,
     /// Ticks since then; they never go back.
     clock: u64,
+    /// When the engine did its regular work last.
+    maintained: u64,
     index: u64,
 }
 
@@ -147,7 +153,7 @@ impl Replay {
         engine.set_judge_local(guards);
         let mut outbox = Outbox::default();
         network.build(&shared.current().policy, &mut engine, 0, &mut outbox);
-        Ok(Self { engine, network, rules, outbox, first: None, clock: 0, index: 0 })
+        Ok(Self { engine, network, rules, outbox, first: None, clock: 0, maintained: 0, index: 0 })
     }
 
     /// Sends one packet through. `bytes` are its own and are changed.
@@ -203,7 +209,18 @@ impl Replay {
         let target = nanos.saturating_sub(first) >> TICK_SHIFT;
         while self.clock < target {
             self.clock += (target - self.clock).min(STEP);
-            while self.engine.maintain(self.clock as Tick, &mut self.outbox) {}
+            let passed = self.clock - self.maintained;
+            if passed >= MAINTAIN_EVERY {
+                self.maintained = self.clock;
+                // Bounded: every source that is learned brings a route, and every route a walk over all flows, which
+                // goes on with the next turns as in the daemon.
+                let turns = passed.min(MAINTAIN_TURNS * MAINTAIN_EVERY) / MAINTAIN_EVERY;
+                for _ in 0..turns {
+                    if !self.engine.maintain(self.clock as Tick, &mut self.outbox) {
+                        break;
+                    }
+                }
+            }
         }
         self.clock as Tick
     }
