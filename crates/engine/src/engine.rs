@@ -82,8 +82,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            held_packets: 1024,
-            held_bytes: 4 << 20,
+            held_packets: 8192,
+            held_bytes: 16 << 20,
             datagrams: 4096,
             fragment_bytes: 4 << 20,
             answers_per_second: 200,

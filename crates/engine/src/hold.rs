@@ -1,6 +1,6 @@
 //! Packets that wait for a neighbour's link-layer address, in bounded memory and in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use flowhop_flow::record::Tick;
 
@@ -27,19 +27,22 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Hold {
     packets: VecDeque<Held>,
+    by_adjacency: HashMap<u16, usize>,
     bytes: usize,
     max_bytes: usize,
     max_packets: usize,
 }
 
-/// Packets that may wait for one neighbour. RFC 1122 section 2.3.2.2 asks for one at least.
-const PER_NEIGHBOUR: usize = 128;
+/// The share of the room that one neighbour's packets may take: half. RFC 1122 section 2.3.2.2 asks for one
+/// packet at least; a neighbour that answers within milliseconds should cost none.
+const SHARE: usize = 2;
 
 impl Hold {
     /// A hold of so many packets and bytes.
     #[must_use]
     pub fn new(max_packets: usize, max_bytes: usize) -> Self {
-        Self { packets: VecDeque::with_capacity(max_packets), bytes: 0, max_bytes, max_packets }
+        let packets = VecDeque::with_capacity(max_packets);
+        Self { packets, by_adjacency: HashMap::new(), bytes: 0, max_bytes, max_packets }
     }
 
     /// Keeps a packet; gives it back when there is no room.
@@ -47,14 +50,15 @@ impl Hold {
     /// # Errors
     /// The packet, when it cannot be kept.
     pub fn keep(&mut self, packet: Held) -> Result<(), Held> {
-        let same = self.packets.iter().filter(|held| held.adjacency == packet.adjacency).count();
+        let same = self.by_adjacency.get(&packet.adjacency).copied().unwrap_or_default();
         if self.packets.len() >= self.max_packets
             || self.bytes + packet.bytes.len() > self.max_bytes
-            || same >= PER_NEIGHBOUR
+            || same >= self.max_packets / SHARE
         {
             return Err(packet);
         }
         self.bytes += packet.bytes.len();
+        self.by_adjacency.insert(packet.adjacency, same + 1);
         self.packets.push_back(packet);
         Ok(())
     }
@@ -62,7 +66,7 @@ impl Hold {
     /// Whether packets wait for this adjacency.
     #[must_use]
     pub fn waits_for(&self, adjacency: u16) -> bool {
-        self.packets.iter().any(|held| held.adjacency == adjacency)
+        self.by_adjacency.contains_key(&adjacency)
     }
 
     /// Takes out what waits for an adjacency, in order of arrival.
@@ -84,12 +88,22 @@ impl Hold {
             let Some(held) = self.packets.pop_front() else { break };
             if wanted(&held) {
                 self.bytes -= held.bytes.len();
+                self.let_go(held.adjacency);
                 taken.push(held);
             } else {
                 self.packets.push_back(held);
             }
         }
         taken
+    }
+
+    fn let_go(&mut self, adjacency: u16) {
+        match self.by_adjacency.get_mut(&adjacency) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                self.by_adjacency.remove(&adjacency);
+            }
+        }
     }
 
     /// Packets kept.
@@ -117,13 +131,13 @@ mod tests {
     fn room_is_bounded_by_packets_bytes_and_neighbour() {
         let mut hold = Hold::new(200, 15_000);
         let kept = (0..200).filter(|_| hold.keep(packet(1, 0)).is_ok()).count();
-        assert_eq!(kept, PER_NEIGHBOUR);
+        assert_eq!(kept, 100);
         let kept = (0..200).filter(|_| hold.keep(packet(2, 0)).is_ok()).count();
-        assert_eq!(kept, 150 - PER_NEIGHBOUR);
-        assert_eq!(hold.take(1).len(), PER_NEIGHBOUR);
+        assert_eq!(kept, 50);
+        assert_eq!(hold.take(1).len(), 100);
         assert!(!hold.waits_for(1) && hold.waits_for(2));
         assert!(hold.expired(10, 20).is_empty());
-        assert_eq!(hold.expired(30, 20).len(), 150 - PER_NEIGHBOUR);
-        assert!(hold.is_empty());
+        assert_eq!(hold.expired(30, 20).len(), 50);
+        assert!(hold.is_empty() && !hold.waits_for(2));
     }
 }

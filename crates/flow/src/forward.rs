@@ -200,7 +200,7 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
     }
 
     if H::LEVEL == Level::Kernel {
-        if now.wrapping_sub(config.heartbeat.load()) as i32 > config.orphan_grace.load() as i32 {
+        if silence(config, now) > config.orphan_grace.load() {
             return verdict(Reason::Orphaned);
         }
         match steer.action {
@@ -390,12 +390,28 @@ fn takes_local<H: Host>(host: &H, config: &Config, destination: &Address, key: O
     config.flags.load() & config_flags::JUDGE_LOCAL == 0 && host.is_local(destination, key)
 }
 
+/// Ticks since the daemon was last known alive.
+///
+/// A clock that lags behind the heartbeat a little is no silence. A silence of half the clock's range is kept at
+/// that by moving the heartbeat along, or a daemon that is long dead would seem alive when the clock wraps.
+#[inline(always)]
+fn silence(config: &Config, now: Tick) -> u32 {
+    const LAG: u32 = 1 << 12;
+    const LONGEST: u32 = 1 << 31;
+    let silence = now.wrapping_sub(config.heartbeat.load());
+    if silence > u32::MAX - LAG {
+        return 0;
+    }
+    if silence > LONGEST {
+        config.heartbeat.store(now.wrapping_sub(LONGEST));
+    }
+    silence
+}
+
 /// A hand-down needs somebody to hand to.
 #[inline(always)]
 fn hand_down(config: &Config, verdict: Verdict, now: Tick) -> Verdict {
-    if verdict.kind == Kind::HandDown
-        && now.wrapping_sub(config.heartbeat.load()) as i32 > config.alive_for.load() as i32
-    {
+    if verdict.kind == Kind::HandDown && silence(config, now) > config.alive_for.load() {
         return Verdict { kind: Kind::Drop, reason: Reason::NoDaemon, ..verdict };
     }
     verdict

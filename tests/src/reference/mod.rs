@@ -257,9 +257,10 @@ impl World {
         (hash >> 24) as u32 % 16384
     }
 
-    /// Ticks since the daemon was last known alive (negative when the clocks of two processors disagree).
+    /// Ticks since the daemon was last known alive; a clock that lags a little behind is no silence.
     fn silence(&self) -> i64 {
-        i64::from(self.now.wrapping_sub(self.heartbeat) as i32)
+        let silence = self.now.wrapping_sub(self.heartbeat);
+        if silence > u32::MAX - 4096 { 0 } else { i64::from(silence) }
     }
 
     /// Judges a packet and moves the world on. Steps are those of the page of `forward.rs`.

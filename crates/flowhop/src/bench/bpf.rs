@@ -262,12 +262,8 @@ pub(super) fn next_program(program: &Program) -> io::Result<OwnedFd> {
         flags: u64,
     }
     let (key, value) = (0u32, program.0.as_raw_fd());
-    let mut update = Update {
-        map: map.as_raw_fd() as u64,
-        key: &raw const key as u64,
-        value: &raw const value as u64,
-        flags: 0,
-    };
+    let mut update =
+        Update { map: map.as_raw_fd() as u64, key: &raw const key as u64, value: &raw const value as u64, flags: 0 };
     // SAFETY: the attributes have the layout of this command, and key and value outlive the call.
     unsafe { call(command::MAP_UPDATE, &mut update) }?;
     Ok(map)

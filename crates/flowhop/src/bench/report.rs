@@ -228,11 +228,7 @@ mod tests {
             method: "so",
             digits: 1,
             references: vec!["a"],
-            rows: vec![
-                row("1", "a", &[2.0, 1.0, 4.0]),
-                row("1", "b", &[1.0, 5.0, 0.5]),
-                row("2", "b", &[1.0]),
-            ],
+            rows: vec![row("1", "a", &[2.0, 1.0, 4.0]), row("1", "b", &[1.0, 5.0, 0.5]), row("2", "b", &[1.0])],
             notes: vec!["n".to_owned()],
         };
         assert_eq!(section.ratio(&section.rows[1], "a"), Some(0.5));

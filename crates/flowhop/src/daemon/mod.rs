@@ -24,8 +24,8 @@ use flowhop_engine::{Arrived, Buffer, Counters, Engine, Limits};
 use flowhop_flow::key;
 use flowhop_flow::record::Tick;
 use flowhop_io::clock::{self, Clock};
-use flowhop_io::poll::{Poller, Signal, Signals};
 use flowhop_io::netlink::{Monitor, NetlinkError};
+use flowhop_io::poll::{Poller, Signal, Signals};
 use flowhop_io::tap::metadata::Punt;
 use flowhop_io::tap::{MAX_FRAME, VirtioHeader};
 use flowhop_modules::{Bindings, Shared};
@@ -316,8 +316,7 @@ impl Daemon {
                 },
             };
             let Some(bytes) = frame.get_mut(..length) else { continue };
-            let mut outside =
-                Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+            let mut outside = Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
             self.engine.receive(&arrived, &mut Buffer::new(bytes, offload), &mut outside);
         }
         false
@@ -336,8 +335,7 @@ impl Daemon {
             )
         });
         for event in events {
-            let mut outside =
-                Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+            let mut outside = Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
             self.engine.routing_event(event, now, &mut outside);
         }
         if links {

@@ -119,7 +119,11 @@ impl KernelPlane {
     }
 
     /// Marks ports of the box's own addresses that translations use, so that packets to them come here.
-    pub(super) fn note_ports(&mut self, changes: &[PortChange], own: &dyn Fn(&Address) -> bool) -> Result<(), KernelError> {
+    pub(super) fn note_ports(
+        &mut self,
+        changes: &[PortChange],
+        own: &dyn Fn(&Address) -> bool,
+    ) -> Result<(), KernelError> {
         for change in changes {
             let endpoint = &change.endpoint;
             let row = match endpoint.protocol {

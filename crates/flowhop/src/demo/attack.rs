@@ -28,7 +28,8 @@ pub(super) fn attack(story: &mut Story<'_>, bed: &Bed, daemon: &Daemon) -> Resul
         story.expect(!came, || format!("the outside could connect to the inside by {}", family.name()));
     }
     let came = foreign(bed)?;
-    story.say(format!("   {SHOTS} datagrams to an open port of the inside, from a stranger: {}", verdict(came == 0)))?;
+    story
+        .say(format!("   {SHOTS} datagrams to an open port of the inside, from a stranger: {}", verdict(came == 0)))?;
     story.expect(came == 0, || format!("{came} datagrams from a stranger reached the inside"));
     let alive = reset(bed)?;
     story.say(format!("   {SHOTS} forged resets of a live TCP connection: {}", verdict(alive)))?;
@@ -44,7 +45,9 @@ pub(super) fn attack(story: &mut Story<'_>, bed: &Bed, daemon: &Daemon) -> Resul
             dropped += new;
         }
     }
-    story.expect(dropped >= 2 * u64::from(SHOTS), || format!("only {dropped} packets of the attack were counted as dropped"));
+    story.expect(dropped >= 2 * u64::from(SHOTS), || {
+        format!("only {dropped} packets of the attack were counted as dropped")
+    });
     Ok(())
 }
 
@@ -99,9 +102,8 @@ fn reset(bed: &Bed) -> Result<bool, LabError> {
     // The connection is there, so this does not wait.
     let (server, mapped) = listener.accept().tried("accept")?;
     exchange(&client, &server).tried("a TCP connection")?;
-    let raw = bed.outside.enter(|| {
-        socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp)
-    })?;
+    let raw =
+        bed.outside.enter(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp))?;
     // That type is a descriptor with the calls for datagrams, whatever the protocol.
     let raw = UdpSocket::from(raw.tried("a raw socket")?);
     for shot in 0..SHOTS {
@@ -122,8 +124,7 @@ fn forged(from: SocketAddr, to: SocketAddr, sequence: u32) -> Vec<u8> {
     segment.extend_from_slice(&RST);
     segment.extend_from_slice(&[0; 6]);
     if let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) {
-        let pseudo =
-            checksum::pseudo_v4(source.octets(), destination.octets(), protocol::TCP, segment.len() as u16);
+        let pseudo = checksum::pseudo_v4(source.octets(), destination.octets(), protocol::TCP, segment.len() as u16);
         let sum = checksum::finish(pseudo + checksum::sum(&segment));
         segment[16..18].copy_from_slice(&sum.to_be_bytes());
     }

@@ -83,8 +83,7 @@ impl Policy {
                  translate.source = {translate}\n"
             );
         }
-        let _written =
-            write!(text, "\n[table]\nconnections = {}\nindex = \"{}\"\n", self.connections, self.index);
+        let _written = write!(text, "\n[table]\nconnections = {}\nindex = \"{}\"\n", self.connections, self.index);
         text
     }
 }
@@ -157,8 +156,7 @@ impl Daemon {
         let mut command = bed.router.command(SELF, &[]);
         command.args(["show", what, "-j", "--state"]).arg(&self.state);
         let text = run(command, &name, "")?;
-        serde_json::from_str(&text)
-            .map_err(|error| LabError::Command { command: name, message: error.to_string() })
+        serde_json::from_str(&text).map_err(|error| LabError::Command { command: name, message: error.to_string() })
     }
 
     /// Ends it and says whether it ended well.

@@ -184,7 +184,11 @@ fn mount_bpffs(path: &Path) -> io::Result<()> {
 fn unmount(path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
     // SAFETY: the path ends with a zero and outlives the call.
-    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) } != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) } != 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

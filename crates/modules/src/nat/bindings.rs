@@ -98,12 +98,10 @@ impl Bindings {
         }
         for address in addresses {
             let is_own = own(address);
-            let in_use = |port: u16| {
-                reserved.ephemeral.contains(&port) || reserved.bound.contains(&(inside.protocol, port))
-            };
-            let allowed = |port: u16| {
-                !is_own || (reserved.within.contains(&port) && !(is_port(inside.protocol) && in_use(port)))
-            };
+            let in_use =
+                |port: u16| reserved.ephemeral.contains(&port) || reserved.bound.contains(&(inside.protocol, port));
+            let allowed =
+                |port: u16| !is_own || (reserved.within.contains(&port) && !(is_port(inside.protocol) && in_use(port)));
             let ports = state.ports.entry((*address, inside.protocol)).or_insert_with(Ports::new);
             let Some(port) = ports.take(random, allowed) else { continue };
             let external = Endpoint { protocol: inside.protocol, address: *address, port };

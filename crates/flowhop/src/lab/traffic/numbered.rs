@@ -148,13 +148,7 @@ fn dropped(socket: &UdpSocket) -> u64 {
     let mut length = size_of_val(&values) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of `values`.
     unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            MEMINFO.0,
-            values.as_mut_ptr().cast(),
-            &raw mut length,
-        );
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, MEMINFO.0, values.as_mut_ptr().cast(), &raw mut length);
     }
     u64::from(values[MEMINFO.1])
 }
