@@ -105,6 +105,10 @@ impl KernelHashSync for Hash {
     fn remove(&mut self, key: &Key) {
         self.0.lock().unwrap().remove(key);
     }
+
+    fn retain(&mut self, keep: &dyn Fn(&Key, u32) -> bool) {
+        self.0.lock().unwrap().retain(|key, place| keep(key, *place));
+    }
 }
 
 /// The kernel programs with their maps, and what their counters should say.
@@ -124,6 +128,10 @@ impl KernelHashSync for KernelIndex {
 
     fn remove(&mut self, key: &Key) {
         self.0.lock().unwrap().remove_key(key).unwrap();
+    }
+
+    fn retain(&mut self, _: &dyn Fn(&Key, u32) -> bool) {
+        unreachable!("this table is never adopted");
     }
 }
 

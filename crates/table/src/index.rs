@@ -16,6 +16,8 @@ pub trait KernelHashSync: Send {
     fn insert(&mut self, key: &Key, place: u32) -> Result<(), String>;
     /// Removes an entry; one that is not there is no error.
     fn remove(&mut self, key: &Key);
+    /// Removes the entries that are not to be kept: what a killed process left half removed.
+    fn retain(&mut self, keep: &dyn Fn(&Key, u32) -> bool);
 }
 
 /// How entries are found.

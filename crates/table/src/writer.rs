@@ -224,6 +224,12 @@ impl Table {
 
     /// Drops index entries that name no live connection, and enters those that are missing.
     fn rebuild_index(&mut self, live: &[BlockIndex]) {
+        if let Index::KernelHash { kernel, .. } = &mut self.index {
+            let blocks = &self.regions.blocks;
+            kernel.retain(&|key, place| {
+                blocks.get((place >> 1) as usize).is_some_and(|block| has_key(block, (place & 1) as usize, key))
+            });
+        }
         if matches!(self.index, Index::Lines) {
             for bucket in self.regions.buckets.iter() {
                 for entry in 0..flowhop_flow::record::BUCKET_ENTRIES {

@@ -94,6 +94,10 @@ impl KernelHashSync for Hash {
     fn remove(&mut self, key: &Key) {
         self.0.lock().unwrap().remove(key);
     }
+
+    fn retain(&mut self, keep: &dyn Fn(&Key, u32) -> bool) {
+        self.0.lock().unwrap().retain(|key, place| keep(key, *place));
+    }
 }
 
 struct Entry {

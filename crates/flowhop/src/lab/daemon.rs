@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -107,6 +110,7 @@ impl Daemon {
         fs::create_dir(folder).tried(folder.display())?;
         let (file, state) = (folder.join("policy.toml"), folder.join("state"));
         fs::write(&file, policy.text()).tried(file.display())?;
+        private_pins(&state).tried(state.display())?;
         let mut command = bed.router.command(SELF, &[]);
         command.arg("run").arg("-c").arg(&file).arg("--state").arg(&state);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -173,6 +177,19 @@ impl Daemon {
         }
         let message = format!("{status}: {}", self.said().join("\n"));
         Err(LabError::Command { command: "flowhop run".to_owned(), message })
+    }
+}
+
+/// Mounts the bpffs that the daemon pins its maps in. It would do that itself, but where it outlives its own mount
+/// namespace; here everything is to end with this process, so it finds one.
+fn private_pins(state: &Path) -> io::Result<()> {
+    let pins = state.join("bpf");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&pins)?;
+    match mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), Some("mode=0700")) {
+        // Who may not mount it may not load programs either, and the daemon does without.
+        // So does it where the kernel has no BPF.
+        Ok(()) | Err(Errno::EPERM | Errno::ENODEV) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -45,7 +45,7 @@ impl Sandbox {
                 mount(Some("flowhop"), COVERED, Some("tmpfs"), flags, Some("mode=0755"))
             })
             .map_err(|error| forbidden(root, error.into()))?;
-        let folder = Path::new(COVERED).join("flowhop-lab");
+        let folder = Path::new(COVERED).join(format!("flowhop-lab-{}", std::process::id()));
         fs::create_dir(&folder).tried(folder.display())?;
         Ok(Self { folder, root })
     }

@@ -63,10 +63,26 @@ impl KernelHashSync for KernelIndex {
         self.0.insert(words(key), place, 0).map_err(|error| error.to_string())
     }
 
+    fn retain(&mut self, keep: &dyn Fn(&Key, u32) -> bool) {
+        // Taken first, because removing while iterating makes the kernel begin anew.
+        let entries: Vec<_> = self.0.iter().flatten().collect();
+        for (words, place) in entries {
+            if !keep(&key_of(&words), place) {
+                let _absent = self.0.remove(&words);
+            }
+        }
+    }
+
     fn remove(&mut self, key: &Key) {
         // One that is not there is what was wanted.
         let _absent = self.0.remove(&words(key));
     }
+}
+
+/// The inverse of [`words`].
+const fn key_of(words: &[u32; 10]) -> Key {
+    let [a, b, c, d, e, f, g, h, ports, identity] = *words;
+    Key { source: [a, b, c, d], destination: [e, f, g, h], ports, identity }
 }
 
 impl From<flowhop_table::Geometry> for super::Geometry {
