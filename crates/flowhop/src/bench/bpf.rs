@@ -52,6 +52,7 @@ pub(super) const R8: Register = Register(8);
 pub(super) enum Operation {
     Add = 0x07,
     And = 0x57,
+    ShiftLeft = 0x67,
     Shift = 0x77,
     Xor = 0xa7,
     Move = 0xb7,
@@ -87,9 +88,9 @@ impl Assembler {
         self.put(operation as u8 | 8, to, from.0, 0, 0)
     }
 
-    /// Makes a number of 16 bits big endian.
-    pub(super) fn big_endian(&mut self, register: Register) -> &mut Self {
-        self.put(0xdc, register, 0, 0, 16)
+    /// Makes a number of so many bits big endian.
+    pub(super) fn big_endian(&mut self, register: Register, bits: i32) -> &mut Self {
+        self.put(0xdc, register, 0, 0, bits)
     }
 
     /// Loads 32 bits.
@@ -102,10 +103,24 @@ impl Assembler {
         self.put(0x6b, to, from.0, offset, 0)
     }
 
-    /// Stores bytes that are known, two at a time.
-    pub(super) fn bytes(&mut self, to: Register, offset: i16, bytes: &[u8]) -> &mut Self {
-        for (place, pair) in bytes.as_chunks::<2>().0.iter().enumerate() {
-            self.put(0x6a, to, 0, offset + 2 * place as i16, i32::from(u16::from_le_bytes(*pair)));
+    /// Stores the low 32 bits of a register.
+    pub(super) fn store32(&mut self, to: Register, offset: i16, from: Register) -> &mut Self {
+        self.put(0x63, to, from.0, offset, 0)
+    }
+
+    /// Stores bytes that are known: two, and then four at a time, as the headers behind an Ethernet header are read.
+    /// A processor stalls when something is read that was stored in smaller parts just before.
+    pub(super) fn bytes(&mut self, to: Register, bytes: &[u8]) -> &mut Self {
+        let pair = |bytes: [u8; 2]| i32::from(u16::from_le_bytes(bytes));
+        if let Some((first, rest)) = bytes.split_first_chunk::<2>() {
+            self.put(0x6a, to, 0, 0, pair(*first));
+            let (words, last) = rest.as_chunks::<4>();
+            for (place, word) in words.iter().enumerate() {
+                self.put(0x62, to, 0, 2 + 4 * place as i16, i32::from_le_bytes(*word));
+            }
+            if let Some(last) = last.first_chunk() {
+                self.put(0x6a, to, 0, (bytes.len() - 2) as i16, pair(*last));
+            }
         }
         self
     }

@@ -131,7 +131,7 @@ fn random(hop: Hop, shape: Shape, flows: u32, kind: Kind) -> Assembler {
     code.load(R8, R6, start).load(R2, R6, end).op(Operation::Move, R3, R8).with(Operation::Add, R3, LENGTH as i32);
     code.unless_at_most(R3, R2, 0);
     // The memory is used again and again, and the packet before may have been translated in it.
-    code.bytes(R8, 0, &blank[..shape.headers()]);
+    code.bytes(R8, &blank[..shape.headers()]);
     code.op(Operation::Move, R2, R7).with(Operation::Shift, R2, PER_ADDRESS.ilog2() as i32);
     code.op(Operation::Move, R5, R7).with(Operation::And, R5, PER_ADDRESS as i32 - 1);
     code.with(Operation::Add, R5, FIRST_PORT.into());
@@ -139,7 +139,12 @@ fn random(hop: Hop, shape: Shape, flows: u32, kind: Kind) -> Assembler {
     finish(&mut code, R3, R4).store16(R8, IP_CHECKSUM as i16, R3);
     code.op(Operation::Move, R3, R2).op(Operation::Add, R3, R5).with(Operation::Add, R3, transport);
     finish(&mut code, R3, R4).store16(R8, shape.checksum() as i16, R3);
-    code.big_endian(R2).store16(R8, SOURCE as i16 + 2, R2).big_endian(R5).store16(R8, TRANSPORT as i16, R5);
+    // Whole words, for the same reason as in `bytes`.
+    let [a, b, ..] = SOURCES;
+    code.with(Operation::Add, R2, i32::from_be_bytes([a, b, 0, 0]));
+    code.big_endian(R2, 32).store32(R8, SOURCE as i16, R2);
+    code.with(Operation::ShiftLeft, R5, 16).with(Operation::Add, R5, TARGET_PORT.into());
+    code.big_endian(R5, 32).store32(R8, TRANSPORT as i16, R5);
     code
 }
 
@@ -149,7 +154,7 @@ fn finish(code: &mut Assembler, sum: Register, spare: Register) -> &mut Assemble
         code.op(Operation::Move, spare, sum).with(Operation::Shift, spare, 16);
         code.with(Operation::And, sum, 0xffff).op(Operation::Add, sum, spare);
     }
-    code.with(Operation::Xor, sum, 0xffff).big_endian(sum)
+    code.with(Operation::Xor, sum, 0xffff).big_endian(sum, 16)
 }
 
 /// Sends packets of random flows out of a device.

@@ -11,8 +11,8 @@ use super::{Bench, pin};
 use crate::lab::daemon::Policy;
 use crate::lab::{Daemon, LabError, Tried};
 
-/// Packets of one call of the generator.
-const CALL: u32 = 8192;
+/// Packets of one call of the generator. A call costs some 20 ms beside, as it waits for the kernel to clean up.
+const CALL: u32 = 1 << 18;
 /// `TC_ACT_SHOT`.
 const DROP: i32 = 2;
 /// A larger part than this of the packets in user space is worth a note.

@@ -30,13 +30,13 @@ impl Sandbox {
         let root = user.is_root();
         let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET;
         if root {
-            unshare(flags).map_err(|error| forbidden(root, error.into()))?;
+            unshare(flags).map_err(|error| forbidden(root, &error.into()))?;
         } else {
-            unshare(flags | CloneFlags::CLONE_NEWUSER).map_err(|error| forbidden(root, error.into()))?;
+            unshare(flags | CloneFlags::CLONE_NEWUSER).map_err(|error| forbidden(root, &error.into()))?;
             // Without this, an ordinary user may not map groups.
-            fs::write("/proc/self/setgroups", "deny").map_err(|error| forbidden(root, error))?;
-            fs::write("/proc/self/uid_map", format!("0 {user} 1\n")).map_err(|error| forbidden(root, error))?;
-            fs::write("/proc/self/gid_map", format!("0 {group} 1\n")).map_err(|error| forbidden(root, error))?;
+            fs::write("/proc/self/setgroups", "deny").map_err(|error| forbidden(root, &error))?;
+            fs::write("/proc/self/uid_map", format!("0 {user} 1\n")).map_err(|error| forbidden(root, &error))?;
+            fs::write("/proc/self/gid_map", format!("0 {group} 1\n")).map_err(|error| forbidden(root, &error))?;
         }
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
@@ -44,7 +44,7 @@ impl Sandbox {
                 let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
                 mount(Some("flowhop"), COVERED, Some("tmpfs"), flags, Some("mode=0755"))
             })
-            .map_err(|error| forbidden(root, error.into()))?;
+            .map_err(|error| forbidden(root, &error.into()))?;
         let folder = Path::new(COVERED).join(format!("flowhop-lab-{}", std::process::id()));
         fs::create_dir(&folder).tried(folder.display())?;
         Ok(Self { folder, root })
@@ -63,7 +63,7 @@ impl Sandbox {
     }
 }
 
-fn forbidden(root: bool, error: io::Error) -> LabError {
+fn forbidden(root: bool, error: &io::Error) -> LabError {
     let advice = if root {
         "this container does not let root make namespaces; it needs CAP_SYS_ADMIN"
     } else {
