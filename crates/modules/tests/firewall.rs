@@ -1,5 +1,5 @@
 //! The slow path with its modules, without any device: packets in, packets out.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
