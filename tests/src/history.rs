@@ -906,7 +906,7 @@ impl Episode {
                 let key = Tuple { protocol: if is_v4 { 1 } else { 58 }, ..*key };
                 arrival.partial = false;
                 arrival.segment = 0;
-                *bytes = frame(&key, 255, &message, port_mac(arrival.ifindex), false);
+                *bytes = frame(&key, random.pick(&[255, 64]), &message, port_mac(arrival.ifindex), false);
                 "ICMP error or neighbour discovery"
             }
             27 => {

@@ -6,8 +6,9 @@ use flowhop_flow::forward::{Hit, Host, Level};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::{Adjacency as Record, Config, Gate, NextHop, Port, Steer, Tick, config_flags};
 use flowhop_flow::{Key, Kind, Parsed, Reason};
-use flowhop_routing::{AdjacencyIndex, AdjacencyState, Change, Event, Resolution, Routing};
+use flowhop_routing::{AdjacencyIndex, AdjacencyState, Change, Event, Resolution, Routing, UnreachableReason};
 use flowhop_table::{BlockIndex, Freed, Removal, Table, key_of};
+use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
@@ -334,12 +335,27 @@ impl Engine {
         if self.routing.is_own(destination) && !self.modules.iter().any(|module| module.claims(&parsed.key)) {
             return self.local(arrived, parsed, packet, io);
         }
+        if self.is_lease_for_box(arrived.port, parsed) {
+            return self.to_stack(arrived.port, Reason::Local, packet, io);
+        }
         if let IpAddr::V4(v4) = destination
             && self.routing.is_directed_broadcast(v4)
         {
             return Outcome::of(Reason::DirectedBroadcast);
         }
         self.open(arrived, parsed, hash, packet, io)
+    }
+
+    /// A DHCP server's answer to an interface that has no address yet: it is sent to the address that is to become
+    /// the box's (RFC 2131 section 4.1).
+    fn is_lease_for_box(&self, port: u8, parsed: &Parsed) -> bool {
+        let from_server = parsed.key.protocol() == protocol::UDP
+            && (parsed.key.source_port(), parsed.key.destination_port()) == (67, 68);
+        from_server
+            && self
+                .interfaces
+                .port(port)
+                .is_some_and(|interface| !self.routing.addresses_of(interface.ifindex).any(|own| own.address.is_ipv4()))
     }
 
     fn fragment(
@@ -511,10 +527,10 @@ impl Engine {
         }
     }
 
-    /// The queue from the kernel is empty: entries whose packets have all left become active.
-    pub fn idle(&mut self, now: Tick) {
+    /// Makes entries active whose packets have all left. Call it after every batch of packets.
+    pub fn settle(&mut self, now: Tick) {
         if self.gates.waiting() != 0 {
-            self.gates.activate(&self.table, now);
+            self.gates.activate(&self.table, now, !self.hold.is_empty());
         }
     }
 
@@ -636,7 +652,12 @@ impl Engine {
 
     /// Looks a destination up, with the record of a fresh adjacency written to the table.
     pub(crate) fn route(&mut self, destination: &Address, hash: u64) -> Resolution {
-        let resolution = self.routing.lookup(key::ip(destination), hash as u32);
+        let mut resolution = self.routing.lookup(key::ip(destination), hash as u32);
+        if resolution == Resolution::Unreachable(UnreachableReason::AdjacencyTableFull)
+            && self.retain_adjacencies_early()
+        {
+            resolution = self.routing.lookup(key::ip(destination), hash as u32);
+        }
         if let Resolution::Via { adjacency, .. } = resolution {
             self.write_adjacency(adjacency);
         }

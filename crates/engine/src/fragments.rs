@@ -120,7 +120,7 @@ impl Fragments {
     pub fn note(&mut self, datagram: Datagram, place: &FragmentPlace, now: Tick) -> Fate {
         self.forget_old(now);
         if !self.entries.contains_key(&datagram) {
-            if self.entries.len() >= self.max_entries {
+            if self.entries.len() >= self.max_entries && !self.forget_oldest() {
                 return Fate::Refuse;
             }
             self.order.push_back((datagram, now));
@@ -146,10 +146,24 @@ impl Fragments {
         }
     }
 
+    /// Makes room for a datagram by forgetting the one that has been known for longest; what waits for it expires.
+    fn forget_oldest(&mut self) -> bool {
+        while let Some((datagram, since)) = self.order.pop_front() {
+            if self.entries.get(&datagram).is_some_and(|entry| entry.since == since) {
+                self.entries.remove(&datagram);
+                return true;
+            }
+        }
+        false
+    }
+
     /// The first fragment got its decision; hands out what waited for it.
     pub fn decide(&mut self, datagram: &Datagram, decision: Decision) -> Vec<Waiting> {
-        if let Some(entry) = self.entries.get_mut(datagram) {
-            entry.decision = Some(decision);
+        let Some(entry) = self.entries.get_mut(datagram) else { return Vec::new() };
+        entry.decision = Some(decision);
+        // Most first fragments come first: the queue is not gone through for them.
+        if entry.pieces.len() < 2 {
+            return Vec::new();
         }
         self.take_if(|waiting| waiting.datagram == *datagram)
     }
@@ -243,8 +257,10 @@ mod tests {
         assert!(!fragments.wait(&[0; 50], Offload::default(), 3, datagram(), 0));
         let key = Key { source: [9; 4], destination: [2; 4], ports: 0, identity: Key::identity(17, 4, 0) };
         let other = Datagram::of(&key, &place(0, 8, true), 3);
-        assert_eq!(fragments.note(other, &place(0, 8, true), 0), Fate::Refuse);
+        // A new datagram takes the place of the oldest.
+        assert_eq!(fragments.note(other, &place(0, 8, true), 0), Fate::Decide);
+        assert_eq!(fragments.note(datagram(), &place(8, 8, false), 0), Fate::Wait);
         assert_eq!(fragments.expired(WAITS + 1).len(), 1);
-        assert_eq!(fragments.note(other, &place(0, 8, true), REMEMBERED + 1), Fate::Decide);
+        assert!(fragments.wait(&[0; 50], Offload::default(), 3, datagram(), WAITS + 1));
     }
 }

@@ -1,16 +1,17 @@
 //! The user-level side of the gates: entries become active when nothing of their flows is on its way here.
 //!
 //! See [`flowhop_flow::record::Gate`]. A packet that was counted at a gate but lost before it arrived (full
-//! queue of the punt device) would keep the gate shut; after [`STUCK`] without a change and with the queue
-//! empty, such packets are given up for lost.
+//! queue of the punt device) would keep the gate shut; an entry that has waited for [`STUCK`] takes such packets
+//! for lost.
 
 use std::collections::VecDeque;
 
 use flowhop_flow::record::{GATES, Gate, Steer, Tick};
 use flowhop_table::{BlockIndex, Region, Table};
 
-/// How long a gate's count may stand still, in ticks, before packets on their way are taken for lost.
-const STUCK: Tick = 50;
+/// How long an entry may wait, in ticks, before packets that were counted at its gate and have not come are taken
+/// for lost. A packet is in the queue of the punt device for milliseconds at the most.
+const STUCK: Tick = 200;
 
 #[derive(Debug)]
 struct Waiting {
@@ -18,7 +19,6 @@ struct Waiting {
     serial: u32,
     direction: usize,
     gate: u32,
-    handed: u32,
     since: Tick,
 }
 
@@ -53,8 +53,7 @@ impl Gates {
 
     /// A direction was published pending.
     pub fn wait(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, now: Tick) {
-        let handed = self.shared.get(gate as usize).map_or(0, |gate| gate.read().0);
-        self.waiting.push_back(Waiting { block, serial, direction, gate, handed, since: now });
+        self.waiting.push_back(Waiting { block, serial, direction, gate, since: now });
     }
 
     /// Directions that are pending.
@@ -63,10 +62,11 @@ impl Gates {
         self.waiting.len()
     }
 
-    /// The queue from the kernel is empty: activates what can be. `now` tells stuck gates.
-    pub fn activate(&mut self, table: &Table, now: Tick) {
+    /// Activates what can be: entries whose gate counts no packet that has not left. `holding`: packets are kept
+    /// in user space for reasons of their own, so that none is taken for lost.
+    pub fn activate(&mut self, table: &Table, now: Tick, holding: bool) {
         for _ in 0..self.waiting.len() {
-            let Some(mut waiting) = self.waiting.pop_front() else { return };
+            let Some(waiting) = self.waiting.pop_front() else { return };
             let Some(block) = table.block(waiting.block).filter(|block| block.owner.serial.load() == waiting.serial)
             else {
                 continue;
@@ -77,13 +77,9 @@ impl Gates {
             }
             let Some(gate) = self.shared.get(waiting.gate as usize) else { continue };
             let (handed, epoch) = gate.read();
-            if handed != waiting.handed {
-                waiting.handed = handed;
-                waiting.since = now;
-            }
             if epoch as u8 & 15 == steer.epoch {
                 let finished = &mut self.finished[waiting.gate as usize];
-                if handed != *finished && now.wrapping_sub(waiting.since) > STUCK {
+                if handed != *finished && !holding && now.wrapping_sub(waiting.since) > STUCK {
                     *finished = handed;
                 }
                 if handed != *finished || !gate.raise(handed, epoch) {

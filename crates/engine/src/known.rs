@@ -15,8 +15,9 @@ use crate::hold::Held;
 
 /// Mends that one packet may bring about: ingress, policy, route, and once more.
 const TRIES: usize = 4;
-/// Adjacency number of a direction that has none; no adjacency has it.
-pub(crate) const NO_ADJACENCY: u16 = u16::MAX;
+/// Adjacency and generation of a direction that has none: a number that no adjacency is given, in a generation that
+/// its empty record is not of.
+pub(crate) const NOWHERE: (u16, u16) = (u16::MAX, 1);
 
 impl Engine {
     pub(crate) fn known(

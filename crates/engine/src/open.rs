@@ -14,7 +14,7 @@ use crate::ageing;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
 use crate::interfaces::{FastPath, PathReason};
-use crate::known::{NO_ADJACENCY, unreachable};
+use crate::known::{NOWHERE, unreachable};
 use crate::module::{Context, NewSession, Step, Via};
 
 /// Blocks looked at for one that may make room when the table is full.
@@ -243,7 +243,7 @@ impl Engine {
                 let generation = self.routing.adjacency(adjacency).map_or(0, |adjacency| adjacency.generation);
                 (adjacency.get(), generation)
             }
-            _ => (NO_ADJACENCY, 0),
+            _ => NOWHERE,
         }
     }
 

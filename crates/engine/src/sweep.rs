@@ -7,6 +7,7 @@ use flowhop_routing::{AdjacencyIndex, IpPrefix};
 use flowhop_table::{BlockIndex, Removal, is_live, key_of};
 
 use crate::engine::{Engine, Io, view_of};
+use crate::known::NOWHERE;
 
 /// Blocks looked at in one slice.
 const SLICE: u32 = 16_384;
@@ -14,6 +15,8 @@ const SLICE: u32 = 16_384;
 const MAX_PREFIXES: usize = 32;
 /// How often adjacencies that no connection names are given back, in ticks.
 const RETAIN_EVERY: Tick = 60_000;
+/// How soon it may be done again when there is no adjacency left, in ticks: it looks at every connection.
+const RETAIN_AGAIN: Tick = 1_000;
 
 /// What is being looked for, and how far it got.
 #[derive(Debug, Default)]
@@ -80,11 +83,20 @@ impl Engine {
             let family = key_of(block, direction).family();
             let low = rewrite_of(&Hit { block, direction }, family).destination;
             let destination = key::ip(&if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low });
-            if sweep.all || sweep.prefixes.iter().any(|prefix| prefix.contains(destination)) {
-                // Without a route the entry stays as it is; its adjacency is down and hands packets down, which
-                // get their ICMP error.
-                let _unchanged_or_unroutable = self.reroute(number, direction, now, io);
+            let meant = sweep.all || sweep.prefixes.iter().any(|prefix| prefix.contains(destination));
+            if meant && self.reroute(number, direction, now, io).is_err() {
+                self.unroute(number, direction);
             }
+        }
+    }
+
+    /// Takes a direction's output away: its packets are handed down, looked up again, and answered if there is no
+    /// route. The old neighbour may be in good health, it is just not the way any more.
+    fn unroute(&self, number: BlockIndex, direction: usize) {
+        if let Some(block) = self.table.block(number).filter(|block| is_live(block)) {
+            let steer = Steer::unpack(block.hot[direction].steer.load());
+            let (adjacency, adjacency_generation) = NOWHERE;
+            block.hot[direction].steer.store(Steer { adjacency, adjacency_generation, ..steer }.pack());
         }
     }
 
@@ -109,6 +121,17 @@ impl Engine {
             }
         }
         ended
+    }
+
+    /// The table of adjacencies is full: gives those back that no connection names, unless that was done lately.
+    pub(crate) fn retain_adjacencies_early(&mut self) -> bool {
+        let now = self.table.config().heartbeat.load();
+        if now.wrapping_sub(self.sweep.retained) < RETAIN_AGAIN {
+            return false;
+        }
+        self.sweep.retained = now.wrapping_sub(RETAIN_EVERY);
+        self.retain_adjacencies(now);
+        true
     }
 
     /// Gives adjacencies back that no connection names.

@@ -16,7 +16,7 @@
 //! as it came.
 
 use flowhop_wire::checksum::Delta;
-use flowhop_wire::{Ethernet, Frame, ethertype};
+use flowhop_wire::{Ethernet, Frame, ethertype, icmp4, icmp6, tcp_flags};
 use zerocopy::transmute_ref;
 
 use crate::key::{Address, Key};
@@ -136,9 +136,9 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         ethertype::IPV4 => parse::ipv4(packet, ETHERNET, 0),
         _ => parse::ipv6(packet, ETHERNET, 0),
     };
-    let (destination, key) = match &parsed {
-        Ok(parsed) => (parsed.key.destination, Some(&parsed.key)),
-        Err(exception) => (exception.destination, None),
+    let destination = match &parsed {
+        Ok(parsed) => parsed.key.destination,
+        Err(exception) => exception.destination,
     };
     if is_link_local(&destination) {
         return verdict(Reason::LinkLocal);
@@ -146,7 +146,7 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
     let parsed = match &parsed {
         Ok(parsed) => parsed,
         Err(Exception { reason, .. }) => {
-            let own = H::LEVEL == Level::Kernel && takes_local(host, config, &destination, key);
+            let own = H::LEVEL == Level::Kernel && takes_local(host, config, &destination, None);
             return if own { verdict(Reason::Local) } else { hand_down(config, verdict(*reason), now) };
         }
     };
@@ -161,7 +161,7 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         if entered.is_some() {
             return Verdict { gate: gate + 1, ..verdict(Reason::Miss) };
         }
-        if takes_local(host, config, &parsed.key.destination, Some(&parsed.key)) {
+        if takes_local(host, config, &parsed.key.destination, Some(parsed)) {
             return verdict(Reason::Local);
         }
         let miss = hand_down(config, verdict(Reason::Miss), now);
@@ -385,9 +385,27 @@ fn is_link_local(destination: &Address) -> bool {
     a == 0xff || (a == 0xfe && b & 0xc0 == 0x80)
 }
 
+/// Whether a packet that no flow knows goes to the stack as the box's own. Where new connections to the box are
+/// judged, what starts none still goes there: the stack knows its own connections.
 #[inline(always)]
-fn takes_local<H: Host>(host: &H, config: &Config, destination: &Address, key: Option<&Key>) -> bool {
-    config.flags.load() & config_flags::JUDGE_LOCAL == 0 && host.is_local(destination, key)
+fn takes_local<H: Host>(host: &H, config: &Config, destination: &Address, parsed: Option<&Parsed>) -> bool {
+    if !host.is_local(destination, parsed.map(|parsed| &parsed.key)) {
+        return false;
+    }
+    config.flags.load() & config_flags::JUDGE_LOCAL == 0 || parsed.is_some_and(answers)
+}
+
+/// Whether a packet can only be an answer: a TCP segment that opens nothing, an echo reply.
+#[inline(always)]
+fn answers(parsed: &Parsed) -> bool {
+    match &parsed.transport {
+        Transport::Tcp(segment) => segment.flags & (tcp_flags::SYN | tcp_flags::ACK) != tcp_flags::SYN,
+        Transport::Echo => {
+            let kind = (parsed.key.destination_port() >> 8) as u8;
+            kind == if parsed.key.family() == 4 { icmp4::ECHO_REPLY } else { icmp6::ECHO_REPLY }
+        }
+        Transport::Udp | Transport::Opaque => false,
+    }
 }
 
 /// Ticks since the daemon was last known alive.

@@ -239,7 +239,11 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
             let header: &Icmp = transmute_ref!(bytes);
             match (parsed.key.family(), header.kind, header.code) {
                 (4, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY, 0) | (6, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY, 0) => {}
-                (6, icmp6::ROUTER_SOLICITATION..=icmp6::REDIRECT, _) => return fail(Reason::NeighbourDiscovery),
+                // Valid only as its neighbour sent it (RFC 4861 section 6.1): what has been forwarded is no business of
+                // the stack's.
+                (6, icmp6::ROUTER_SOLICITATION..=icmp6::REDIRECT, _) if parsed.ttl == 255 => {
+                    return fail(Reason::NeighbourDiscovery);
+                }
                 _ => return fail(Reason::Icmp),
             }
             parsed.key.ports = u32::from_ne_bytes([header.rest[0], header.rest[1], header.kind, header.code]);

@@ -190,6 +190,8 @@ reasons! {
     PuntFailed = 62, "punt_failed", Drop, Drop;
     /// An IP version or protocol suite that is switched off or unknown.
     UnknownProtocol = 63, "unknown_protocol", HandDown, Drop;
+    /// More than one VLAN tag that names no VLAN (IEEE 802.1Q priority tags).
+    PriorityTag = 64, "priority_tag", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

@@ -208,6 +208,12 @@ impl Adjacency {
         })
     }
 
+    /// The generation of the last tenant, also when a killed writer left the record half changed.
+    #[must_use]
+    pub fn generation(&self) -> u16 {
+        (self.output.load() >> 32) as u16
+    }
+
     /// Replaces the adjacency. One writer only.
     pub fn write(&self, hop: &NextHop) {
         let m = &hop.macs;

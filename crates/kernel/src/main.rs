@@ -72,6 +72,15 @@ fn ingress<I: Index>(raw: *mut __sk_buff) -> i32 {
         }
         return NEXT;
     }
+    if packet.priority_tagged() {
+        packet.pop_tag();
+        if packet.priority_tagged() {
+            if let Some((port, _)) = port_of(packet.ifindex()) {
+                count(&COUNTERS, port, Reason::PriorityTag, packet.len());
+            }
+            return SHOT;
+        }
+    }
     packet.pull_headers();
     let tables = Tables::<I> { config, index: PhantomData };
     let arrival = Arrival { ifindex: packet.ifindex(), tagged: packet.tagged(), segment: packet.segment() };

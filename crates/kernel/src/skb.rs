@@ -73,6 +73,19 @@ impl Skb {
         field!(self, vlan_present) != 0
     }
 
+    /// The tag beside the frame names no VLAN (VID 0): it only carries a priority, and the stack ignores it.
+    #[inline(always)]
+    pub fn priority_tagged(&self) -> bool {
+        self.tagged() && field!(self, vlan_tci) & 0xfff == 0
+    }
+
+    /// Takes the tag beside the frame off.
+    #[inline(always)]
+    pub fn pop_tag(&mut self) {
+        // SAFETY: the context is the program's own; on failure the tag stays, and is seen to be there.
+        unsafe { aya_ebpf::helpers::generated::bpf_skb_vlan_pop(self.raw) };
+    }
+
     /// Payload of each segment of a super-packet, else 0.
     #[inline(always)]
     pub fn segment(&self) -> u32 {

@@ -131,6 +131,8 @@ pub(crate) struct AdjacencyKey {
 #[derive(Debug)]
 pub(crate) struct AdjacencyTable {
     capacity: u16,
+    /// Generations that an earlier process gave to slots: flows may still name them.
+    seeds: Vec<u16>,
     slots: Vec<Slot>,
     free: Vec<AdjacencyIndex>,
     /// Few share a neighbour: one for each family and route MTU.
@@ -144,9 +146,10 @@ struct Slot {
 }
 
 impl AdjacencyTable {
-    pub(crate) fn new(capacity: u16) -> AdjacencyTable {
+    pub(crate) fn new(capacity: u16, seeds: Vec<u16>) -> AdjacencyTable {
         AdjacencyTable {
             capacity,
+            seeds,
             slots: Vec::with_capacity(usize::from(capacity)),
             free: Vec::new(),
             by_neighbour: HashMap::with_capacity(usize::from(capacity)),
@@ -203,7 +206,8 @@ impl AdjacencyTable {
             return Some(index);
         }
         let index = u16::try_from(self.slots.len()).ok().filter(|&next| next < self.capacity)?;
-        self.slots.push(Slot { generation: 0, tenant: None });
+        let generation = self.seeds.get(self.slots.len()).copied().unwrap_or_default();
+        self.slots.push(Slot { generation, tenant: None });
         Some(AdjacencyIndex(index))
     }
 
@@ -332,7 +336,7 @@ mod tests {
     #[test]
     fn is_bounded_and_reuses_slots_under_another_generation() {
         let link = Link::ethernet(1, "a", [2; 6]);
-        let mut table = AdjacencyTable::new(2);
+        let mut table = AdjacencyTable::new(2, Vec::new());
         let first = table.allocate(key(1), &link, None).unwrap();
         let second = table.allocate(key(2), &link, None).unwrap();
         assert_eq!(table.allocate(key(3), &link, None), None);
@@ -350,7 +354,7 @@ mod tests {
     #[test]
     fn a_table_of_no_slots_is_full() {
         let link = Link::ethernet(1, "a", [2; 6]);
-        assert_eq!(AdjacencyTable::new(0).allocate(key(1), &link, None), None);
+        assert_eq!(AdjacencyTable::new(0, Vec::new()).allocate(key(1), &link, None), None);
     }
 
     #[test]
@@ -363,7 +367,7 @@ mod tests {
     fn a_link_that_needs_an_unknown_header_is_never_usable() {
         let mut link = Link::ethernet(1, "ib0", [2; 6]);
         link.layer2 = LinkLayer::Other;
-        let mut table = AdjacencyTable::new(1);
+        let mut table = AdjacencyTable::new(1, Vec::new());
         let index = table.allocate(key(1), &link, None).unwrap();
         assert_eq!(table.get(index).unwrap().state, AdjacencyState::Down);
     }

@@ -63,12 +63,19 @@ impl Routing {
     /// An empty mirror with room for `adjacencies` adjacencies; memory for them is taken at once (about 130 bytes each).
     #[must_use]
     pub fn new(adjacencies: u16) -> Routing {
+        Routing::after(adjacencies, Vec::new())
+    }
+
+    /// As [`new`](Routing::new), after an earlier process: `generations` are those that its adjacencies had, by
+    /// slot. A slot's first tenant gets the next one, so that flows which still name the old tenant are told.
+    #[must_use]
+    pub fn after(adjacencies: u16, generations: Vec<u16>) -> Routing {
         Routing {
             links: Links::default(),
             addresses: OwnAddresses::default(),
             neighbours: Neighbours::default(),
             fib: Fib::default(),
-            adjacencies: AdjacencyTable::new(adjacencies),
+            adjacencies: AdjacencyTable::new(adjacencies, generations),
             epoch: 0,
             resyncing: false,
         }

@@ -345,7 +345,7 @@ impl World {
         // 3. Entry.
         let gate = self.gate_of(&headers.key);
         let Some(&(number, direction)) = self.keys.get(&headers.key) else {
-            if self.is_own(headers.key.destination, Some(&headers.key)) {
+            if self.is_own(headers.key.destination, Some(&headers)) {
                 return Err(Reason::Local);
             }
             outcome.gate = gate + 1;
@@ -412,10 +412,17 @@ impl World {
     }
 
     /// Whether a packet that no flow knows is the box's own.
-    fn is_own(&self, destination: IpAddr, key: Option<&Tuple>) -> bool {
-        if self.judge_local {
+    fn is_own(&self, destination: IpAddr, headers: Option<&Headers>) -> bool {
+        // Where new connections to the box are judged, only answers go past the judge.
+        let answers = headers.is_some_and(|headers| match &headers.l4 {
+            L4::Tcp(segment) => segment.flags & 0b1_0010 != 0b0_0010,
+            L4::Echo => matches!(headers.key.destination_port >> 8, 0 | 129),
+            _ => false,
+        });
+        if self.judge_local && !answers {
             return false;
         }
+        let key = headers.map(|headers| &headers.key);
         match (self.locals.get(&destination), key) {
             (None, _) | (Some(Some(_)), None) => false,
             (Some(None), _) => true,

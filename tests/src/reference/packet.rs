@@ -126,7 +126,7 @@ pub fn read(frame: &[u8]) -> Result<Headers, Refused> {
             }
         }
         let transport = 14 + header;
-        let (l4, source_port, destination_port) = read_l4(&frame[transport..14 + length], protocol, is_v4)?;
+        let (l4, source_port, destination_port) = read_l4(&frame[transport..14 + length], protocol, is_v4, ttl)?;
         let key = Tuple { source, destination, protocol, source_port, destination_port };
         Ok(Headers { key, ttl, length, transport, l4 })
     };
@@ -134,7 +134,7 @@ pub fn read(frame: &[u8]) -> Result<Headers, Refused> {
 }
 
 /// Reads what the IP header carries.
-fn read_l4(bytes: &[u8], protocol: u8, is_v4: bool) -> Result<(L4, u16, u16), Reason> {
+fn read_l4(bytes: &[u8], protocol: u8, is_v4: bool, ttl: u8) -> Result<(L4, u16, u16), Reason> {
     let least = match (protocol, is_v4) {
         (6, _) => 20,
         (17, _) | (1, true) | (58, false) => 8,
@@ -174,8 +174,8 @@ fn read_l4(bytes: &[u8], protocol: u8, is_v4: bool) -> Result<(L4, u16, u16), Re
         }
         _ => match (is_v4, bytes[0], bytes[1]) {
             (true, 8 | 0, 0) | (false, 128 | 129, 0) => Ok((L4::Echo, word(bytes, 4), word(bytes, 0))),
-            // RFC 4861: router and neighbour solicitation and advertisement, redirect.
-            (false, 133..=137, _) => Err(Reason::NeighbourDiscovery),
+            // RFC 4861: router and neighbour solicitation and advertisement, redirect; valid with hop limit 255 only.
+            (false, 133..=137, _) if ttl == 255 => Err(Reason::NeighbourDiscovery),
             _ => Err(Reason::Icmp),
         },
     }

@@ -96,7 +96,11 @@ pub(super) fn rate(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         }
     }
     let buckets = fs::read_to_string("/sys/module/nf_conntrack/parameters/hashsize").unwrap_or_default();
-    section.notes.push(format!("the kernel's connection tracking has {} hash buckets here", buckets.trim()));
+    section.notes.push(format!(
+        "the kernel's connection tracking has {} hash buckets and room for {} entries here",
+        buckets.trim(),
+        conntrack_room()
+    ));
     for contestant in contestants {
         contestant.daemon.map_or(Ok(()), Daemon::stop)?;
     }

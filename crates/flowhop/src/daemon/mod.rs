@@ -166,13 +166,14 @@ impl Daemon {
         let geometry = policy::geometry(&policy);
         let (plane, regions, adopted) = open_plane(&state, geometry)?;
         let kernel = matches!(plane, Plane::Kernel(_));
+        let generations = regions.adjacencies.iter().map(flowhop_flow::record::Adjacency::generation).collect();
         let table = open_table(&plane, regions, geometry, adopted)?;
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
         shared.set_reserved(reserved::read(plane.own_ports()));
         let bindings = Bindings::default();
         let parts = Parts {
             table,
-            routing: Routing::new(ADJACENCIES),
+            routing: Routing::after(ADJACENCIES, generations),
             modules: flowhop_modules::standard(&shared, &bindings),
             counters: open_counters(&state)?,
             timeouts: policy::timeouts(&policy),
@@ -257,9 +258,7 @@ impl Daemon {
 
             let now = Clock::now();
             let drained = self.packets(&mut frame, now);
-            if drained {
-                self.engine.idle(now);
-            }
+            self.engine.settle(now);
             self.note_ports();
             let mut events = Vec::new();
             match self.monitor.poll_events(&mut events) {

@@ -12,8 +12,8 @@ use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step, Via};
 use flowhop_flow::key::{self, Address, port, ports};
 use flowhop_flow::{Key, Reason};
-use flowhop_policy::{Dependence, Destination, NatRule, SourceTranslation, ZoneId};
-use flowhop_wire::protocol;
+use flowhop_policy::{Action, Dependence, Destination, NatRule, SourceTranslation, ZoneId};
+use flowhop_wire::{icmp4, icmp6, protocol};
 
 use bindings::Endpoint;
 pub use bindings::{Bindings, PortChange};
@@ -103,7 +103,7 @@ impl Module for Source {
 
     fn abandon(&mut self, session: &NewSession) {
         if session.nat != 0
-            && session.source != session.key.source
+            && !session.admitted
             && let Some(inside_port) = mapped_port(&session.key)
         {
             let external = port(session.ports, 0);
@@ -129,10 +129,11 @@ impl Module for Source {
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
-        if is_inbound(session) {
-            return Some(session.rule);
-        }
         let current = self.shared.current();
+        if is_inbound(session) {
+            let from = interfaces.port(session.ports[0])?.zone;
+            return admits(&current, session.nat, session.rule, from).then_some(session.rule);
+        }
         let [forward, reverse] = &session.keys;
         let from = interfaces.port(session.ports[0])?.zone;
         let to = Destination::Zone(ZoneId(interfaces.port(session.ports[1])?.zone));
@@ -163,6 +164,26 @@ impl Inbound {
     pub const fn new(shared: Shared, bindings: Bindings) -> Self {
         Self { shared, bindings }
     }
+
+    /// What is sent to an address that is only there for translations, and belongs to none, goes nowhere.
+    fn unless_pooled(&self, session: &NewSession) -> Step {
+        let current = self.shared.current();
+        let pooled = current.policy.nats.iter().any(|nat| in_ranges(nat, &session.key.destination));
+        if pooled { Step::Drop(Reason::NatFiltered) } else { Step::Continue }
+    }
+
+    /// Whether the policy in force still has the translation, open to this zone, and the rule that allowed it.
+    fn still_admits(&self, nat: u16, rule: u16, from: u16) -> bool {
+        admits(&self.shared.current(), nat, rule, from)
+    }
+}
+
+/// Whether a policy has a translation that lets a zone in, and the rule that its binding was made under.
+fn admits(current: &Current, nat: u16, rule: u16, from: u16) -> bool {
+    let open = rule_of(current, nat)
+        .is_some_and(|nat| nat.to.contains(ZoneId(from)) && nat.filtering != Dependence::AddressAndPortDependent);
+    let allowed = current.rules.iter().zip(&current.policy.rules);
+    open && allowed.into_iter().any(|(number, kept)| *number == rule && kept.action == Action::Allow)
 }
 
 impl Module for Inbound {
@@ -171,20 +192,25 @@ impl Module for Inbound {
     }
 
     fn open(&mut self, session: &mut NewSession, _: &mut Context<'_>) -> Step {
+        if is_echo_request(&session.key) {
+            return self.unless_pooled(session);
+        }
         let external = Endpoint {
             protocol: session.key.protocol(),
             address: session.key.destination,
             port: inbound_port(&session.key),
         };
         let Some(mapping) = self.bindings.admit(&external, &session.key.source) else {
-            let current = self.shared.current();
-            let pooled = current.policy.nats.iter().any(|nat| in_ranges(nat, &session.key.destination));
-            return if self.bindings.knows(&external) || pooled {
+            return if self.bindings.knows(&external) {
                 Step::Drop(Reason::NatFiltered)
             } else {
-                Step::Continue
+                self.unless_pooled(session)
             };
         };
+        if !self.still_admits(mapping.nat, mapping.rule, session.from) {
+            self.bindings.release(mapping.inside, external, session.key.source);
+            return Step::Drop(Reason::NatFiltered);
+        }
         session.destination = mapping.inside.address;
         session.ports = with_destination_port(&session.key, session.ports, mapping.inside.port);
         session.nat = mapping.nat;
@@ -205,6 +231,9 @@ impl Module for Inbound {
     }
 
     fn claims(&self, key: &Key) -> bool {
+        if is_echo_request(key) {
+            return false;
+        }
         let external = Endpoint { protocol: key.protocol(), address: key.destination, port: inbound_port(key) };
         self.bindings.knows(&external)
     }
@@ -234,6 +263,16 @@ fn rule_of(current: &Current, identity: u16) -> Option<&NatRule> {
 
 const fn is_echo(protocol: u8) -> bool {
     matches!(protocol, protocol::ICMP | protocol::ICMPV6)
+}
+
+/// An echo request is never for a mapping: mappings of echo are waited at by replies.
+const fn is_echo_request(key: &Key) -> bool {
+    let kind = (key.destination_port() >> 8) as u8;
+    match key.protocol() {
+        protocol::ICMP => kind == icmp4::ECHO_REQUEST,
+        protocol::ICMPV6 => kind == icmp6::ECHO_REQUEST,
+        _ => false,
+    }
 }
 
 /// The port, or echo identifier, that a mapping is about; none for protocols without.

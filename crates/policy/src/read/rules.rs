@@ -90,6 +90,14 @@ pub(crate) fn read(
         report.error(node.at, &Problem::Contradiction { what, expected: "a service of TCP or UDP" });
         return None;
     }
+    if to == Some(RuleTarget::SelfBox) {
+        for key in ["log", "limit"] {
+            if let Some(node) = table.get(key) {
+                let what = format!("{key:?} of a rule with to = \"self\"");
+                report.error(node.at, &Problem::NotSupported { what, expected: None });
+            }
+        }
+    }
     if !enabled {
         return None;
     }
