@@ -33,6 +33,8 @@ pub trait Io {
     fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool;
     /// Has the kernel resolve, or confirm, a neighbour.
     fn resolve(&mut self, ifindex: u32, next_hop: IpAddr);
+    /// A connection was made and its first packet is about to leave: whatever answers may meet has to be in place.
+    fn opened(&mut self) {}
     /// A rule asks for a log line.
     fn log(&mut self, event: &LogEvent);
 }

@@ -65,6 +65,7 @@ impl Engine {
         }
         let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
             Ok(number) => {
+                io.opened();
                 if session.log {
                     self.log(&session, Reason::Forwarded, io);
                 }

@@ -1,12 +1,13 @@
 //! `flowhop run` and `flowhop down`: the daemon's life as a command.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cli::{DownArgs, RunArgs};
 use crate::control::Request;
 use crate::control::client::ask;
-use crate::daemon::state::{State, StateError};
+use crate::daemon::state::{State, StateError, is_used};
 use crate::daemon::{self, DaemonError, Options, PolicyError};
 use crate::exit::{Exit, Failure};
 use crate::state;
@@ -34,8 +35,18 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
 /// What could not be taken down.
 pub fn down(args: &DownArgs) -> Result<Exit, Failure> {
     let state = state::directory(args.state.as_deref());
-    if !state.exists() {
-        return Ok(Exit::Done);
+    match state.try_exists() {
+        Ok(true) if is_used(&state) => {}
+        Ok(_) => {
+            if args.state.is_some() {
+                say!("flowhop: there is no state in {}", state.display());
+            }
+            return Ok(Exit::Done);
+        }
+        Err(error) => {
+            let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Refused };
+            return Err(Failure::Other { message: format!("{}: {error}", state.display()), exit });
+        }
     }
     let deadline = Instant::now() + PATIENCE;
     let mut asked = false;
@@ -60,7 +71,7 @@ pub fn down(args: &DownArgs) -> Result<Exit, Failure> {
 fn ask_daemon(state: &Path) -> Result<bool, Failure> {
     match ask(&state::socket(None, Some(state)), &Request::Down) {
         Ok(answer) => {
-            answer.copy_to(&mut std::io::sink())?;
+            answer.copy_to(&mut io::sink())?;
             Ok(true)
         }
         Err(error) if error.exit() == Exit::NoDaemon => Ok(false),
@@ -71,7 +82,7 @@ fn ask_daemon(state: &Path) -> Result<bool, Failure> {
 fn failure(error: &DaemonError) -> Failure {
     if let DaemonError::Policy(PolicyError::Faults { faults, .. }) = error {
         for fault in faults {
-            eprintln!("{fault}");
+            say!("{fault}");
         }
     }
     let exit = if error.is_denied() { Exit::NotPermitted } else { Exit::Refused };

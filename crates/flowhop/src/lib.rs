@@ -4,6 +4,14 @@
 //! standard error, and every way to end is an [`exit::Exit`].
 
 pub mod bench;
+/// Says something to people, on standard error. One that nobody reads, or that is closed, is no reason to end.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _unread = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 pub mod check;
 pub mod cli;
 pub mod client;

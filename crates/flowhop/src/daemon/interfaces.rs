@@ -41,7 +41,7 @@ impl Daemon {
             }
         };
         if let Err(error) = retained {
-            eprintln!("flowhop: {error}");
+            say!("flowhop: {error}");
         }
         self.engine.interfaces_changed();
         self.descriptors_changed = true;
@@ -90,7 +90,7 @@ impl Daemon {
             Plane::Packet(packet) => packet.attach(interface).map_err(|error| error.to_string()),
         };
         if let Err(error) = result {
-            eprintln!("flowhop: interface {:?}: {error}", interface.name);
+            say!("flowhop: interface {:?}: {error}", interface.name);
             self.refused.push((interface.name.to_string(), error));
         }
     }

@@ -36,7 +36,7 @@ use thiserror::Error;
 
 use crate::control::Server;
 use grace::Grace;
-use outside::{Outside, offload_of};
+use outside::{Outside, note_ports, offload_of};
 use packet_plane::PacketPlane;
 use plane::{KernelPlane, Plane, PlaneError};
 pub use policy::PolicyError;
@@ -126,6 +126,7 @@ pub(crate) struct Daemon {
     reserved_read: Instant,
     refused: Vec<(String, String)>,
     descriptors_changed: bool,
+    failed: Option<io::Error>,
     stop: Option<Stop>,
 }
 
@@ -149,9 +150,9 @@ pub fn run(options: Options) -> Result<(), DaemonError> {
     let server = Server::listen(&options.socket)
         .map_err(|error| DaemonError::System { what: "cannot listen on the control socket", error })?;
     let mut daemon = Daemon::start(options, policy, state)?;
-    eprintln!("ready");
+    say!("ready");
     if let Err(error) = flowhop_io::poll::notify_ready() {
-        eprintln!("flowhop: cannot notify systemd: {error}");
+        say!("flowhop: cannot notify systemd: {error}");
     }
     daemon.serve(&signals, &server)?;
     drop(server);
@@ -164,6 +165,7 @@ impl Daemon {
         let monitor = Monitor::open()?;
         let now = Clock::now();
         let geometry = policy::geometry(&policy);
+        let counters = open_counters(&state)?;
         let (plane, regions, adopted) = open_plane(&state, geometry)?;
         let kernel = matches!(plane, Plane::Kernel(_));
         let generations = regions.adjacencies.iter().map(flowhop_flow::record::Adjacency::generation).collect();
@@ -175,7 +177,7 @@ impl Daemon {
             table,
             routing: Routing::after(ADJACENCIES, generations),
             modules: flowhop_modules::standard(&shared, &bindings),
-            counters: open_counters(&state)?,
+            counters,
             timeouts: policy::timeouts(&policy),
             limits: Limits::default(),
             seed: clock::random_seed().map_err(|error| DaemonError::System { what: "no random numbers", error })?,
@@ -199,6 +201,7 @@ impl Daemon {
             reserved_read: Instant::now(),
             refused: Vec::new(),
             descriptors_changed: false,
+            failed: None,
             stop: None,
         };
         daemon.take_over(adopted)?;
@@ -218,10 +221,10 @@ impl Daemon {
         if adopted {
             let (kept, ended) = self.engine.adopt(now);
             let (allowed, forbidden) = self.engine.policy_changed();
-            eprintln!("flowhop: adopted {kept} connections ({allowed} go on, {} ended)", ended + forbidden);
+            say!("flowhop: adopted {kept} connections ({allowed} go on, {} ended)", ended + forbidden);
         }
         self.sync_addresses();
-        self.note_ports();
+        note_ports(&mut self.plane, &self.bindings);
         self.publish_plane(now)?;
         self.state.write_numbers(&self.numbers)?;
         Ok(())
@@ -258,12 +261,15 @@ impl Daemon {
 
             let now = Clock::now();
             let drained = self.packets(&mut frame, now);
+            if let Some(error) = self.failed.take() {
+                return Err(DaemonError::System { what: "the punt device flowhop0 is gone", error });
+            }
             self.engine.settle(now);
-            self.note_ports();
+            note_ports(&mut self.plane, &self.bindings);
             let mut events = Vec::new();
             match self.monitor.poll_events(&mut events) {
                 Ok(_) => self.routing_events(events, now),
-                Err(error) => eprintln!("flowhop: {error}"),
+                Err(error) => say!("flowhop: {error}"),
             }
             if behind || maintained.elapsed() >= Duration::from_millis(10) {
                 maintained = Instant::now();
@@ -307,7 +313,13 @@ impl Daemon {
                         None => continue,
                     },
                     // A frame that does not fit is gone; the next one may be well.
-                    Err(_) => continue,
+                    Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Interrupted) => {
+                        continue;
+                    }
+                    Err(error) => {
+                        self.failed = Some(error);
+                        return true;
+                    }
                 },
                 Plane::Packet(packet) => match packet.receive(frame, now) {
                     None => return true,
@@ -315,7 +327,12 @@ impl Daemon {
                 },
             };
             let Some(bytes) = frame.get_mut(..length) else { continue };
-            let mut outside = Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+            let mut outside = Outside {
+                plane: &mut self.plane,
+                monitor: &mut self.monitor,
+                numbers: &self.numbers,
+                bindings: &self.bindings,
+            };
             self.engine.receive(&arrived, &mut Buffer::new(bytes, offload), &mut outside);
         }
         false
@@ -334,7 +351,12 @@ impl Daemon {
             )
         });
         for event in events {
-            let mut outside = Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+            let mut outside = Outside {
+                plane: &mut self.plane,
+                monitor: &mut self.monitor,
+                numbers: &self.numbers,
+                bindings: &self.bindings,
+            };
             self.engine.routing_event(event, now, &mut outside);
         }
         if links {
@@ -349,7 +371,12 @@ impl Daemon {
     }
 
     fn maintain(&mut self, now: Tick) -> bool {
-        let mut outside = Outside { plane: &mut self.plane, monitor: &mut self.monitor, numbers: &self.numbers };
+        let mut outside = Outside {
+            plane: &mut self.plane,
+            monitor: &mut self.monitor,
+            numbers: &self.numbers,
+            bindings: &self.bindings,
+        };
         let more = self.engine.maintain(now, &mut outside);
         if matches!(self.plane, Plane::Kernel(_))
             && self.grace.is_free()
@@ -364,28 +391,13 @@ impl Daemon {
         more
     }
 
-    /// Tells the kernel side the ports of own addresses that came into use by translations, or out of it.
-    fn note_ports(&mut self) {
-        let changes = self.bindings.take_changes();
-        if changes.is_empty() {
-            return;
-        }
-        if let Plane::Kernel(kernel) = &mut self.plane {
-            let routing = self.engine.routing();
-            let own = |address: &key::Address| routing.is_own(key::ip(address));
-            if let Err(error) = kernel.note_ports(&changes, &own) {
-                eprintln!("flowhop: {error}");
-            }
-        }
-    }
-
     fn sync_addresses(&mut self) {
         let own: HashSet<key::Address> =
             self.engine.routing().own_addresses().map(|own| key::address(own.address)).collect();
         match &mut self.plane {
             Plane::Kernel(kernel) => {
                 if let Err(error) = kernel.set_locals(&own) {
-                    eprintln!("flowhop: {error}");
+                    say!("flowhop: {error}");
                 }
             }
             Plane::Packet(packet) => packet.set_own(&own),
@@ -397,7 +409,7 @@ impl Daemon {
             match signal {
                 Signal::Terminate | Signal::Interrupt => self.stop = Some(Stop::Leave),
                 Signal::Reload => match self.reload() {
-                    Ok(()) => eprintln!("flowhop: policy reloaded"),
+                    Ok(()) => say!("flowhop: policy reloaded"),
                     Err(error) => report(&error),
                 },
             }
@@ -420,10 +432,10 @@ impl Daemon {
         self.sync_interfaces();
         let (_, ended) = self.engine.policy_changed();
         if ended > 0 {
-            eprintln!("flowhop: {ended} connections ended by the new policy");
+            say!("flowhop: {ended} connections ended by the new policy");
         }
         if let Err(error) = self.state.write_numbers(&self.numbers) {
-            eprintln!("flowhop: {error}");
+            say!("flowhop: {error}");
         }
         Ok(())
     }
@@ -455,10 +467,10 @@ fn punted(frame: &[u8], _: &VirtioHeader, length: usize, now: Tick) -> Option<Ar
 fn report(error: &PolicyError) {
     if let PolicyError::Faults { faults, .. } = error {
         for fault in faults {
-            eprintln!("{fault}");
+            say!("{fault}");
         }
     }
-    eprintln!("flowhop: {error}");
+    say!("flowhop: {error}");
 }
 
 /// Kernel programs where they can be had; packet sockets in a user namespace, where they cannot.
@@ -470,7 +482,7 @@ fn open_plane(state: &State, geometry: flowhop_table::Geometry) -> Result<(Plane
             Ok((Plane::Kernel(Box::new(plane)), regions, adopted))
         }
         Err(error) if packet_plane::is_only_choice(&error) => {
-            eprintln!("flowhop: no right to load kernel programs here; all packets take the user path");
+            say!("flowhop: no right to load kernel programs here; all packets take the user path");
             Ok((Plane::Packet(PacketPlane::new()), Regions::private(geometry), false))
         }
         Err(error) => Err(error.into()),
@@ -497,9 +509,13 @@ fn open_table(
 /// Counters of the user-level path, in a file that the next daemon goes on with.
 fn open_counters(state: &State) -> Result<Counters, DaemonError> {
     let path = state.path().join("counters");
-    flowhop_io::map::file_region(&path, flowhop_flow::record::PORTS)
-        .map(Counters::shared)
-        .map_err(|error| DaemonError::System { what: "cannot map the counters", error })
+    match flowhop_io::map::file_region(&path, flowhop_flow::record::PORTS) {
+        Ok(region) => Ok(Counters::shared(region)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(StateError::Foreign { path, why: "it has another length".to_owned() }.into())
+        }
+        Err(error) => Err(StateError::File { what: "cannot map", path, error }.into()),
+    }
 }
 
 /// Takes everything off the interfaces and forgets it. No daemon may be running.

@@ -9,6 +9,7 @@ use flowhop_flow::parse::ETHERNET;
 use flowhop_io::netlink::Monitor;
 use flowhop_io::tap::metadata::{Order, TO_STACK, TRANSMIT};
 use flowhop_io::tap::{Tap, VirtioHeader};
+use flowhop_modules::Bindings;
 
 use super::plane::Plane;
 use super::state::Numbers;
@@ -18,6 +19,7 @@ pub(super) struct Outside<'a> {
     pub(super) plane: &'a mut Plane,
     pub(super) monitor: &'a mut Monitor,
     pub(super) numbers: &'a Numbers,
+    pub(super) bindings: &'a Bindings,
 }
 
 impl Io for Outside<'_> {
@@ -38,13 +40,17 @@ impl Io for Outside<'_> {
 
     fn resolve(&mut self, ifindex: u32, next_hop: IpAddr) {
         if let Err(error) = self.monitor.resolve(ifindex, next_hop) {
-            eprintln!("flowhop: cannot have {next_hop} resolved: {error}");
+            say!("flowhop: cannot have {next_hop} resolved: {error}");
         }
+    }
+
+    fn opened(&mut self) {
+        note_ports(self.plane, self.bindings);
     }
 
     fn log(&mut self, event: &LogEvent) {
         let name = |names: &flowhop_modules::Names, number| names.name(number).unwrap_or("?").to_owned();
-        eprintln!(
+        say!(
             "flowhop: rule={:?} verdict={} protocol={} source={} source_port={} destination={} destination_port={} in={}",
             name(&self.numbers.rules, event.rule),
             event.reason.name(),
@@ -55,6 +61,17 @@ impl Io for Outside<'_> {
             event.key.destination_port(),
             name(&self.numbers.ports, u16::from(event.port)),
         );
+    }
+}
+
+/// Tells the kernel side the ports of own addresses that came into use by translations, or out of it.
+pub(super) fn note_ports(plane: &mut Plane, bindings: &Bindings) {
+    let changes = bindings.take_changes();
+    if let Plane::Kernel(kernel) = plane
+        && !changes.is_empty()
+        && let Err(error) = kernel.note_ports(&changes)
+    {
+        say!("flowhop: {error}");
     }
 }
 

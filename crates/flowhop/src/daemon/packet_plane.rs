@@ -96,7 +96,7 @@ impl PacketPlane {
         self.filter = KernelFilter { translated: addresses.iter().flat_map(claims).collect(), own: addresses };
         for ifindex in &self.order {
             if let Err(error) = self.filter.install(*ifindex) {
-                eprintln!("flowhop: {error}");
+                say!("flowhop: {error}");
             }
         }
     }

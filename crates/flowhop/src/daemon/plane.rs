@@ -54,6 +54,7 @@ pub(super) struct KernelPlane {
     pub(super) tap: Tap,
     attached: HashMap<u32, (u8, [u8; 6])>,
     port_maps: HashMap<Address, u32>,
+    own: HashSet<Address>,
 }
 
 impl Plane {
@@ -69,8 +70,15 @@ impl Plane {
 impl KernelPlane {
     /// Loads or adopts the programs and takes the punt device.
     pub(super) fn open(state: &Path, geometry: Geometry) -> Result<Self, PlaneError> {
-        let tap = Tap::open(tap::NAME)?;
+        // Programs first: where they cannot be had, no device is left behind.
         let mut kernel = Kernel::load(state, geometry.into())?;
+        let tap = Tap::open(tap::NAME)?;
+        if !kernel.pins_last() {
+            say!(
+                "flowhop: cannot tell whether mounts of this process outlive it; if they do not, the kernel side \
+                 ends with the daemon and the interfaces are left open"
+            );
+        }
         kernel.attach_tap(tap.ifindex())?;
         let mut port_maps = HashMap::new();
         for (address, flags) in kernel.locals()? {
@@ -78,7 +86,7 @@ impl KernelPlane {
                 port_maps.insert(address, flags & 0xffff);
             }
         }
-        Ok(Self { kernel, tap, attached: HashMap::new(), port_maps })
+        Ok(Self { kernel, tap, attached: HashMap::new(), port_maps, own: HashSet::new() })
     }
 
     /// Puts the program on an interface, or tells the program of another link-layer address.
@@ -105,6 +113,7 @@ impl KernelPlane {
 
     /// Tells the programs the box's own addresses.
     pub(super) fn set_locals(&mut self, addresses: &HashSet<Address>) -> Result<(), KernelError> {
+        self.own.clone_from(addresses);
         let known: HashMap<Address, u32> = self.kernel.locals()?.into_iter().collect();
         for address in known.keys().filter(|address| !addresses.contains(*address)) {
             self.kernel.remove_local(address)?;
@@ -119,11 +128,7 @@ impl KernelPlane {
     }
 
     /// Marks ports of the box's own addresses that translations use, so that packets to them come here.
-    pub(super) fn note_ports(
-        &mut self,
-        changes: &[PortChange],
-        own: &dyn Fn(&Address) -> bool,
-    ) -> Result<(), KernelError> {
+    pub(super) fn note_ports(&mut self, changes: &[PortChange]) -> Result<(), KernelError> {
         for change in changes {
             let endpoint = &change.endpoint;
             let row = match endpoint.protocol {
@@ -132,7 +137,7 @@ impl KernelPlane {
                 protocol::ICMP | protocol::ICMPV6 => 2,
                 _ => continue,
             };
-            if !own(&endpoint.address) {
+            if !self.own.contains(&endpoint.address) {
                 continue;
             }
             let Some(slot) = self.port_map(&endpoint.address)? else { continue };
@@ -152,7 +157,7 @@ impl KernelPlane {
             return Ok(Some(*slot));
         }
         let Some(slot) = (0..PORT_MAPS as u32).find(|slot| !self.port_maps.values().any(|taken| taken == slot)) else {
-            eprintln!("flowhop: no port map left for {}", key::ip(address));
+            say!("flowhop: no port map left for {}", key::ip(address));
             return Ok(None);
         };
         for cell in self.kernel.shared().port_bits[slot as usize].0.iter().flatten() {

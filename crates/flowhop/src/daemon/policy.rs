@@ -34,7 +34,7 @@ pub(super) fn read(file: &Path) -> Result<Policy, PolicyError> {
     match flowhop_policy::load(file).outcome {
         Ok(checked) => {
             for warning in &checked.warnings {
-                eprintln!("{warning}");
+                say!("{warning}");
             }
             Ok(checked.policy)
         }

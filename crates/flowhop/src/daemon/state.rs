@@ -1,6 +1,7 @@
 //! The state directory: who owns it, and what outlives a restart beside the pinned maps.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -11,6 +12,8 @@ use flowhop_modules::Names;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// What flowhop keeps in a state directory, beside the bpffs.
+const FILES: [&str; 5] = ["names.json", "names.json.new", "counters", "control.sock", "lock"];
 /// Version of `names.json`.
 const VERSION: u32 = 1;
 
@@ -75,13 +78,15 @@ impl State {
     /// When it cannot be made, or another daemon has it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let fail = |what, path: &Path, error| StateError::File { what, path: path.to_path_buf(), error };
+        let shared = has_foreign_files(path);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(path)
             .map_err(|error| fail("cannot make the state directory", path, error))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-            .map_err(|error| fail("cannot set the permissions of", path, error))?;
+        if !shared {
+            admit_group(path).map_err(|error| fail("cannot set the permissions of", path, error))?;
+        }
         let lock_path = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -159,12 +164,37 @@ impl State {
     }
 }
 
+/// Whether a directory has something in it that is not flowhop's: then its permissions are somebody else's business.
+fn has_foreign_files(path: &Path) -> bool {
+    let ours = |name: &OsStr| FILES.iter().chain(&["bpf"]).any(|file| *file == name);
+    fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| !ours(&entry.file_name())))
+}
+
+/// Whether a daemon has ever used the directory.
+#[must_use]
+pub fn is_used(path: &Path) -> bool {
+    path.join("lock").exists()
+}
+
+/// Root's alone; members of the group `flowhop`, where there is one, may go through it to the control socket.
+fn admit_group(path: &Path) -> io::Result<()> {
+    let group = nix::unistd::Group::from_name(crate::control::server::GROUP).ok().flatten();
+    let mode = match &group {
+        Some(group) => {
+            std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
+            0o710
+        }
+        None => 0o700,
+    };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
 /// Removes the files of a state directory, and the directory itself if nothing else is in it.
 ///
 /// # Errors
 /// When a file cannot be removed.
 pub fn remove(path: &Path) -> Result<(), StateError> {
-    for name in ["names.json", "names.json.new", "counters", "control.sock", "lock"] {
+    for name in FILES {
         let file = path.join(name);
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

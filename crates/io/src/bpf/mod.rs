@@ -264,6 +264,12 @@ impl Kernel {
         self.adopted
     }
 
+    /// Whether it is known that pins made by this process outlive it.
+    #[must_use]
+    pub fn pins_last(&self) -> bool {
+        Pins::last()
+    }
+
     /// Size of the tables.
     #[must_use]
     pub const fn geometry(&self) -> Geometry {

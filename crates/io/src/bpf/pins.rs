@@ -121,8 +121,20 @@ impl Pins {
         let place = self.place.clone();
         self.open = None;
         self.base.clone_from(&self.place);
-        lasting(|| unmount(&place)).map_err(|error| KernelError::Mount { path: place.clone(), error })?;
-        fs::remove_dir(&place).map_err(|error| KernelError::File { path: place.clone(), error })
+        lasting(|| {
+            unmount(&place)?;
+            match fs::remove_dir(&place) {
+                // A copy of the mount in another mount namespace keeps the directory busy; it is empty all the same.
+                Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::ENOENT)) => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .map_err(|error| KernelError::Mount { path: place.clone(), error })
+    }
+
+    /// Whether it is known that what is mounted here outlives this process.
+    pub(super) fn last() -> bool {
+        ancestor_namespace().is_some()
     }
 }
 
@@ -145,10 +157,16 @@ fn lasting<T: Send>(act: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T>
     })
 }
 
-/// The mount namespace of process 1, or of the first ancestor that may be looked at; none if it is this process's
-/// own.
+/// The mount namespace to mount in; none if it is this process's own.
 fn lasting_namespace() -> Option<File> {
+    let first = ancestor_namespace()?;
     let own = fs::metadata("/proc/self/ns/mnt").ok()?;
+    let there = first.metadata().ok()?;
+    ((there.dev(), there.ino()) != (own.dev(), own.ino())).then_some(first)
+}
+
+/// The mount namespace of process 1, or of the first ancestor that may be looked at.
+fn ancestor_namespace() -> Option<File> {
     let mut ancestors = vec![1];
     let mut process = std::os::unix::process::parent_id();
     while process > 1 && ancestors.len() < 32 {
@@ -156,9 +174,7 @@ fn lasting_namespace() -> Option<File> {
         process = parent_of(process).unwrap_or(0);
     }
     let namespaces = ancestors.iter().map(|process| format!("/proc/{process}/ns/mnt"));
-    let first = namespaces.filter_map(|path| File::open(path).ok()).next()?;
-    let there = first.metadata().ok()?;
-    ((there.dev(), there.ino()) != (own.dev(), own.ino())).then_some(first)
+    namespaces.filter_map(|path| File::open(path).ok()).next()
 }
 
 /// The parent of a process: the second field behind the name in parentheses.
