@@ -121,39 +121,44 @@ impl Bed {
             outside: Namespace::new(&format!("{label}-out")),
             second: second.then(|| Namespace::new(&format!("{label}-out2"))),
         };
-        let [v4, v6] = Family::BOTH;
-        let hosts = [
-            (Some(&bed.inside), "lan0", Family::inside_router as Address, Family::inside_host as Address),
-            (Some(&bed.outside), "wan0", Family::outside_router, Family::outside_host),
-            (bed.second.as_ref(), "wan1", Family::second_router, Family::second_host),
-        ];
-        for (host, device, ours, theirs) in hosts {
-            let Some(host) = host else { continue };
-            bed.router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
-            bed.router.ip_batch(&format!(
-                "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
-                ours(v4),
-                ours(v6),
-            ));
-            let mut lines = format!(
-                "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
-                 route add default via {}\nroute add default via {}\n",
-                theirs(v4),
-                theirs(v6),
-                ours(v4),
-                ours(v6),
-            );
-            if second && device != "lan0" {
-                let _ = writeln!(lines, "addr add {}/32 dev lo", v4.roaming());
-                let _ = writeln!(lines, "addr add {}/128 dev lo nodad", v6.roaming());
-            }
-            host.ip_batch(&lines);
+        bed.connect(&bed.inside, "lan0", Family::inside_router, Family::inside_host);
+        bed.connect_outside();
+        if let Some(host) = &bed.second {
+            bed.connect(host, "wan1", Family::second_router, Family::second_host);
         }
         if second {
             bed.route_roaming(false);
         }
         bed.set_offloads(offloads);
         bed
+    }
+
+    /// Connects the outside host to the router's `wan0`, at first or after that device was deleted.
+    pub fn connect_outside(&self) {
+        self.connect(&self.outside, "wan0", Family::outside_router, Family::outside_host);
+    }
+
+    fn connect(&self, host: &Namespace, device: &str, ours: Address, theirs: Address) {
+        let [v4, v6] = Family::BOTH;
+        self.router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
+        self.router.ip_batch(&format!(
+            "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
+            ours(v4),
+            ours(v6),
+        ));
+        let mut lines = format!(
+            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
+             route add default via {}\nroute add default via {}\n",
+            theirs(v4),
+            theirs(v6),
+            ours(v4),
+            ours(v6),
+        );
+        if self.second.is_some() && device != "lan0" {
+            let _ = writeln!(lines, "addr add {}/32 dev lo", v4.roaming());
+            let _ = writeln!(lines, "addr add {}/128 dev lo nodad", v6.roaming());
+        }
+        host.ip_batch(&lines);
     }
 
     /// The second outside host of [`with_second`](Self::with_second).

@@ -6,7 +6,9 @@ use flowhop_flow::forward::{Hit, Host, Level};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::{Adjacency as Record, Config, Gate, NextHop, Port, Steer, Tick, config_flags};
 use flowhop_flow::{Key, Kind, Parsed, Reason};
-use flowhop_routing::{AdjacencyIndex, AdjacencyState, Change, Event, Resolution, Routing, UnreachableReason};
+use flowhop_routing::{
+    AdjacencyIndex, AdjacencyState, Change, Event, Family, Inherited, Origin, Resolution, Routing, UnreachableReason,
+};
 use flowhop_table::{BlockIndex, Freed, Removal, Table, key_of};
 use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
@@ -20,6 +22,7 @@ use crate::fragments::{Datagram, Decision, Fate, Fragments};
 use crate::gates::Gates;
 use crate::hold::{Held, Hold};
 use crate::interfaces::Interfaces;
+use crate::known::NOWHERE;
 use crate::module::{Module, SessionView, Step, order};
 use crate::sweep::Sweep;
 use crate::validate::{FragmentPlace, Validated, validate};
@@ -148,6 +151,7 @@ pub struct Engine {
     changes: Vec<Change>,
     resync: bool,
     addresses_changed: bool,
+    taking_over: bool,
 }
 
 /// How long a packet waits for its neighbour, in ticks; the kernel gives up after three probes a second apart.
@@ -231,6 +235,7 @@ impl Engine {
             changes: Vec::new(),
             resync: false,
             addresses_changed: true,
+            taking_over: false,
         };
         engine.table.config().heartbeat.store(now);
         Ok(engine)
@@ -264,8 +269,27 @@ impl Engine {
         &mut self.interfaces
     }
 
+    /// Takes over the adjacencies that an adopted table has. Their records stay as they are, in use, until
+    /// [`interfaces_changed`](Self::interfaces_changed) is called with everything known.
+    pub fn inherit_adjacencies(&mut self) {
+        let records = &self.table.regions().adjacencies;
+        let used = records.iter().rposition(|record| record.generation() != 0).map_or(0, |last| last + 1);
+        let slots = records.iter().take(used.min(usize::from(NOWHERE.0))).map(|record| Inherited {
+            generation: record.generation(),
+            tenant: record.origin().map(|(next_hop, family, mtu)| Origin {
+                ifindex: record.read().map_or(0, |hop| hop.ifindex),
+                next_hop: key::ip(&key::words(&next_hop)),
+                family: if family == 4 { Family::V4 } else { Family::V6 },
+                route_mtu: (mtu != 0).then_some(mtu),
+            }),
+        });
+        self.routing.inherit(slots);
+        self.taking_over = true;
+    }
+
     /// Brings the records of all adjacencies in line with the interfaces, after a change of those.
-    pub fn interfaces_changed(&self) {
+    pub fn interfaces_changed(&mut self) {
+        self.taking_over = false;
         for adjacency in self.routing.adjacencies() {
             self.write_adjacency(adjacency.index);
         }
@@ -334,7 +358,10 @@ impl Engine {
             return self.known(arrived, parsed, block, direction, packet, io);
         }
         let destination = key::ip(&parsed.key.destination);
-        if self.routing.is_own(destination) && !self.modules.iter().any(|module| module.claims(&parsed.key)) {
+        // Whole prefixes can be the box's own, by a route of type `local`.
+        let own =
+            self.routing.is_own(destination) || self.routing.lookup(destination, hash as u32) == Resolution::Local;
+        if own && !self.modules.iter().any(|module| module.claims(&parsed.key)) {
             return self.local(arrived, parsed, packet, io);
         }
         if self.is_lease_for_box(arrived.port, parsed) {
@@ -469,6 +496,9 @@ impl Engine {
 
     /// Writes an adjacency to the table, and lets go what waited for it.
     pub(crate) fn adjacency_changed(&mut self, index: AdjacencyIndex, now: Tick, io: &mut dyn Io) {
+        if self.taking_over {
+            return;
+        }
         let Some(adjacency) = self.routing.adjacency(index) else { return };
         let resolved = adjacency.state == AdjacencyState::Resolved;
         let failed = matches!(adjacency.state, AdjacencyState::Failed | AdjacencyState::Down);
@@ -503,6 +533,9 @@ impl Engine {
         if let Some(record) = self.table.regions().adjacencies.get(usize::from(index.get()))
             && record.read() != Some(hop)
         {
+            let origin = adjacency.origin();
+            let family = if origin.family == Family::V4 { 4 } else { 6 };
+            record.set_origin(key::bytes(&key::address(origin.next_hop)), family, origin.route_mtu.unwrap_or(0));
             record.write(&hop);
         }
     }

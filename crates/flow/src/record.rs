@@ -157,8 +157,11 @@ pub struct Adjacency {
     pub mac_high: Cell64,
     /// The last four bytes of the source address in memory order, then the MTU in bytes.
     pub mac_low_mtu: Cell64,
+    /// For the slow path alone: what the adjacency was made for, so that the next process finds it again. The next
+    /// hop's 16 bytes in two words; then `1 | family << 8 | MTU attribute of the route << 32`, 0 = nothing.
+    pub origin: [Cell64; 3],
     /// VLAN id, class of link and other things of later paths.
-    pub spare: [Cell64; 4],
+    pub spare: Cell64,
 }
 
 /// What an adjacency says, read in one piece.
@@ -212,6 +215,27 @@ impl Adjacency {
     #[must_use]
     pub fn generation(&self) -> u16 {
         (self.output.load() >> 32) as u16
+    }
+
+    /// What the adjacency was made for: next hop, family (4 or 6), MTU attribute of the route (0 = none).
+    #[must_use]
+    pub fn origin(&self) -> Option<([u8; 16], u8, u32)> {
+        let word = self.origin[2].load();
+        let [high, low] = [self.origin[0].load().to_ne_bytes(), self.origin[1].load().to_ne_bytes()];
+        let mut next_hop = [0; 16];
+        for (byte, from) in next_hop.iter_mut().zip(high.into_iter().chain(low)) {
+            *byte = from;
+        }
+        (word & 1 != 0).then_some((next_hop, (word >> 8) as u8, (word >> 32) as u32))
+    }
+
+    /// Notes what the adjacency was made for.
+    pub fn set_origin(&self, next_hop: [u8; 16], family: u8, route_mtu: u32) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = next_hop;
+        self.origin[2].store(0);
+        self.origin[0].store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
+        self.origin[1].store(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
+        self.origin[2].store(1 | u64::from(family) << 8 | u64::from(route_mtu) << 32);
     }
 
     /// Replaces the adjacency. One writer only.

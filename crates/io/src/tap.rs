@@ -65,12 +65,8 @@ pub enum TapError {
 impl TapError {
     /// Whether it is for want of rights, so that another way in may be open.
     #[must_use]
-    pub fn is_denied(&self) -> bool {
-        match self {
-            Self::NotPermitted(_) => true,
-            Self::NoDriver(error) => error.kind() == io::ErrorKind::PermissionDenied,
-            _ => false,
-        }
+    pub const fn is_denied(&self) -> bool {
+        matches!(self, Self::NotPermitted(_))
     }
 }
 
@@ -179,7 +175,10 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
-            .map_err(TapError::NoDriver)?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => TapError::NotPermitted(name.to_owned()),
+                _ => TapError::NoDriver(error),
+            })?;
         let failed = |call| move |error| TapError::System { name: name.to_owned(), call, error };
         let mut request = request(name).map_err(failed("name"))?;
         request.ifr_ifru.ifru_flags = FLAGS as libc::c_short;

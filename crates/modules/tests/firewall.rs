@@ -369,6 +369,50 @@ fn what_is_too_big_is_answered_or_cut() {
     );
 }
 
+// A neighbour that never answers: its packets are dropped after a while, with their reason, and the sender is told.
+#[test]
+fn a_neighbour_that_never_answers_costs_its_packets_and_is_reported() {
+    let mut bed = Bed::new(false);
+    bed.event(Event::NeighbourChanged {
+        ifindex: 11,
+        address: ip("10.1.0.2"),
+        state: NeighbourState::Resolved(INSIDE_MAC),
+    });
+    let outcome = bed.send(1, &Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), b"x"));
+    assert_eq!(outcome.reason, Reason::HeldNeighbour);
+    bed.pass(5000);
+    assert_eq!(bed.engine.held(), 0);
+    assert_eq!(bed.engine.counters().get(1, Reason::NeighbourUnresolved).0, 1);
+    assert_eq!(bed.engine.counters().get(1, Reason::HeldNeighbour).0, 0);
+    let (port, frame) = bed.last();
+    assert_eq!((port, frame[34], frame[35]), (1, 3, 1));
+}
+
+// F5: a full table drops new connections, with its reason, keeps the others, and makes room when it can.
+#[test]
+fn a_full_table_refuses_and_recovers() {
+    let mut bed = Bed::new(true);
+    let mut opened = 0;
+    let mut refused = 0;
+    for port in 1000..2100u16 {
+        let source = SocketAddr::new(ip("10.1.0.2"), port);
+        match bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).reason {
+            Reason::Forwarded => opened += 1,
+            Reason::TableFull => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((opened, refused), (1024, 1100 - 1024));
+    let known = bed.send(1, &Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), b"x"));
+    assert_eq!(known.kind, Kind::Forward);
+    // Connections that were never answered make room after a while.
+    bed.pass(12_000);
+    let source = at("10.1.0.2:5000");
+    assert_eq!(bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).reason, Reason::TableFull);
+    bed.pass(1000);
+    assert_eq!(bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).kind, Kind::Forward);
+}
+
 // B17: deleting the entry ends the flow.
 #[test]
 fn deleting_a_flow_ends_it() {

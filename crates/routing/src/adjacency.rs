@@ -118,6 +118,28 @@ pub struct Adjacency {
     route_mtu: Option<u32>,
 }
 
+/// What an adjacency was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Output interface index.
+    pub ifindex: u32,
+    /// The neighbour.
+    pub next_hop: IpAddr,
+    /// Protocol of the packets.
+    pub family: Family,
+    /// MTU attribute of the route.
+    pub route_mtu: Option<u32>,
+}
+
+/// A slot as an earlier process left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inherited {
+    /// Generation of its last tenant.
+    pub generation: u16,
+    /// What its last tenant was made for, if that is known.
+    pub tenant: Option<Origin>,
+}
+
 /// What tells adjacencies apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct AdjacencyKey {
@@ -131,8 +153,6 @@ pub(crate) struct AdjacencyKey {
 #[derive(Debug)]
 pub(crate) struct AdjacencyTable {
     capacity: u16,
-    /// Generations that an earlier process gave to slots: flows may still name them.
-    seeds: Vec<u16>,
     slots: Vec<Slot>,
     free: Vec<AdjacencyIndex>,
     /// Few share a neighbour: one for each family and route MTU.
@@ -146,13 +166,45 @@ struct Slot {
 }
 
 impl AdjacencyTable {
-    pub(crate) fn new(capacity: u16, seeds: Vec<u16>) -> AdjacencyTable {
+    pub(crate) fn new(capacity: u16) -> AdjacencyTable {
         AdjacencyTable {
             capacity,
-            seeds,
             slots: Vec::with_capacity(usize::from(capacity)),
             free: Vec::new(),
             by_neighbour: HashMap::with_capacity(usize::from(capacity)),
+        }
+    }
+
+    /// Takes over the slots of an earlier process, tenants included: flows name them. Until links and neighbours are
+    /// announced they are down.
+    pub(crate) fn inherit(&mut self, slots: impl IntoIterator<Item = Inherited>) {
+        for inherited in slots.into_iter().take(usize::from(self.capacity)) {
+            let Ok(index) = u16::try_from(self.slots.len()).map(AdjacencyIndex) else { return };
+            let generation = inherited.generation;
+            let tenant = inherited.tenant.map(|origin| Adjacency {
+                index,
+                generation,
+                ifindex: origin.ifindex,
+                next_hop: origin.next_hop,
+                family: origin.family,
+                layer2: LinkLayer::Ethernet,
+                mac: None,
+                source_mac: None,
+                mtu: 0,
+                state: AdjacencyState::Down,
+                stale: false,
+                route_mtu: origin.route_mtu,
+            });
+            match &tenant {
+                Some(tenant) if self.find(&tenant.key()).is_none() => {
+                    self.by_neighbour.entry((tenant.ifindex, tenant.next_hop)).or_default().push(index);
+                    self.slots.push(Slot { generation, tenant: Some(tenant.clone()) });
+                }
+                _ => {
+                    self.slots.push(Slot { generation, tenant: None });
+                    self.free.push(index);
+                }
+            }
         }
     }
 
@@ -206,8 +258,7 @@ impl AdjacencyTable {
             return Some(index);
         }
         let index = u16::try_from(self.slots.len()).ok().filter(|&next| next < self.capacity)?;
-        let generation = self.seeds.get(self.slots.len()).copied().unwrap_or_default();
-        self.slots.push(Slot { generation, tenant: None });
+        self.slots.push(Slot { generation: 0, tenant: None });
         Some(AdjacencyIndex(index))
     }
 
@@ -288,6 +339,12 @@ impl Slot {
 }
 
 impl Adjacency {
+    /// What it was made for.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        Origin { ifindex: self.ifindex, next_hop: self.next_hop, family: self.family, route_mtu: self.route_mtu }
+    }
+
     pub(crate) fn key(&self) -> AdjacencyKey {
         AdjacencyKey { ifindex: self.ifindex, next_hop: self.next_hop, family: self.family, route_mtu: self.route_mtu }
     }
@@ -336,7 +393,7 @@ mod tests {
     #[test]
     fn is_bounded_and_reuses_slots_under_another_generation() {
         let link = Link::ethernet(1, "a", [2; 6]);
-        let mut table = AdjacencyTable::new(2, Vec::new());
+        let mut table = AdjacencyTable::new(2);
         let first = table.allocate(key(1), &link, None).unwrap();
         let second = table.allocate(key(2), &link, None).unwrap();
         assert_eq!(table.allocate(key(3), &link, None), None);
@@ -354,7 +411,7 @@ mod tests {
     #[test]
     fn a_table_of_no_slots_is_full() {
         let link = Link::ethernet(1, "a", [2; 6]);
-        assert_eq!(AdjacencyTable::new(0, Vec::new()).allocate(key(1), &link, None), None);
+        assert_eq!(AdjacencyTable::new(0).allocate(key(1), &link, None), None);
     }
 
     #[test]
@@ -367,7 +424,7 @@ mod tests {
     fn a_link_that_needs_an_unknown_header_is_never_usable() {
         let mut link = Link::ethernet(1, "ib0", [2; 6]);
         link.layer2 = LinkLayer::Other;
-        let mut table = AdjacencyTable::new(1, Vec::new());
+        let mut table = AdjacencyTable::new(1);
         let index = table.allocate(key(1), &link, None).unwrap();
         assert_eq!(table.get(index).unwrap().state, AdjacencyState::Down);
     }

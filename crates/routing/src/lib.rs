@@ -40,7 +40,7 @@ mod resolution;
 mod routing;
 
 pub use address::{AddressScope, InterfaceAddress};
-pub use adjacency::{Adjacency, AdjacencyIndex, AdjacencyState, Family, LinkLayer};
+pub use adjacency::{Adjacency, AdjacencyIndex, AdjacencyState, Family, Inherited, LinkLayer, Origin};
 pub use event::{Change, Event, Link, NeighbourState, NextHop, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 pub use prefix::{IpPrefix, PrefixError};
 pub use resolution::{Resolution, UnreachableReason};

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::address::OwnAddresses;
-use crate::adjacency::{AdjacencyKey, AdjacencyTable};
+
+use crate::adjacency::{AdjacencyKey, AdjacencyTable, Inherited};
 use crate::event::{TABLE_LOCAL, TABLE_MAIN};
 use crate::fib::{Entry, Fib, Join, Match};
 use crate::links::{Links, Neighbours};
@@ -63,22 +64,20 @@ impl Routing {
     /// An empty mirror with room for `adjacencies` adjacencies; memory for them is taken at once (about 130 bytes each).
     #[must_use]
     pub fn new(adjacencies: u16) -> Routing {
-        Routing::after(adjacencies, Vec::new())
-    }
-
-    /// As [`new`](Routing::new), after an earlier process: `generations` are those that its adjacencies had, by
-    /// slot. A slot's first tenant gets the next one, so that flows which still name the old tenant are told.
-    #[must_use]
-    pub fn after(adjacencies: u16, generations: Vec<u16>) -> Routing {
         Routing {
             links: Links::default(),
             addresses: OwnAddresses::default(),
             neighbours: Neighbours::default(),
             fib: Fib::default(),
-            adjacencies: AdjacencyTable::new(adjacencies, generations),
+            adjacencies: AdjacencyTable::new(adjacencies),
             epoch: 0,
             resyncing: false,
         }
+    }
+
+    /// Takes over the adjacencies of an earlier process, by slot, before any event.
+    pub fn inherit(&mut self, slots: impl IntoIterator<Item = Inherited>) {
+        self.adjacencies.inherit(slots);
     }
 
     /// Takes an event in and pushes what follows from it to `changes`.

@@ -36,7 +36,7 @@ use thiserror::Error;
 
 use crate::control::Server;
 use grace::Grace;
-use outside::{Outside, note_ports, offload_of};
+use outside::{Lines, Outside, note_ports, offload_of};
 use packet_plane::PacketPlane;
 use plane::{KernelPlane, Plane, PlaneError};
 pub use policy::PolicyError;
@@ -127,6 +127,7 @@ pub(crate) struct Daemon {
     refused: Vec<(String, String)>,
     descriptors_changed: bool,
     failed: Option<io::Error>,
+    lines: Lines,
     stop: Option<Stop>,
 }
 
@@ -168,14 +169,13 @@ impl Daemon {
         let counters = open_counters(&state)?;
         let (plane, regions, adopted) = open_plane(&state, geometry)?;
         let kernel = matches!(plane, Plane::Kernel(_));
-        let generations = regions.adjacencies.iter().map(flowhop_flow::record::Adjacency::generation).collect();
         let table = open_table(&plane, regions, geometry, adopted)?;
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
         shared.set_reserved(reserved::read(plane.own_ports()));
         let bindings = Bindings::default();
         let parts = Parts {
             table,
-            routing: Routing::after(ADJACENCIES, generations),
+            routing: Routing::new(ADJACENCIES),
             modules: flowhop_modules::standard(&shared, &bindings),
             counters,
             timeouts: policy::timeouts(&policy),
@@ -202,6 +202,7 @@ impl Daemon {
             refused: Vec::new(),
             descriptors_changed: false,
             failed: None,
+            lines: Lines::new(),
             stop: None,
         };
         daemon.take_over(adopted)?;
@@ -214,6 +215,9 @@ impl Daemon {
         let config = self.engine.table().config();
         config.orphan_grace.store(policy::ticks(self.policy.paths.orphan_grace));
         config.alive_for.store(policy::ticks(ALIVE_FOR));
+        if adopted {
+            self.engine.inherit_adjacencies();
+        }
         let events = self.monitor.dump()?;
         self.routing_events(events, now);
         self.engine.set_judge_local(policy::judges_local(&self.policy));
@@ -332,6 +336,7 @@ impl Daemon {
                 monitor: &mut self.monitor,
                 numbers: &self.numbers,
                 bindings: &self.bindings,
+                lines: &mut self.lines,
             };
             self.engine.receive(&arrived, &mut Buffer::new(bytes, offload), &mut outside);
         }
@@ -356,6 +361,7 @@ impl Daemon {
                 monitor: &mut self.monitor,
                 numbers: &self.numbers,
                 bindings: &self.bindings,
+                lines: &mut self.lines,
             };
             self.engine.routing_event(event, now, &mut outside);
         }
@@ -376,6 +382,7 @@ impl Daemon {
             monitor: &mut self.monitor,
             numbers: &self.numbers,
             bindings: &self.bindings,
+            lines: &mut self.lines,
         };
         let more = self.engine.maintain(now, &mut outside);
         if matches!(self.plane, Plane::Kernel(_))

@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use flowhop_engine::{Io, LogEvent, Offload};
 use flowhop_flow::key;
@@ -14,12 +15,44 @@ use flowhop_modules::Bindings;
 use super::plane::Plane;
 use super::state::Numbers;
 
+/// Lines that rules may write to the log in a second; a scan must not fill the disk, nor hold up packets.
+const LINES_PER_SECOND: u32 = 200;
+
+/// How many lines rules have written to the log in the present second.
+#[derive(Debug)]
+pub(super) struct Lines {
+    second: Instant,
+    written: u32,
+    suppressed: u64,
+}
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self { second: Instant::now(), written: 0, suppressed: 0 }
+    }
+
+    /// Whether one more may be written; says now and then how many were not.
+    fn take(&mut self) -> bool {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            if self.suppressed > 0 {
+                say!("flowhop: {} lines about connections were not written", self.suppressed);
+            }
+            *self = Self::new();
+        }
+        self.written += 1;
+        let allowed = self.written <= LINES_PER_SECOND;
+        self.suppressed += u64::from(!allowed);
+        allowed
+    }
+}
+
 /// The outside of one moment: everything borrowed.
 pub(super) struct Outside<'a> {
     pub(super) plane: &'a mut Plane,
     pub(super) monitor: &'a mut Monitor,
     pub(super) numbers: &'a Numbers,
     pub(super) bindings: &'a Bindings,
+    pub(super) lines: &'a mut Lines,
 }
 
 impl Io for Outside<'_> {
@@ -49,6 +82,9 @@ impl Io for Outside<'_> {
     }
 
     fn log(&mut self, event: &LogEvent) {
+        if !self.lines.take() {
+            return;
+        }
         let name = |names: &flowhop_modules::Names, number| names.name(number).unwrap_or("?").to_owned();
         say!(
             "flowhop: rule={:?} verdict={} protocol={} source={} source_port={} destination={} destination_port={} in={}",
