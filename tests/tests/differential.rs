@@ -990,7 +990,7 @@ fn in_the_kernel(index: IndexKind, seed: u64) {
     let tally = apart(|| {
         let mut number = 0;
         // Long episodes, because each loads the programs, which takes the verifier seconds.
-        run(packets(20_000), 5 * EPISODE, seed, &mut |secret| {
+        run(packets(50_000), 5 * EPISODE, seed, &mut |secret| {
             number += 1;
             Rig::kernel(index, secret, &format!("{index:?}-{number}")).unwrap_or_else(|error| panic!("{error}"))
         })

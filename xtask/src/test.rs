@@ -39,6 +39,8 @@ pub(crate) fn run_all() -> Result<()> {
     } else {
         println!("skipped: cargo-deny is not installed (cargo install --locked cargo-deny, about five minutes)");
     }
+    step("model of the table's protocol");
+    run(cargo().args(["test", "-q", "-p", "flowhop-table", "--features", "model", "--test", "model"]))?;
     step("tests");
     tests()
 }
