@@ -562,10 +562,11 @@ impl Engine {
         }
     }
 
-    /// Makes entries active whose packets have all left. Call it after every batch of packets.
-    pub fn settle(&mut self, now: Tick) {
+    /// Makes entries active whose packets have all left. Call it after every batch of packets; `drained` says that
+    /// the queue from the kernel is empty.
+    pub fn settle(&mut self, now: Tick, drained: bool) {
         if self.gates.waiting() != 0 {
-            self.gates.activate(&self.table, now, !self.hold.is_empty());
+            self.gates.activate(&self.table, now, !self.hold.is_empty(), drained);
         }
     }
 

@@ -19,6 +19,8 @@ struct Waiting {
     serial: u32,
     direction: usize,
     gate: u32,
+    /// It was active before: packets that were handed down then are counted at no gate.
+    again: bool,
     since: Tick,
 }
 
@@ -53,7 +55,12 @@ impl Gates {
 
     /// A direction was published pending.
     pub fn wait(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, now: Tick) {
-        self.waiting.push_back(Waiting { block, serial, direction, gate, since: now });
+        self.waiting.push_back(Waiting { block, serial, direction, gate, again: false, since: now });
+    }
+
+    /// A direction that was active was made pending again.
+    pub fn wait_again(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, now: Tick) {
+        self.waiting.push_back(Waiting { block, serial, direction, gate, again: true, since: now });
     }
 
     /// Directions that are pending.
@@ -63,8 +70,9 @@ impl Gates {
     }
 
     /// Activates what can be: entries whose gate counts no packet that has not left. `holding`: packets are kept
-    /// in user space for reasons of their own, so that none is taken for lost.
-    pub fn activate(&mut self, table: &Table, now: Tick, holding: bool) {
+    /// in user space for reasons of their own, so that none is taken for lost. `drained`: the queue from the kernel
+    /// is empty. What was active before waits for both, since not all of its packets were counted.
+    pub fn activate(&mut self, table: &Table, now: Tick, holding: bool, drained: bool) {
         for _ in 0..self.waiting.len() {
             let Some(waiting) = self.waiting.pop_front() else { return };
             let Some(block) = table.block(waiting.block).filter(|block| block.owner.serial.load() == waiting.serial)
@@ -73,6 +81,10 @@ impl Gates {
             };
             let steer = Steer::unpack(block.hot[waiting.direction].steer.load());
             if !steer.pending {
+                continue;
+            }
+            if waiting.again && (holding || !drained) {
+                self.waiting.push_back(waiting);
                 continue;
             }
             let Some(gate) = self.shared.get(waiting.gate as usize) else { continue };

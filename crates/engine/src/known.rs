@@ -1,8 +1,8 @@
 //! A packet of a known connection: judged by its entry, with what the entry lacks mended on the way.
 
-use flowhop_flow::forward::{Hit, hot, judge, rewrite_of, wire_length};
+use flowhop_flow::forward::{Hit, gate_of, hot, judge, rewrite_of, wire_length};
 use flowhop_flow::key;
-use flowhop_flow::record::{NextHop, Steer, Tick};
+use flowhop_flow::record::{Action, NextHop, Steer, Tick};
 use flowhop_flow::tcp::{self, Phase, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_routing::{AdjacencyIndex, AdjacencyState, Resolution, UnreachableReason};
@@ -53,6 +53,7 @@ impl Engine {
                 Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
                 Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet),
                 Reason::NeighbourUnresolved => {
+                    self.pend(number, direction, arrived.now);
                     let reason = self.hold_packet(arrived, steer.adjacency, packet, io);
                     return outcome(reason);
                 }
@@ -179,6 +180,19 @@ impl Engine {
         if matches!(adjacency.state, AdjacencyState::Incomplete | AdjacencyState::Failed) {
             io.resolve(adjacency.ifindex, adjacency.next_hop);
         }
+    }
+
+    /// Packets of an active entry are about to be held: it becomes pending, so that no later one overtakes them.
+    fn pend(&mut self, number: BlockIndex, direction: usize, now: Tick) {
+        let Some(block) = self.table.block(number).filter(|_| self.kernel) else { return };
+        let steer = Steer::unpack(block.hot[direction].steer.load());
+        if steer.pending || steer.action != Action::Forward {
+            return;
+        }
+        let gate = gate_of(self.table.hash(&flowhop_table::key_of(block, direction)));
+        let steer = Steer { pending: true, epoch: self.gates.epoch(gate), ..steer };
+        block.hot[direction].steer.store(steer.pack());
+        self.gates.wait_again(number, block.owner.serial.load(), direction, gate, now);
     }
 
     fn hold_packet(&mut self, arrived: &Arrived, adjacency: u16, packet: &Buffer<'_>, io: &mut dyn Io) -> Reason {

@@ -98,7 +98,8 @@ pub fn ask(path: &Path, request: &Request) -> Result<Incoming, ClientError> {
         return Ok(Incoming { reader });
     }
     let mut rest = String::new();
-    reader.read_to_string(&mut rest).map_err(broken)?;
+    // A refusal is one line. Behind it there may be a reset in place of an end, for the request that nobody read.
+    reader.read_line(&mut rest).map_err(broken)?;
     let text = String::from_utf8_lossy(&first).into_owned() + &rest;
     Err(match serde_json::from_str(&text) {
         Ok(Refusal { error, kind: RefusalKind::Refused }) => ClientError::Refused(error),

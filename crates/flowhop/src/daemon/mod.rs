@@ -268,7 +268,7 @@ impl Daemon {
             if let Some(error) = self.failed.take() {
                 return Err(DaemonError::System { what: "the punt device flowhop0 is gone", error });
             }
-            self.engine.settle(now);
+            self.engine.settle(now, drained);
             note_ports(&mut self.plane, &self.bindings);
             let mut events = Vec::new();
             match self.monitor.poll_events(&mut events) {

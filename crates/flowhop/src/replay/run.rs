@@ -263,7 +263,7 @@ impl Replay {
         }
         let arrived = Arrived { port: verdict.port, gate: verdict.gate, now };
         let outcome = self.engine.receive(&arrived, &mut packet, &mut self.outbox);
-        self.engine.settle(now);
+        self.engine.settle(now, true);
         Judged {
             kind: outcome.kind,
             reason: outcome.reason,
