@@ -85,6 +85,55 @@ fn links_and_addresses_are_mirrored() {
     });
 }
 
+// What is on what, as the choice of a path needs it.
+#[test]
+fn what_a_link_is_over_and_a_port_of_is_known() {
+    in_own_namespace(|| {
+        let peer = PeerNamespace::new();
+        ip("link add name other type bridge"); // So that no two namespaces count alike.
+        link_to_peer(&peer);
+        closed_link("c");
+        closed_link("d");
+        let mut mirror = Mirror::open();
+        ip("link add link d name m type macvlan");
+        ip("link add name t type vxlan id 3 dstport 4789 remote 192.0.2.9");
+        ip("link add name br type bridge");
+        ip("link set dev c master br");
+        mirror.settle();
+        let link = |mirror: &Mirror, name: &str| mirror.routing.links().find(|link| link.name == name).unwrap().clone();
+        let name_of = |mirror: &Mirror, index: u32| mirror.routing.link(index).unwrap().name.clone();
+        let on = |mirror: &Mirror, name: &str| link(mirror, name).lower.map(|lower| name_of(mirror, lower));
+        let port_of = |mirror: &Mirror, name: &str| {
+            let port = link(mirror, name);
+            (port.master.map(|master| name_of(mirror, master)), port.master_kind)
+        };
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(on(&mirror, "m"), some("d"));
+        assert_eq!(on(&mirror, "t"), None, "a tunnel that is bound to no device");
+        assert_eq!(on(&mirror, "c"), some("c-far"), "the other end is here");
+        assert_eq!(on(&mirror, "a"), None, "the other end is in another namespace");
+        assert_eq!(on(&mirror, "br"), None);
+        assert_eq!(on(&mirror, "lo"), None);
+        let kinds = ["c", "m", "t", "br", "lo"].map(|name| link(&mirror, name).kind);
+        assert_eq!(kinds, [some("veth"), some("macvlan"), some("vxlan"), some("bridge"), None]);
+        assert_eq!(port_of(&mirror, "c"), (some("br"), some("bridge")));
+        assert_eq!(port_of(&mirror, "d"), (None, None));
+        assert!(mirror.routing.links().all(|link| link.vlan.is_none()));
+        mirror.assert_as_dumped();
+
+        // All of it is announced when it changes.
+        ip("link set dev c nomaster");
+        ip("link set dev m master br");
+        ip(&format!("link set dev c-far netns {}", peer.path()));
+        mirror.until(|routing| routing.links().all(|link| link.name != "c-far"));
+        mirror.settle();
+        assert_eq!(port_of(&mirror, "c"), (None, None));
+        assert_eq!(port_of(&mirror, "m"), (some("br"), some("bridge")));
+        assert_eq!(on(&mirror, "c"), None);
+        mirror.assert_as_dumped();
+    });
+}
+
 #[test]
 fn routes_of_all_kinds_are_mirrored() {
     in_own_namespace(|| {

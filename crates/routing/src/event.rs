@@ -81,6 +81,13 @@ pub struct Link {
     pub no_arp: bool,
     /// Interface index of the bridge, bond or VRF that this device is a port of.
     pub master: Option<u32>,
+    /// Driver kind of that master as `IFLA_INFO_SLAVE_KIND` has it (`bridge`, `bond`, `vrf`, …).
+    pub master_kind: Option<String>,
+    /// Interface index of the device that this one works over, in the same network namespace: what a VLAN or macvlan
+    /// is on; for a veth its other end (`IFLA_LINK`).
+    pub lower: Option<u32>,
+    /// VLAN ID of a VLAN device that tags by IEEE 802.1Q; `None` for service tags (802.1ad) and all other devices.
+    pub vlan: Option<u16>,
 }
 
 impl Link {
@@ -100,6 +107,9 @@ impl Link {
             point_to_point: false,
             no_arp: false,
             master: None,
+            master_kind: None,
+            lower: None,
+            vlan: None,
         }
     }
 

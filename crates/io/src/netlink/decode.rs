@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flowhop_routing::{
     AddressScope, Event, InterfaceAddress, IpPrefix, Link, LinkLayer, NeighbourState, NextHop, Route, RouteKind,
 };
-use netlink_packet_core::{DecodeError, NLA_HEADER_SIZE, NLM_F_REPLACE, NlasIterator, parse_string, parse_u32};
+use netlink_packet_core::{
+    DecodeError, NLA_HEADER_SIZE, NLM_F_REPLACE, NlasIterator, parse_string, parse_u16, parse_u16_be, parse_u32,
+};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressHeader;
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
@@ -82,27 +84,61 @@ fn link(payload: &[u8]) -> Result<Option<Link>, DecodeError> {
         point_to_point: has(LinkFlags::Pointopoint),
         no_arp: has(LinkFlags::Noarp),
         master: None,
+        master_kind: None,
+        lower: None,
+        vlan: None,
     };
+    let mut lower_is_elsewhere = false;
     for attribute in attributes(payload, LINK_HEADER) {
         match attribute? {
             (libc::IFLA_IFNAME, value) => link.name = parse_string(value)?,
             (libc::IFLA_ADDRESS, value) => link.mac = value.try_into().ok(),
             (libc::IFLA_MTU, value) => link.mtu = parse_u32(value)?,
             (libc::IFLA_MASTER, value) => link.master = Some(parse_u32(value)?),
-            (libc::IFLA_LINKINFO, value) => link.kind = link_kind(value)?,
+            (libc::IFLA_LINK, value) => link.lower = Some(parse_u32(value)?),
+            (libc::IFLA_LINK_NETNSID, _) => lower_is_elsewhere = true,
+            (libc::IFLA_LINKINFO, value) => link_info(value, &mut link)?,
             _ => {}
         }
     }
+    // An index counts in its own namespace only. A tunnel that is bound to no device names index 0, and a device that
+    // is over no other may name itself.
+    link.lower = link.lower.filter(|&lower| !lower_is_elsewhere && lower != 0 && lower != link.ifindex);
     Ok(Some(link))
 }
 
-fn link_kind(info: &[u8]) -> Result<Option<String>, DecodeError> {
+/// Reads `IFLA_LINKINFO`: the driver's kind, what it says of itself, and the driver kind of the master.
+fn link_info(info: &[u8], link: &mut Link) -> Result<(), DecodeError> {
+    let mut data = None;
     for attribute in attributes(info, 0) {
-        if let (libc::IFLA_INFO_KIND, value) = attribute? {
-            return Ok(Some(parse_string(value)?));
+        match attribute? {
+            (libc::IFLA_INFO_KIND, value) => link.kind = Some(parse_string(value)?),
+            (libc::IFLA_INFO_DATA, value) => data = Some(value),
+            (libc::IFLA_INFO_SLAVE_KIND, value) => link.master_kind = Some(parse_string(value)?),
+            _ => {}
         }
     }
-    Ok(None)
+    // The attributes inside are numbered by each driver on its own.
+    if let (Some("vlan"), Some(data)) = (link.kind.as_deref(), data) {
+        link.vlan = vlan_id(data)?;
+    }
+    Ok(())
+}
+
+/// The VLAN ID of a VLAN device, if its tags are those of IEEE 802.1Q.
+fn vlan_id(data: &[u8]) -> Result<Option<u16>, DecodeError> {
+    /// `linux/if_link.h`; libc has neither.
+    const IFLA_VLAN_ID: u16 = 1;
+    const IFLA_VLAN_PROTOCOL: u16 = 5;
+    let (mut id, mut customer_tag) = (None, false);
+    for attribute in attributes(data, 0) {
+        match attribute? {
+            (IFLA_VLAN_ID, value) => id = Some(parse_u16(value)?),
+            (IFLA_VLAN_PROTOCOL, value) => customer_tag = parse_u16_be(value)? == libc::ETH_P_8021Q as u16,
+            _ => {}
+        }
+    }
+    Ok(id.filter(|_| customer_tag))
 }
 
 /// What stands in front of the network header, by `ARPHRD_*`.

@@ -86,3 +86,68 @@ fn ports_leaving_a_bridge_are_not_links_going_away() {
     decode_datagram(&message(libc::RTM_DELLINK, &port), &mut events);
     assert!(events.is_empty());
 }
+
+/// An attribute as the kernel lays it out.
+fn nla(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len()).unwrap() + 4;
+    let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// The link that an announcement of index 7 with these attributes describes.
+fn announced_link(attributes: &[Vec<u8>]) -> Link {
+    let mut payload = vec![0; 16];
+    payload[4] = 7;
+    payload.extend(attributes.concat());
+    let mut events = Vec::new();
+    assert_eq!(decode_datagram(&message(libc::RTM_NEWLINK, &payload), &mut events), 0);
+    let Some(Event::LinkUpsert(link)) = events.pop() else { panic!("no link") };
+    link
+}
+
+/// `IFLA_LINKINFO` as the VLAN driver fills it in (`vlan_fill_info` of the kernel): the tag's EtherType (in network
+/// byte order), the ID, the flags.
+fn vlan_info(protocol: u16, id: u16) -> Vec<u8> {
+    let data = [nla(5, &protocol.to_be_bytes()), nla(1, &id.to_ne_bytes()), nla(2, &[1, 0, 0, 0, 255, 255, 255, 255])];
+    nla(
+        libc::IFLA_LINKINFO,
+        &[nla(libc::IFLA_INFO_KIND, b"vlan\0"), nla(libc::IFLA_INFO_DATA, &data.concat())].concat(),
+    )
+}
+
+#[test]
+fn a_vlan_device_tells_its_id_and_what_it_is_on() {
+    let lower = nla(libc::IFLA_LINK, &3u32.to_ne_bytes());
+    let link = announced_link(&[lower.clone(), vlan_info(0x8100, 4094)]);
+    assert_eq!((link.kind.as_deref(), link.lower, link.vlan), (Some("vlan"), Some(3), Some(4094)));
+    let link = announced_link(&[vlan_info(0x88a8, 9), lower]);
+    assert_eq!((link.kind.as_deref(), link.lower, link.vlan), (Some("vlan"), Some(3), None), "IEEE 802.1ad");
+}
+
+#[test]
+fn attributes_of_other_drivers_are_no_vlan_ids() {
+    // Number 1 is an ID for VXLAN, too, and it has a number 5.
+    let data = [nla(1, &[4, 0]), nla(5, &[0x81, 0])].concat();
+    let info = [nla(libc::IFLA_INFO_KIND, b"other\0"), nla(libc::IFLA_INFO_DATA, &data)].concat();
+    assert_eq!(announced_link(&[nla(libc::IFLA_LINKINFO, &info)]).vlan, None);
+}
+
+#[test]
+fn indexes_of_other_namespaces_name_nothing_here() {
+    let lower = |index: u32| nla(libc::IFLA_LINK, &index.to_ne_bytes());
+    let elsewhere = nla(libc::IFLA_LINK_NETNSID, &0u32.to_ne_bytes());
+    assert_eq!(announced_link(&[lower(3)]).lower, Some(3));
+    assert_eq!(announced_link(&[lower(3), elsewhere.clone()]).lower, None);
+    assert_eq!(announced_link(&[elsewhere, lower(3)]).lower, None);
+    assert_eq!(announced_link(&[lower(0)]).lower, None, "a tunnel that is bound to no device");
+    assert_eq!(announced_link(&[lower(7)]).lower, None, "itself");
+}
+
+#[test]
+fn a_port_tells_the_kind_of_its_master() {
+    let info = nla(libc::IFLA_LINKINFO, &nla(libc::IFLA_INFO_SLAVE_KIND, b"bond\0"));
+    let link = announced_link(&[nla(libc::IFLA_MASTER, &9u32.to_ne_bytes()), info]);
+    assert_eq!((link.kind, link.master, link.master_kind.as_deref()), (None, Some(9), Some("bond")));
+}
