@@ -39,8 +39,8 @@
 //! ```
 
 mod decode;
-mod request;
-mod socket;
+pub(crate) mod request;
+pub(crate) mod socket;
 
 use std::io;
 use std::net::IpAddr;
@@ -48,10 +48,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use flowhop_routing::{Event, Link};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use thiserror::Error;
 
 use self::request::Requests;
-use self::socket::{Received, RouteSocket, messages};
+use self::socket::{NetlinkSocket, Received, messages};
 
 /// What the event socket is a member of.
 const GROUPS: [u32; 6] = [
@@ -66,11 +67,11 @@ const GROUPS: [u32; 6] = [
 /// Datagrams read by one [`Monitor::poll_events`], so that announcements without end do not keep it from returning.
 const DATAGRAMS_PER_POLL: usize = 16_384;
 
-/// Something went wrong between us and rtnetlink.
+/// Something went wrong between us and the kernel.
 #[derive(Debug, Error)]
 pub enum NetlinkError {
     /// A socket could not be opened or set up.
-    #[error("cannot open an rtnetlink socket")]
+    #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
     /// Announcements could not be read.
     #[error("cannot read announcements of the kernel")]
@@ -152,7 +153,7 @@ pub struct Polled {
 
 /// Announcements of and requests to the kernel.
 pub struct Monitor {
-    announcements: RouteSocket,
+    announcements: NetlinkSocket,
     requests: Requests,
     options: Options,
     event_buffer: usize,
@@ -178,10 +179,10 @@ impl Monitor {
     ///
     /// [`NetlinkError::Open`].
     pub fn open_with(options: Options) -> Result<Monitor, NetlinkError> {
-        let announcements = RouteSocket::open(&GROUPS).map_err(NetlinkError::Open)?;
+        let announcements = NetlinkSocket::open(NETLINK_ROUTE, &GROUPS).map_err(NetlinkError::Open)?;
         announcements.set_non_blocking().map_err(NetlinkError::Open)?;
         let event_buffer = announcements.set_receive_buffer(options.event_buffer).map_err(NetlinkError::Open)?;
-        let requests = Requests::open(options.request_timeout).map_err(NetlinkError::Open)?;
+        let requests = Requests::open(NETLINK_ROUTE, options.request_timeout).map_err(NetlinkError::Open)?;
         Ok(Monitor {
             announcements,
             requests,

@@ -282,7 +282,7 @@ pub(crate) fn interface_name(index: u32) -> Option<String> {
 
 /// # Safety
 /// `argument` must be what the request takes: a number, or the address of what it reads or fills in.
-unsafe fn ioctl(file: BorrowedFd<'_>, request: libc::c_ulong, argument: libc::c_ulong) -> io::Result<()> {
+pub(crate) unsafe fn ioctl(file: BorrowedFd<'_>, request: libc::c_ulong, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: the caller's promise.
     if unsafe { libc::ioctl(file.as_raw_fd(), request as _, argument) } < 0 {
         return Err(io::Error::last_os_error());
@@ -290,7 +290,7 @@ unsafe fn ioctl(file: BorrowedFd<'_>, request: libc::c_ulong, argument: libc::c_
     Ok(())
 }
 
-fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+pub(crate) fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: no memory is passed.
     let socket = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
     if socket < 0 {
@@ -300,7 +300,7 @@ fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
-fn request(name: &str) -> io::Result<libc::ifreq> {
+pub(crate) fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: an `ifreq` of zeros is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if name.is_empty() || name.len() >= request.ifr_name.len() {

@@ -9,16 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flowhop_routing::{
     AddressScope, Event, InterfaceAddress, IpPrefix, Link, LinkLayer, NeighbourState, NextHop, Route, RouteKind,
 };
-use netlink_packet_core::{
-    DecodeError, NLA_HEADER_SIZE, NLM_F_REPLACE, NlasIterator, parse_string, parse_u16, parse_u16_be, parse_u32,
-};
+use netlink_packet_core::{DecodeError, NLM_F_REPLACE, parse_string, parse_u16, parse_u16_be, parse_u32};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::AddressHeader;
 use netlink_packet_route::link::{LinkFlags, LinkHeader};
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourHeader};
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteType};
 
-use super::socket::Message;
+use super::socket::{Message, attributes};
 
 /// Lengths of the fixed parts (`struct ifinfomsg`, `ifaddrmsg`, `rtmsg`, `ndmsg`).
 const LINK_HEADER: usize = 16;
@@ -49,18 +47,6 @@ pub(super) fn decode(message: &Message<'_>) -> Result<Option<Event>, DecodeError
         libc::RTM_DELNEIGH => neighbour(payload, true),
         _ => Ok(None),
     }
-}
-
-/// The attributes behind a fixed part, as type and value.
-fn attributes(payload: &[u8], fixed: usize) -> impl Iterator<Item = Result<(u16, &[u8]), DecodeError>> {
-    let attributes = payload.get(fixed..).unwrap_or_default();
-    NlasIterator::new(attributes).map(move |attribute| {
-        let attribute = attribute?;
-        // The value is borrowed from the message, not from the iterator's item: cut it out of the former.
-        let (kind, length) = (attribute.kind(), usize::from(attribute.length()));
-        let whole = attribute.into_inner();
-        Ok((kind, whole.get(NLA_HEADER_SIZE..length).unwrap_or_default()))
-    })
 }
 
 /// Links of the bridge's own message family are ports joining and leaving, not devices coming and going.

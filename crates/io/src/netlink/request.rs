@@ -10,7 +10,7 @@ use std::time::Duration;
 use flowhop_routing::{Event, Link};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
@@ -22,7 +22,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::NetlinkError;
 use super::decode::decode;
-use super::socket::{Message, Received, RouteSocket, messages};
+use super::socket::{Message, NetlinkSocket, Received, messages};
 
 /// How often a dump that the kernel calls inconsistent is started over.
 const DUMP_ATTEMPTS: usize = 8;
@@ -46,8 +46,8 @@ enum Dump {
 }
 
 /// The socket for requests; one request at a time.
-pub(super) struct Requests {
-    socket: RouteSocket,
+pub(crate) struct Requests {
+    socket: NetlinkSocket,
     timeout: Duration,
     sequence: u32,
 }
@@ -60,8 +60,9 @@ enum Step {
 }
 
 impl Requests {
-    pub(super) fn open(timeout: Duration) -> io::Result<Requests> {
-        let socket = RouteSocket::open(&[])?;
+    /// For requests of a protocol (`NETLINK_*`) in the current network namespace.
+    pub(crate) fn open(protocol: isize, timeout: Duration) -> io::Result<Requests> {
+        let socket = NetlinkSocket::open(protocol, &[])?;
         socket.set_timeout(timeout)?;
         Ok(Requests { socket, timeout, sequence: 0 })
     }
@@ -145,10 +146,10 @@ impl Requests {
 
     /// Sends a request and hands what comes back to `answer` until it is complete. Returns `false` when the kernel
     /// says that a dump is inconsistent.
-    fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         request: &'static str,
-        message: RouteNetlinkMessage,
+        message: impl NetlinkSerializable,
         flags: u16,
         mut answer: impl FnMut(&Message<'_>),
     ) -> Result<bool, NetlinkError> {
@@ -227,11 +228,11 @@ fn step(request: &'static str, message: &Message<'_>) -> Result<Step, NetlinkErr
     }
 }
 
-fn serialize(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> Vec<u8> {
+fn serialize(message: impl NetlinkSerializable, flags: u16, sequence: u32) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | flags;
     header.sequence_number = sequence;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
