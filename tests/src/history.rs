@@ -123,6 +123,8 @@ pub const fn port_mac(ifindex: u32) -> [u8; 6] {
 #[must_use]
 pub fn neighbours() -> [NextHop; 5] {
     let hop = |i: u8, ifindex, mtu, flags| NextHop {
+        lower: 0,
+        vid: 0,
         ifindex,
         generation: 100 + u16::from(i),
         port: port_number(ifindex),
@@ -293,6 +295,7 @@ impl Episode {
             _ => (1, 0),
         };
         let steer = |adjacency: u16, ifindex| Steer {
+            skb: true,
             adjacency,
             ingress: port_number(ifindex),
             action: Action::Forward,

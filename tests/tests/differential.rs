@@ -24,7 +24,7 @@ use flowhop_flow::key::{self, Address};
 use flowhop_flow::parse;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{
-    Adjacency, Config, Gate, NextHop, Port, PortSlot, Steer, config_flags, index_kind, local_flags,
+    Adjacency, Config, Gate, NextHop, Port, PortKey, PortSlot, Steer, config_flags, index_kind, local_flags,
 };
 use flowhop_flow::rewrite::fix_in_place;
 use flowhop_flow::{Arrival, Hit, Host, Key, Kind, Level, Transport, Verdict, forward, judge, tcp};
@@ -154,14 +154,14 @@ struct Rig {
 struct Tables<'a>(&'a Rig);
 
 impl Host for Tables<'_> {
-    const LEVEL: Level = Level::Kernel;
+    const LEVEL: Level = Level::Skb;
 
     fn config(&self) -> Option<&Config> {
         Some(self.0.table.config())
     }
 
-    fn port(&self, ifindex: u32) -> Option<(u8, &Port)> {
-        let number = INTERFACES[..3].contains(&ifindex).then(|| port_number(ifindex))?;
+    fn port(&self, key: PortKey) -> Option<(u8, &Port)> {
+        let number = INTERFACES[..3].contains(&key.ifindex).then(|| port_number(key.ifindex))?;
         Some((number, &self.0.table.regions().ports[usize::from(number)]))
     }
 
@@ -279,8 +279,9 @@ impl Rig {
         {
             let mut kernel = kernel.lock().unwrap();
             for ifindex in &INTERFACES[..3] {
-                let slot = &kernel.shared().port_slots[*ifindex as usize];
-                slot.0.store(PortSlot::word(*ifindex, port_number(*ifindex)));
+                let key = PortKey::of(*ifindex);
+                let slot = &kernel.shared().port_slots[key.slot(0) as usize];
+                slot.0.store(PortSlot::word(key, port_number(*ifindex)));
             }
             for (number, (address, used)) in locals().into_iter().enumerate() {
                 let flags = if used.is_some() { local_flags::TRANSLATED | number as u32 } else { 0 };
@@ -315,8 +316,10 @@ impl Rig {
     }
 
     fn run(&mut self, packet: &Packet, expected: &Outcome, now: u32) -> Result<Seen, String> {
-        let arrival =
-            Arrival { ifindex: packet.arrival.ifindex, tagged: packet.arrival.tagged, segment: packet.arrival.segment };
+        let arrival = Arrival {
+            tagged: packet.arrival.tagged,
+            ..Arrival::ethernet(packet.arrival.ifindex, packet.arrival.segment)
+        };
         if self.programs.is_some() {
             return self.run_program(packet, expected);
         }
@@ -325,6 +328,8 @@ impl Rig {
         if let Some(fault) = self.fault {
             self.spoil(fault, &mut buffer, &arrival, &mut verdict, packet, now);
         }
+        // Of the next hop it is the output that has to be the same; what is sent shows the rest.
+        verdict.hop = NextHop { ifindex: verdict.hop.ifindex, ..NextHop::NONE };
         Ok(Seen { verdict, bytes: buffer.bytes })
     }
 
@@ -351,7 +356,8 @@ impl Rig {
             Fault::AnyInterface if verdict.reason == Reason::WrongInterface => {
                 for ifindex in &INTERFACES[..3] {
                     buffer.bytes[..6].copy_from_slice(&port_mac(*ifindex));
-                    let other = forward(&Tables(self), buffer, &Arrival { ifindex: *ifindex, ..*arrival }, now);
+                    let other =
+                        forward(&Tables(self), buffer, &Arrival { port: PortKey::of(*ifindex), ..*arrival }, now);
                     if other.reason != Reason::WrongInterface {
                         *verdict = Verdict { port: verdict.port, ..other };
                         return;
@@ -383,8 +389,7 @@ impl Rig {
                 if let Ok(hop) =
                     judge(&tables, config, buffer, &parsed, &hit, steer, verdict.port, arrival.segment, now)
                 {
-                    *verdict =
-                        Verdict { kind: Kind::Forward, reason: Reason::Forwarded, ifindex: hop.ifindex, ..*verdict };
+                    *verdict = Verdict { kind: Kind::Forward, reason: Reason::Forwarded, hop, ..*verdict };
                 }
             }
             Fault::AnyPolicy if verdict.reason == Reason::StalePolicy => {
@@ -447,7 +452,8 @@ impl Rig {
         if kind != Kind::Forward {
             ifindex = 0;
         }
-        Ok(Seen { verdict: Verdict { kind, reason, port, ifindex, gate }, bytes })
+        let hop = NextHop { ifindex, ..NextHop::NONE };
+        Ok(Seen { verdict: Verdict { kind, reason, port, hop, gate }, bytes })
     }
 }
 
@@ -676,7 +682,7 @@ impl Replay<'_> {
             kind: expected.kind,
             reason: expected.reason,
             port: expected.port,
-            ifindex: expected.ifindex,
+            hop: NextHop { ifindex: expected.ifindex, ..NextHop::NONE },
             gate: expected.gate,
         };
         if seen.verdict != verdict {

@@ -19,7 +19,7 @@ const SOURCES: &str = "crates/io/bpf/flowhop.o.sources";
 const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
 
-const PACKAGES: [Package; 3] = [
+const PACKAGES: [Package<'static>; 3] = [
     Package { name: "rustc-web", known_by: RUSTC },
     Package { name: "cargo-web", known_by: CARGO },
     Package { name: "rust-web-src", known_by: "/usr/lib/rustlib/src/rust/library/core" },
@@ -95,10 +95,10 @@ fn tools() -> Result<PathBuf> {
     let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: ")).context("rustc names no LLVM")?;
     let major = llvm.split('.').next().unwrap_or(llvm);
     let tools = Path::new("/usr/lib").join(format!("llvm-{major}/bin"));
+    let package = format!("llvm-{major}");
     for tool in ["opt", "llc"] {
-        if !tools.join(tool).is_file() {
-            bail!("{} is missing; on Debian: apt-get install -y llvm-{major}", tools.join(tool).display());
-        }
+        let tool = tools.join(tool);
+        system::need(&[Package { name: &package, known_by: &tool.to_string_lossy() }])?;
     }
     Ok(tools)
 }

@@ -59,21 +59,21 @@ pub(crate) fn has_program(name: &str) -> bool {
 }
 
 /// A Debian package and a file or program by which it is known to be there.
-pub(crate) struct Package {
+pub(crate) struct Package<'a> {
     /// Name of the package.
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     /// A path, or the name of a program.
-    pub(crate) known_by: &'static str,
+    pub(crate) known_by: &'a str,
 }
 
-impl Package {
+impl Package<'_> {
     fn is_there(&self) -> bool {
         if self.known_by.starts_with('/') { Path::new(self.known_by).exists() } else { has_program(self.known_by) }
     }
 }
 
 /// Installs what is missing on Debian as root; otherwise an error that names it.
-pub(crate) fn need(packages: &[Package]) -> Result<()> {
+pub(crate) fn need(packages: &[Package<'_>]) -> Result<()> {
     let missing: Vec<&str> =
         packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect();
     if missing.is_empty() {

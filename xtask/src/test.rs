@@ -9,7 +9,7 @@ use crate::system::{self, Package, cargo, has_program, run};
 use crate::{arrows, bpf};
 
 /// What the tests run beside the compiler.
-const TOOLS: [Package; 9] = [
+const TOOLS: [Package<'static>; 9] = [
     Package { name: "nftables", known_by: "nft" },
     Package { name: "iperf3", known_by: "iperf3" },
     Package { name: "curl", known_by: "curl" },

@@ -216,6 +216,16 @@ fn reset_for<'a>(parsed: &Parsed, segment: &flowhop_flow::parse::Segment) -> Opt
 }
 
 impl Buffer<'_> {
+    /// Finishes a transport checksum that is the sum of the pseudo-header only although nothing beside the packet says
+    /// so; tells whether it was one.
+    pub(crate) fn complete_lost_checksum(&mut self) -> bool {
+        let packet = self.bytes().get(ETHERNET..).unwrap_or_default();
+        let Some(partial) = verify::lost_partial(packet) else { return false };
+        let bytes = self.bytes_mut().get_mut(ETHERNET..ETHERNET + partial.end).unwrap_or_default();
+        // A complete checksum may have that value by chance; then it comes out again.
+        verify::complete_partial(bytes, partial.start, partial.offset).is_some_and(|value| value != partial.value)
+    }
+
     /// Finishes a partial checksum, as before a packet is cut or quoted.
     pub(crate) fn complete_checksum(&mut self) {
         if self.offload.partial && self.offload.segmentation == 0 {

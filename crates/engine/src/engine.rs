@@ -4,11 +4,9 @@ use std::net::IpAddr;
 
 use flowhop_flow::forward::{Hit, Host, Level};
 use flowhop_flow::key::{self, Address};
-use flowhop_flow::record::{Adjacency as Record, Config, Gate, NextHop, Port, Steer, Tick, config_flags};
+use flowhop_flow::record::{Adjacency as Record, Config, Gate, Port, PortKey, Steer, Tick, config_flags};
 use flowhop_flow::{Key, Kind, Parsed, Reason};
-use flowhop_routing::{
-    AdjacencyIndex, AdjacencyState, Change, Event, Family, Inherited, Origin, Resolution, Routing, UnreachableReason,
-};
+use flowhop_routing::{Change, Event, Resolution, Routing};
 use flowhop_table::{BlockIndex, Freed, Removal, Table, key_of};
 use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
@@ -19,11 +17,11 @@ use crate::answers::Answers;
 use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
 use crate::fragments::{Datagram, Decision, Fate, Fragments};
-use crate::gates::Gates;
-use crate::hold::{Held, Hold};
+use crate::gates::{Gates, Quiet};
+use crate::hold::Hold;
 use crate::interfaces::Interfaces;
-use crate::known::NOWHERE;
 use crate::module::{Module, SessionView, Step, order};
+use crate::paths::Moves;
 use crate::sweep::Sweep;
 use crate::validate::{FragmentPlace, Validated, validate};
 
@@ -38,6 +36,9 @@ pub trait Io {
     fn resolve(&mut self, ifindex: u32, next_hop: IpAddr);
     /// A connection was made and its first packet is about to leave: whatever answers may meet has to be in place.
     fn opened(&mut self) {}
+    /// A frame with a partial checksum came in through a driver's program, which loses what would complete it: frames
+    /// that the program forwards itself would leave broken.
+    fn partial_checksum(&mut self, _port: u8) {}
     /// A rule asks for a log line.
     fn log(&mut self, event: &LogEvent);
 }
@@ -104,6 +105,8 @@ pub struct Arrived {
     pub port: u8,
     /// Gate it was counted at, plus one; 0 = none.
     pub gate: u32,
+    /// A program in a driver handed it down, not one on the socket buffer.
+    pub driver: bool,
     /// The time.
     pub now: Tick,
 }
@@ -147,11 +150,14 @@ pub struct Engine {
     pub(crate) kernel: bool,
     pub(crate) sweep: Sweep,
     pub(crate) evict_cursor: BlockIndex,
+    pub(crate) moves: Moves,
+    /// The last grace period of the kernel programs that has passed.
+    pub(crate) passed: u64,
     due: Vec<Due>,
     changes: Vec<Change>,
     resync: bool,
     addresses_changed: bool,
-    taking_over: bool,
+    pub(crate) taking_over: bool,
 }
 
 /// How long a packet waits for its neighbour, in ticks; the kernel gives up after three probes a second apart.
@@ -168,7 +174,7 @@ impl Host for UserHost<'_> {
     fn config(&self) -> Option<&Config> {
         Some(self.0.config())
     }
-    fn port(&self, _: u32) -> Option<(u8, &Port)> {
+    fn port(&self, _: PortKey) -> Option<(u8, &Port)> {
         None
     }
     fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
@@ -231,6 +237,8 @@ impl Engine {
             kernel: parts.kernel,
             sweep: Sweep::default(),
             evict_cursor: 0,
+            moves: Moves::default(),
+            passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),
             resync: false,
@@ -269,32 +277,6 @@ impl Engine {
         &mut self.interfaces
     }
 
-    /// Takes over the adjacencies that an adopted table has. Their records stay as they are, in use, until
-    /// [`interfaces_changed`](Self::interfaces_changed) is called with everything known.
-    pub fn inherit_adjacencies(&mut self) {
-        let records = &self.table.regions().adjacencies;
-        let used = records.iter().rposition(|record| record.generation() != 0).map_or(0, |last| last + 1);
-        let slots = records.iter().take(used.min(usize::from(NOWHERE.0))).map(|record| Inherited {
-            generation: record.generation(),
-            tenant: record.origin().map(|(next_hop, family, mtu)| Origin {
-                ifindex: record.read().map_or(0, |hop| hop.ifindex),
-                next_hop: key::ip(&key::words(&next_hop)),
-                family: if family == 4 { Family::V4 } else { Family::V6 },
-                route_mtu: (mtu != 0).then_some(mtu),
-            }),
-        });
-        self.routing.inherit(slots);
-        self.taking_over = true;
-    }
-
-    /// Brings the records of all adjacencies in line with the interfaces, after a change of those.
-    pub fn interfaces_changed(&mut self) {
-        self.taking_over = false;
-        for adjacency in self.routing.adjacencies() {
-            self.write_adjacency(adjacency.index);
-        }
-    }
-
     /// Counters of the user-level path.
     #[must_use]
     pub const fn counters(&self) -> &Counters {
@@ -321,7 +303,16 @@ impl Engine {
     /// Takes in a packet and does with it what is to be done.
     pub fn receive(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
         let bytes = packet.bytes().len();
-        let outcome = self.judge(arrived, packet, io);
+        let lost =
+            arrived.driver && self.interfaces.port(arrived.port).is_some_and(|interface| interface.partial_checksums);
+        let completed = lost && packet.complete_lost_checksum();
+        let mut outcome = self.judge(arrived, packet, io);
+        if completed {
+            io.partial_checksum(arrived.port);
+            if outcome.reason == Reason::Forwarded {
+                outcome.reason = Reason::PartialChecksum;
+            }
+        }
         self.counters.add(arrived.port, outcome.reason, bytes);
         if outcome.kind != Kind::Hold {
             self.gates.finish(arrived.gate);
@@ -411,11 +402,11 @@ impl Engine {
                 let decision = match outcome.kind {
                     Kind::Forward | Kind::Hold | Kind::Consume => Decision::Flow(parsed.key),
                     Kind::Stack => Decision::Stack,
-                    Kind::Drop | Kind::HandDown => Decision::Drop(outcome.reason),
+                    Kind::Drop | Kind::HandDown | Kind::Pass => Decision::Drop(outcome.reason),
                 };
                 for mut waiting in self.fragments.decide(&datagram, decision) {
                     self.counters.take_back(waiting.port, Reason::HeldFragment, waiting.bytes.len());
-                    let arrived = Arrived { port: waiting.port, gate: 0, now: arrived.now };
+                    let arrived = Arrived { port: waiting.port, gate: 0, driver: arrived.driver, now: arrived.now };
                     let mut packet = Buffer::new(&mut waiting.bytes, waiting.offload);
                     // It goes through validation again, and then finds the decision.
                     self.receive(&arrived, &mut packet, io);
@@ -494,79 +485,15 @@ impl Engine {
         std::mem::replace(&mut self.resync, false)
     }
 
-    /// Writes an adjacency to the table, and lets go what waited for it.
-    pub(crate) fn adjacency_changed(&mut self, index: AdjacencyIndex, now: Tick, io: &mut dyn Io) {
-        if self.taking_over {
-            return;
-        }
-        let Some(adjacency) = self.routing.adjacency(index) else { return };
-        let resolved = adjacency.state == AdjacencyState::Resolved;
-        let failed = matches!(adjacency.state, AdjacencyState::Failed | AdjacencyState::Down);
-        let (ifindex, next_hop, stale) = (adjacency.ifindex, adjacency.next_hop, adjacency.stale);
-        self.write_adjacency(index);
-        if stale {
-            io.resolve(ifindex, next_hop);
-        }
-        if resolved {
-            self.release(index.get(), now, io);
-        } else if failed {
-            let taken = self.hold.take(index.get());
-            self.give_up(taken, now, io);
-        }
-    }
-
-    pub(crate) fn write_adjacency(&self, index: AdjacencyIndex) {
-        let Some(adjacency) = self.routing.adjacency(index) else { return };
-        let interface = self.interfaces.ifindex(adjacency.ifindex);
-        let (mac, source) = (adjacency.mac.unwrap_or_default(), adjacency.source_mac.unwrap_or_default());
-        let usable = adjacency.state == AdjacencyState::Resolved && adjacency.mac.is_some() && interface.is_some();
-        let [a, b, c, d, e, f] = mac;
-        let [g, h, i, j, k, l] = source;
-        let hop = NextHop {
-            ifindex: adjacency.ifindex,
-            generation: adjacency.generation,
-            port: interface.map_or(0, |interface| interface.port),
-            flags: if usable { NextHop::RESOLVED } else { 0 },
-            macs: [a, b, c, d, e, f, g, h, i, j, k, l],
-            mtu: adjacency.mtu,
-        };
-        if let Some(record) = self.table.regions().adjacencies.get(usize::from(index.get()))
-            && record.read() != Some(hop)
-        {
-            let origin = adjacency.origin();
-            let family = if origin.family == Family::V4 { 4 } else { 6 };
-            record.set_origin(key::bytes(&key::address(origin.next_hop)), family, origin.route_mtu.unwrap_or(0));
-            record.write(&hop);
-        }
-    }
-
-    /// Forwards what waited for a neighbour, in order.
-    fn release(&mut self, adjacency: u16, now: Tick, io: &mut dyn Io) {
-        for mut held in self.hold.take(adjacency) {
-            self.counters.take_back(held.port, Reason::HeldNeighbour, held.bytes.len());
-            let arrived = Arrived { port: held.port, gate: held.gate, now };
-            let mut packet = Buffer::new(&mut held.bytes, held.offload);
-            self.receive(&arrived, &mut packet, io);
-        }
-    }
-
-    /// Drops what waited for a neighbour in vain, and tells the senders (RFC 1812 section 5.2.7.1).
-    fn give_up(&mut self, packets: Vec<Held>, now: Tick, io: &mut dyn Io) {
-        for mut held in packets {
-            self.counters.take_back(held.port, Reason::HeldNeighbour, held.bytes.len());
-            self.counters.add(held.port, Reason::NeighbourUnresolved, held.bytes.len());
-            self.gates.finish(held.gate);
-            let arrived = Arrived { port: held.port, gate: 0, now };
-            let mut packet = Buffer::new(&mut held.bytes, held.offload);
-            self.answer_unreachable(&arrived, &mut packet, io);
-        }
-    }
-
     /// Makes entries active whose packets have all left. Call it after every batch of packets; `drained` says that
     /// the queue from the kernel is empty.
-    pub fn settle(&mut self, now: Tick, drained: bool) {
+    pub fn settle(&mut self, now: Tick, drained: bool, io: &mut dyn Io) {
+        if drained {
+            self.finish_moves(now, io);
+        }
         if self.gates.waiting() != 0 {
-            self.gates.activate(&self.table, now, !self.hold.is_empty(), drained);
+            let quiet = Quiet { holding: !self.hold.is_empty(), drained, grace: self.passed };
+            self.gates.activate(&self.table, now, quiet);
         }
     }
 
@@ -619,11 +546,13 @@ impl Engine {
     /// Whether a grace period of the kernel programs is wanted; if so, its number. Hand it to
     /// [`grace_passed`](Self::grace_passed) when the period is over.
     pub fn begin_grace(&mut self) -> Option<u64> {
-        if self.table.wants_grace() { Some(self.table.begin_grace()) } else { None }
+        let wanted = self.table.wants_grace() || self.gates.wants_grace(self.passed) || !self.moves.is_empty();
+        if wanted { Some(self.table.begin_grace()) } else { None }
     }
 
     /// A grace period is over: connections that were removed before it began are gone for good.
     pub fn grace_passed(&mut self, begun: u64, now: Tick) {
+        self.passed = begun;
         let outcome = self.table.grace_passed(begun);
         for freed in &outcome.freed {
             let view = freed_view(freed);
@@ -684,20 +613,6 @@ impl Engine {
         let flags = &self.table.config().flags;
         let others = flags.load() & !config_flags::JUDGE_LOCAL;
         flags.store(if judge { others | config_flags::JUDGE_LOCAL } else { others });
-    }
-
-    /// Looks a destination up, with the record of a fresh adjacency written to the table.
-    pub(crate) fn route(&mut self, destination: &Address, hash: u64) -> Resolution {
-        let mut resolution = self.routing.lookup(key::ip(destination), hash as u32);
-        if resolution == Resolution::Unreachable(UnreachableReason::AdjacencyTableFull)
-            && self.retain_adjacencies_early()
-        {
-            resolution = self.routing.lookup(key::ip(destination), hash as u32);
-        }
-        if let Resolution::Via { adjacency, .. } = resolution {
-            self.write_adjacency(adjacency);
-        }
-        resolution
     }
 }
 

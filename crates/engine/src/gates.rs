@@ -4,7 +4,7 @@
 //! queue of the punt device) would keep the gate shut; an entry that has waited for [`STUCK`] takes such packets
 //! for lost.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use flowhop_flow::record::{GATES, Gate, Steer, Tick};
 use flowhop_table::{BlockIndex, Region, Table};
@@ -19,9 +19,18 @@ struct Waiting {
     serial: u32,
     direction: usize,
     gate: u32,
-    /// It was active before: packets that were handed down then are counted at no gate.
-    again: bool,
     since: Tick,
+}
+
+/// What is known of packets that may still be on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct Quiet {
+    /// Packets are kept in user space for reasons of their own, so that none is taken for lost.
+    pub holding: bool,
+    /// The queues from the kernel are empty.
+    pub drained: bool,
+    /// The last grace period of the kernel programs that has passed.
+    pub grace: u64,
 }
 
 /// What user space knows of the gates.
@@ -30,6 +39,9 @@ pub struct Gates {
     shared: Region<Gate>,
     finished: Vec<u32>,
     waiting: VecDeque<Waiting>,
+    /// Those that were active before: packets that were handed down then are counted at no gate. With the grace period
+    /// that was the last to begin when they were made pending.
+    again: HashMap<(BlockIndex, usize), u64>,
 }
 
 impl Gates {
@@ -37,7 +49,7 @@ impl Gates {
     #[must_use]
     pub fn new(shared: Region<Gate>) -> Self {
         let finished = shared.iter().map(|gate| gate.read().0).collect();
-        Self { shared, finished, waiting: VecDeque::with_capacity(GATES) }
+        Self { shared, finished, waiting: VecDeque::with_capacity(GATES), again: HashMap::new() }
     }
 
     /// The epoch that a pending entry of a key hash is published under.
@@ -55,12 +67,19 @@ impl Gates {
 
     /// A direction was published pending.
     pub fn wait(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, now: Tick) {
-        self.waiting.push_back(Waiting { block, serial, direction, gate, again: false, since: now });
+        self.waiting.push_back(Waiting { block, serial, direction, gate, since: now });
     }
 
-    /// A direction that was active was made pending again.
-    pub fn wait_again(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, now: Tick) {
-        self.waiting.push_back(Waiting { block, serial, direction, gate, again: true, since: now });
+    /// A direction that was active was made pending again, when `grace` was the last grace period to have begun.
+    pub fn wait_again(&mut self, block: BlockIndex, serial: u32, direction: usize, gate: u32, grace: u64, now: Tick) {
+        self.again.insert((block, direction), grace);
+        self.waiting.push_back(Waiting { block, serial, direction, gate, since: now });
+    }
+
+    /// Whether a direction waits for a grace period to begin after the one that passed last.
+    #[must_use]
+    pub fn wants_grace(&self, passed: u64) -> bool {
+        self.again.values().any(|begun| passed <= *begun)
     }
 
     /// Directions that are pending.
@@ -69,21 +88,24 @@ impl Gates {
         self.waiting.len()
     }
 
-    /// Activates what can be: entries whose gate counts no packet that has not left. `holding`: packets are kept
-    /// in user space for reasons of their own, so that none is taken for lost. `drained`: the queue from the kernel
-    /// is empty. What was active before waits for both, since not all of its packets were counted.
-    pub fn activate(&mut self, table: &Table, now: Tick, holding: bool, drained: bool) {
+    /// Activates what can be: entries whose gate counts no packet that has not left. What was active before waits also
+    /// until every program that saw it so has ended, and what those handed down has left.
+    pub fn activate(&mut self, table: &Table, now: Tick, quiet: Quiet) {
+        let Quiet { holding, drained, grace } = quiet;
         for _ in 0..self.waiting.len() {
             let Some(waiting) = self.waiting.pop_front() else { return };
+            let place = (waiting.block, waiting.direction);
             let Some(block) = table.block(waiting.block).filter(|block| block.owner.serial.load() == waiting.serial)
             else {
+                self.again.remove(&place);
                 continue;
             };
             let steer = Steer::unpack(block.hot[waiting.direction].steer.load());
             if !steer.pending {
+                self.again.remove(&place);
                 continue;
             }
-            if waiting.again && (holding || !drained) {
+            if self.again.get(&place).is_some_and(|begun| holding || !drained || grace <= *begun) {
                 self.waiting.push_back(waiting);
                 continue;
             }
@@ -99,6 +121,7 @@ impl Gates {
                     continue;
                 }
             }
+            self.again.remove(&place);
             // From the raise on the kernel paths take the entry for active; this only says so in the entry.
             let steer = Steer { pending: false, ..Steer::unpack(block.hot[waiting.direction].steer.load()) };
             block.hot[waiting.direction].steer.store(steer.pack());

@@ -1,10 +1,33 @@
-//! Packets that wait for a neighbour's link-layer address, in bounded memory and in order.
+//! Packets that wait, for a neighbour's link-layer address or for earlier ones of their flow, in bounded memory and in
+//! order.
 
 use std::collections::{HashMap, VecDeque};
 
+use flowhop_flow::Reason;
 use flowhop_flow::record::Tick;
+use flowhop_table::BlockIndex;
 
 use crate::buffer::Offload;
+
+/// What packets wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// The neighbour of an adjacency.
+    Neighbour(u16),
+    /// Packets of the same direction of a connection that are on their way along the path that it had before.
+    Move(BlockIndex, usize),
+}
+
+impl Wait {
+    /// What a packet is counted under while it waits.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Neighbour(_) => Reason::HeldNeighbour,
+            Self::Move(..) => Reason::HeldMove,
+        }
+    }
+}
 
 /// A packet that is kept.
 #[derive(Debug)]
@@ -17,8 +40,10 @@ pub struct Held {
     pub port: u8,
     /// Gate it was counted at, plus one.
     pub gate: u32,
-    /// Adjacency it waits for.
-    pub adjacency: u16,
+    /// A program in a driver handed it down.
+    pub driver: bool,
+    /// What it waits for.
+    pub wait: Wait,
     /// When it was put here.
     pub since: Tick,
 }
@@ -27,13 +52,13 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Hold {
     packets: VecDeque<Held>,
-    by_adjacency: HashMap<u16, usize>,
+    by_wait: HashMap<Wait, usize>,
     bytes: usize,
     max_bytes: usize,
     max_packets: usize,
 }
 
-/// The share of the room that one neighbour's packets may take: half. RFC 1122 section 2.3.2.2 asks for one
+/// The share of the room that the packets of one neighbour, or one connection, may take: half. RFC 1122 section 2.3.2.2 asks for one
 /// packet at least; a neighbour that answers within milliseconds should cost none.
 const SHARE: usize = 2;
 
@@ -42,7 +67,7 @@ impl Hold {
     #[must_use]
     pub fn new(max_packets: usize, max_bytes: usize) -> Self {
         let packets = VecDeque::with_capacity(max_packets);
-        Self { packets, by_adjacency: HashMap::new(), bytes: 0, max_bytes, max_packets }
+        Self { packets, by_wait: HashMap::new(), bytes: 0, max_bytes, max_packets }
     }
 
     /// Keeps a packet; gives it back when there is no room.
@@ -50,7 +75,7 @@ impl Hold {
     /// # Errors
     /// The packet, when it cannot be kept.
     pub fn keep(&mut self, packet: Held) -> Result<(), Held> {
-        let same = self.by_adjacency.get(&packet.adjacency).copied().unwrap_or_default();
+        let same = self.by_wait.get(&packet.wait).copied().unwrap_or_default();
         if self.packets.len() >= self.max_packets
             || self.bytes + packet.bytes.len() > self.max_bytes
             || same >= self.max_packets / SHARE
@@ -58,20 +83,20 @@ impl Hold {
             return Err(packet);
         }
         self.bytes += packet.bytes.len();
-        self.by_adjacency.insert(packet.adjacency, same + 1);
+        self.by_wait.insert(packet.wait, same + 1);
         self.packets.push_back(packet);
         Ok(())
     }
 
-    /// Whether packets wait for this adjacency.
+    /// Whether packets wait for this.
     #[must_use]
-    pub fn waits_for(&self, adjacency: u16) -> bool {
-        self.by_adjacency.contains_key(&adjacency)
+    pub fn waits_for(&self, wait: Wait) -> bool {
+        self.by_wait.contains_key(&wait)
     }
 
-    /// Takes out what waits for an adjacency, in order of arrival.
-    pub fn take(&mut self, adjacency: u16) -> Vec<Held> {
-        self.take_if(|held| held.adjacency == adjacency)
+    /// Takes out what waits for something, in order of arrival.
+    pub fn take(&mut self, wait: Wait) -> Vec<Held> {
+        if self.waits_for(wait) { self.take_if(|held| held.wait == wait) } else { Vec::new() }
     }
 
     /// Takes out what has waited for longer than `limit` ticks.
@@ -88,7 +113,7 @@ impl Hold {
             let Some(held) = self.packets.pop_front() else { break };
             if wanted(&held) {
                 self.bytes -= held.bytes.len();
-                self.let_go(held.adjacency);
+                self.let_go(held.wait);
                 taken.push(held);
             } else {
                 self.packets.push_back(held);
@@ -97,11 +122,11 @@ impl Hold {
         taken
     }
 
-    fn let_go(&mut self, adjacency: u16) {
-        match self.by_adjacency.get_mut(&adjacency) {
+    fn let_go(&mut self, wait: Wait) {
+        match self.by_wait.get_mut(&wait) {
             Some(count) if *count > 1 => *count -= 1,
             _ => {
-                self.by_adjacency.remove(&adjacency);
+                self.by_wait.remove(&wait);
             }
         }
     }
@@ -124,7 +149,8 @@ mod tests {
     use super::*;
 
     fn packet(adjacency: u16, since: Tick) -> Held {
-        Held { bytes: vec![0; 100], offload: Offload::default(), port: 0, gate: 0, adjacency, since }
+        let wait = Wait::Neighbour(adjacency);
+        Held { bytes: vec![0; 100], offload: Offload::default(), port: 0, gate: 0, driver: false, wait, since }
     }
 
     #[test]
@@ -134,10 +160,10 @@ mod tests {
         assert_eq!(kept, 100);
         let kept = (0..200).filter(|_| hold.keep(packet(2, 0)).is_ok()).count();
         assert_eq!(kept, 50);
-        assert_eq!(hold.take(1).len(), 100);
-        assert!(!hold.waits_for(1) && hold.waits_for(2));
+        assert_eq!(hold.take(Wait::Neighbour(1)).len(), 100);
+        assert!(!hold.waits_for(Wait::Neighbour(1)) && hold.waits_for(Wait::Neighbour(2)));
         assert!(hold.expired(10, 20).is_empty());
         assert_eq!(hold.expired(30, 20).len(), 50);
-        assert!(hold.is_empty() && !hold.waits_for(2));
+        assert!(hold.is_empty() && !hold.waits_for(Wait::Neighbour(2)));
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use flowhop_flow::record::PortKey;
+
 /// Which kernel path carries flows that come in through an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FastPath {
@@ -11,6 +13,8 @@ pub enum FastPath {
     None,
     /// The tc program on the socket buffer.
     Skb,
+    /// The XDP program in the driver, for outputs that take frames from it; else the one on the socket buffer.
+    Driver,
 }
 
 /// Why a flow's packets take the path they take.
@@ -28,6 +32,14 @@ pub enum PathReason {
     Rule = 3,
     /// No kernel programs here (no root, or replay).
     NoKernel = 4,
+    /// The output takes no frames from programs in drivers.
+    Output = 5,
+    /// An operator's command.
+    Moved = 6,
+    /// Packets with partial checksums came in, which a program in the driver would break.
+    PartialChecksum = 7,
+    /// The driver refused the program.
+    Refused = 8,
 }
 
 impl PathReason {
@@ -40,6 +52,10 @@ impl PathReason {
             Self::NotAllowed => "not_allowed",
             Self::Rule => "rule",
             Self::NoKernel => "no_kernel_path",
+            Self::Output => "output",
+            Self::Moved => "moved",
+            Self::PartialChecksum => "partial_checksum",
+            Self::Refused => "driver_refused",
         }
     }
 
@@ -51,6 +67,10 @@ impl PathReason {
             2 => Self::NotAllowed,
             3 => Self::Rule,
             4 => Self::NoKernel,
+            5 => Self::Output,
+            6 => Self::Moved,
+            7 => Self::PartialChecksum,
+            8 => Self::Refused,
             _ => Self::Default,
         }
     }
@@ -67,12 +87,21 @@ pub struct Interface {
     pub port: u8,
     /// Interface index; 0 while the device is absent.
     pub ifindex: u32,
-    /// The device's own link-layer address.
+    /// The device's own link-layer address; zeros where the link has no header.
     pub mac: [u8; 6],
+    /// What drivers know its frames by: the device that carries them (the one below a VLAN interface) and their VLAN
+    /// id.
+    pub lower: PortKey,
+    /// It is a virtual device, whose other side may leave checksums to whoever comes last.
+    pub partial_checksums: bool,
+    /// That device takes frames from programs in other devices' drivers.
+    pub takes_frames: bool,
     /// Zone number.
     pub zone: u16,
     /// Path of flows that come in here, and why.
     pub fast: FastPath,
+    /// Flows that a driver's program cannot send on may take the path of the socket buffer.
+    pub falls_back: bool,
     /// Why.
     pub reason: PathReason,
     /// Martian addresses are dropped (RFC 1812 section 5.3.7).

@@ -11,7 +11,7 @@ use flowhop_table::{BlockIndex, Removal};
 use crate::answers;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, Outcome, UserHost, view_of};
-use crate::hold::Held;
+use crate::hold::{Held, Wait};
 
 /// Mends that one packet may bring about: ingress, policy, route, and once more.
 const TRIES: usize = 4;
@@ -29,6 +29,9 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
+        if self.moves.holds(number, direction, arrived.driver) {
+            return self.hold_for_move(arrived, number, direction, packet);
+        }
         let mut parsed = *parsed;
         let mut last = Reason::BadRecord;
         for _ in 0..TRIES {
@@ -192,7 +195,7 @@ impl Engine {
         let gate = gate_of(self.table.hash(&flowhop_table::key_of(block, direction)));
         let steer = Steer { pending: true, epoch: self.gates.epoch(gate), ..steer };
         block.hot[direction].steer.store(steer.pack());
-        self.gates.wait_again(number, block.owner.serial.load(), direction, gate, now);
+        self.gates.wait_again(number, block.owner.serial.load(), direction, gate, self.table.epoch(), now);
     }
 
     fn hold_packet(&mut self, arrived: &Arrived, adjacency: u16, packet: &Buffer<'_>, io: &mut dyn Io) -> Reason {
@@ -201,22 +204,27 @@ impl Engine {
             // Its output is not an interface of policy's any more, or the record lags behind.
             self.write_adjacency(index);
         }
-        let first = !self.hold.waits_for(adjacency);
+        let wait = Wait::Neighbour(adjacency);
+        let first = !self.hold.waits_for(wait);
+        let reason = self.keep(arrived, wait, packet);
+        if first && reason == wait.reason() {
+            self.want_neighbour(index, arrived.now, io);
+        }
+        reason
+    }
+
+    /// Keeps a packet until what it waits for is there, if there is room.
+    pub(crate) fn keep(&mut self, arrived: &Arrived, wait: Wait, packet: &Buffer<'_>) -> Reason {
         let held = Held {
             bytes: packet.bytes().to_vec(),
             offload: packet.offload,
             port: arrived.port,
             gate: arrived.gate,
-            adjacency,
+            driver: arrived.driver,
+            wait,
             since: arrived.now,
         };
-        if self.hold.keep(held).is_err() {
-            return Reason::HoldFull;
-        }
-        if first {
-            self.want_neighbour(index, arrived.now, io);
-        }
-        Reason::HeldNeighbour
+        if self.hold.keep(held).is_ok() { wait.reason() } else { Reason::HoldFull }
     }
 
     /// A SYN on a connection that exists: repeated, simultaneous open (RFC 9293 section 3.5), a new connection

@@ -18,6 +18,7 @@
 //! Memory is bounded by [`Limits`]; work per packet is bounded, save for the slow walk over all flows when a
 //! route or the policy changes, which is asked for by [`Engine::maintain`] in slices.
 
+mod adjacencies;
 pub mod ageing;
 pub mod answers;
 pub mod buffer;
@@ -30,6 +31,7 @@ pub mod interfaces;
 mod known;
 pub mod module;
 mod open;
+mod paths;
 mod sweep;
 pub mod validate;
 
@@ -38,3 +40,4 @@ pub use counters::Counters;
 pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
 pub use module::{Context, Module, NewSession, SessionView, Step, Via};
+pub use paths::Path;

@@ -13,9 +13,9 @@ use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 use crate::ageing;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
-use crate::interfaces::{FastPath, PathReason};
 use crate::known::{NOWHERE, unreachable};
 use crate::module::{Context, NewSession, Step, Via};
+use crate::paths::Way;
 
 /// Blocks looked at for one that may make room when the table is full.
 const EVICT_SCAN: u32 = 64;
@@ -175,15 +175,20 @@ impl Engine {
         let reverse = reverse_key(session);
         let (back_adjacency, back_generation) = self.way_back(&session.key.source, &reverse);
         let generation = self.table.config().policy_generation.load() as u16;
-        let (action, reasons) = self.paths(session, &via);
+        let ways = [
+            self.way(session.accelerate, session.ingress, via.port),
+            self.way(session.accelerate, via.port, session.ingress),
+        ];
         let side = |engine: &Self, key: Key, direction: usize, ingress, adjacency, adjacency_generation| {
-            let pending = engine.kernel && action[direction] == Action::Forward;
+            let Way { action, skb, .. } = ways[direction];
+            let pending = engine.kernel && action == Action::Forward;
             let epoch = if pending { engine.gates.epoch(gate_of(engine.table.hash(&key))) } else { 0 };
             let steer = Steer {
                 adjacency,
                 ingress,
-                action: action[direction],
+                action,
                 pending,
+                skb,
                 epoch,
                 policy_generation: generation,
                 adjacency_generation,
@@ -196,7 +201,7 @@ impl Engine {
                 side(self, reverse, 1, via.port, back_adjacency, back_generation),
             ],
             rules: u32::from(session.rule) | u32::from(session.nat) << 16,
-            flags: u32::from(reasons[0] as u8) | u32::from(reasons[1] as u8) << 8,
+            flags: u32::from(ways[0].reason as u8) | u32::from(ways[1].reason as u8) << 8,
         };
         let offer = match &mut parsed.transport {
             Transport::Tcp(segment) => {
@@ -246,23 +251,6 @@ impl Engine {
             }
             _ => NOWHERE,
         }
-    }
-
-    /// The kernel action of each direction, by what its input can do, and why.
-    fn paths(&self, session: &NewSession, via: &Via) -> ([Action; 2], [PathReason; 2]) {
-        let choose = |port| {
-            if !session.accelerate {
-                return (Action::User, PathReason::Rule);
-            }
-            match self.interfaces.port(port) {
-                Some(interface) if interface.fast == FastPath::Skb => (Action::Forward, interface.reason),
-                Some(interface) => (Action::User, interface.reason),
-                None => (Action::User, PathReason::NoKernel),
-            }
-        };
-        let (forward, forward_reason) = choose(session.ingress);
-        let (back, back_reason) = choose(via.port);
-        ([forward, back], [forward_reason, back_reason])
     }
 
     /// Ends a few connections that were never answered, closed or reset, so that there is room for the next.

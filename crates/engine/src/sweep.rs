@@ -7,6 +7,7 @@ use flowhop_routing::{AdjacencyIndex, IpPrefix};
 use flowhop_table::{BlockIndex, Removal, is_live, key_of};
 
 use crate::engine::{Engine, Io, view_of};
+use crate::hold::Wait;
 use crate::known::NOWHERE;
 
 /// Blocks looked at in one slice.
@@ -23,6 +24,7 @@ const RETAIN_AGAIN: Tick = 1_000;
 pub(crate) struct Sweep {
     queued: Vec<IpPrefix>,
     queued_all: bool,
+    queued_paths: bool,
     running: Option<Running>,
     retained: Tick,
 }
@@ -31,6 +33,7 @@ pub(crate) struct Sweep {
 struct Running {
     prefixes: Vec<IpPrefix>,
     all: bool,
+    paths: bool,
     next: BlockIndex,
 }
 
@@ -48,11 +51,21 @@ impl Sweep {
         }
     }
 
+    /// What interfaces can do changed.
+    pub(crate) const fn paths(&mut self) {
+        self.queued_paths = true;
+    }
+
+    fn is_queued(&self) -> bool {
+        self.queued_all || self.queued_paths || !self.queued.is_empty()
+    }
+
     fn start(&mut self) {
-        if self.running.is_none() && (self.queued_all || !self.queued.is_empty()) {
+        if self.running.is_none() && self.is_queued() {
             let prefixes = std::mem::take(&mut self.queued);
             let all = std::mem::take(&mut self.queued_all);
-            self.running = Some(Running { prefixes, all, next: 0 });
+            let paths = std::mem::take(&mut self.queued_paths);
+            self.running = Some(Running { prefixes, all, paths, next: 0 });
         }
     }
 }
@@ -68,13 +81,18 @@ impl Engine {
         let end = self.table.regions().blocks.len() as u32;
         let stop = running.next.saturating_add(SLICE).min(end);
         while running.next < stop {
-            self.follow_route(running.next, &running, now, io);
+            if running.all || !running.prefixes.is_empty() {
+                self.follow_route(running.next, &running, now, io);
+            }
+            if running.paths {
+                self.follow_paths(running.next, now);
+            }
             running.next += 1;
         }
         if running.next < end {
             self.sweep.running = Some(running);
         }
-        self.sweep.running.is_some() || !self.sweep.queued.is_empty() || self.sweep.queued_all
+        self.sweep.running.is_some() || self.sweep.is_queued()
     }
 
     fn follow_route(&mut self, number: BlockIndex, sweep: &Running, now: Tick, io: &mut dyn Io) {
@@ -147,7 +165,8 @@ impl Engine {
             }
         }
         let hold = &self.hold;
-        self.routing
-            .retain_adjacencies(|index: AdjacencyIndex| used[usize::from(index.get())] || hold.waits_for(index.get()));
+        self.routing.retain_adjacencies(|index: AdjacencyIndex| {
+            used[usize::from(index.get())] || hold.waits_for(Wait::Neighbour(index.get()))
+        });
     }
 }

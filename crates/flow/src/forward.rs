@@ -22,7 +22,9 @@ use zerocopy::transmute_ref;
 use crate::key::{Address, Key};
 use crate::parse::{self, ETHERNET, Exception, Parsed, Transport};
 use crate::reason::{Kind, Reason};
-use crate::record::{Action, Adjacency, Block, Config, Gate, Hot, NextHop, Port, Steer, Tick, config_flags, widen};
+use crate::record::{
+    Action, Adjacency, Block, Config, Gate, Hot, NextHop, Port, PortKey, Steer, Tick, config_flags, port_flags, widen,
+};
 use crate::rewrite::{self, Rewrite};
 use crate::tcp;
 
@@ -37,8 +39,10 @@ pub trait Packet: Frame {
 /// Where in the system the function runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// A kernel path, which has somewhere to hand down to.
-    Kernel,
+    /// In the driver, before a socket buffer exists; what is not its own it passes on to that path.
+    Driver,
+    /// On the socket buffer.
+    Skb,
     /// The user-level path, the last one.
     User,
 }
@@ -59,8 +63,8 @@ pub trait Host {
 
     /// Global settings.
     fn config(&self) -> Option<&Config>;
-    /// The number and record of the port with this interface index.
-    fn port(&self, ifindex: u32) -> Option<(u8, &Port)>;
+    /// The number and record of a port.
+    fn port(&self, key: PortKey) -> Option<(u8, &Port)>;
     /// The entry with exactly this key.
     fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>>;
     /// An adjacency by index.
@@ -75,12 +79,23 @@ pub trait Host {
 /// What is known of a packet beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
-    /// Interface it came in through.
-    pub ifindex: u32,
-    /// It carries a VLAN tag, in the frame or beside it.
+    /// Port it came in through.
+    pub port: PortKey,
+    /// Offset of the IP header: behind an Ethernet header (14) with a VLAN tag (18), or at the start (0) where the
+    /// link has no header.
+    pub network: usize,
+    /// It carries a VLAN tag beside the frame, or a second one in it: for an interface of its own.
     pub tagged: bool,
     /// Payload bytes of each segment if this is a super-packet of segmentation offload, else 0.
     pub segment: u32,
+}
+
+impl Arrival {
+    /// A plain frame with an Ethernet header.
+    #[must_use]
+    pub const fn ethernet(ifindex: u32, segment: u32) -> Self {
+        Self { port: PortKey::of(ifindex), network: ETHERNET, tagged: false, segment }
+    }
 }
 
 /// What becomes of a packet.
@@ -92,8 +107,8 @@ pub struct Verdict {
     pub reason: Reason,
     /// Port it came in through; 0 if none of policy's (see `reason`).
     pub port: u8,
-    /// Output interface of a forwarded packet.
-    pub ifindex: u32,
+    /// Where a forwarded packet goes.
+    pub hop: NextHop,
     /// The gate that a handed-down packet was counted at, plus one; 0 = none.
     pub gate: u32,
 }
@@ -101,11 +116,18 @@ pub struct Verdict {
 impl Verdict {
     #[inline(always)]
     const fn of(reason: Reason, port: u8, level: Level) -> Self {
-        let kind = match level {
-            Level::Kernel => reason.fast_kind(),
-            Level::User => reason.slow_kind(),
+        let kind = match (level, reason.fast_kind()) {
+            (Level::User, _) => reason.slow_kind(),
+            (Level::Driver, Kind::Stack) => Kind::Pass,
+            (_, kind) => kind,
         };
-        Self { kind, reason, port, ifindex: 0, gate: 0 }
+        Self { kind, reason, port, hop: NextHop::NONE, gate: 0 }
+    }
+
+    /// The path of the socket buffer judges the packet, and says why.
+    #[inline(always)]
+    const fn pass(port: u8) -> Self {
+        Self { kind: Kind::Pass, reason: Reason::Forwarded, port, hop: NextHop::NONE, gate: 0 }
     }
 }
 
@@ -123,18 +145,21 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
     let Some(config) = host.config() else {
         return stack(Reason::NoInterface);
     };
-    let Some((number, port)) = host.port(arrival.ifindex) else {
+    let Some((number, port)) = host.port(arrival.port) else {
         return stack(Reason::NoInterface);
     };
     let verdict = |reason| Verdict::of(reason, number, H::LEVEL);
+    if H::LEVEL == Level::Driver && port.driver.load() & port_flags::DRIVER == 0 {
+        return Verdict::pass(number);
+    }
 
     let ethertype = match link(packet, port, arrival) {
         Ok(ethertype) => ethertype,
         Err(reason) => return verdict(reason),
     };
     let parsed = match ethertype {
-        ethertype::IPV4 => parse::ipv4(packet, ETHERNET, 0),
-        _ => parse::ipv6(packet, ETHERNET, 0),
+        ethertype::IPV4 => parse::ipv4(packet, arrival.network, 0),
+        _ => parse::ipv6(packet, arrival.network, 0),
     };
     let destination = match &parsed {
         Ok(parsed) => parsed.key.destination,
@@ -146,7 +171,7 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
     let parsed = match &parsed {
         Ok(parsed) => parsed,
         Err(Exception { reason, .. }) => {
-            let own = H::LEVEL == Level::Kernel && takes_local(host, config, &destination, None);
+            let own = H::LEVEL != Level::User && takes_local(host, config, &destination, None);
             return if own { verdict(Reason::Local) } else { hand_down(config, verdict(*reason), now) };
         }
     };
@@ -171,6 +196,14 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         entered = Some(door.enter());
     };
     let steer = Steer::unpack(hot(&hit).steer.load());
+    if H::LEVEL == Level::Driver && steer.skb {
+        if entered.is_some()
+            && let Some(door) = host.gate(gate)
+        {
+            door.leave();
+        }
+        return Verdict::pass(number);
+    }
     if steer.pending {
         // An entry that was pending under an epoch that has passed is active.
         let epoch = match (entered, host.gate(gate)) {
@@ -199,7 +232,7 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         door.leave();
     }
 
-    if H::LEVEL == Level::Kernel {
+    if H::LEVEL != Level::User {
         if silence(config, now) > config.orphan_grace.load() {
             return verdict(Reason::Orphaned);
         }
@@ -211,9 +244,7 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         }
     }
     match judge(host, config, packet, parsed, &hit, steer, number, arrival.segment, now) {
-        Ok(hop) => {
-            Verdict { kind: Kind::Forward, reason: Reason::Forwarded, port: number, ifindex: hop.ifindex, gate: 0 }
-        }
+        Ok(hop) => Verdict { kind: Kind::Forward, reason: Reason::Forwarded, port: number, hop, gate: 0 },
         Err(reason) => hand_down(config, verdict(reason), now),
     }
 }
@@ -239,7 +270,8 @@ pub fn judge<H: Host, P: Packet>(
     if steer.ingress != port {
         return Err(Reason::WrongInterface);
     }
-    if steer.policy_generation != config.policy_generation.load() as u16 {
+    // A policy that is about to be in force has judged the entry already when its generation is ahead.
+    if (steer.policy_generation.wrapping_sub(config.policy_generation.load() as u16) as i16) < 0 {
         return Err(Reason::StalePolicy);
     }
     let Some(hop) = host.adjacency(steer.adjacency).ok_or(Reason::BadRecord)?.read() else {
@@ -247,6 +279,9 @@ pub fn judge<H: Host, P: Packet>(
     };
     if hop.generation != steer.adjacency_generation {
         return Err(Reason::StaleAdjacency);
+    }
+    if H::LEVEL == Level::Driver && hop.lower == 0 {
+        return Err(Reason::OutputLevel);
     }
     if hop.flags & NextHop::RESOLVED == 0 {
         return Err(Reason::NeighbourUnresolved);
@@ -261,12 +296,13 @@ pub fn judge<H: Host, P: Packet>(
     if let Transport::Tcp(segment) = &parsed.transport
         && !segment.vouched
     {
-        let turns = if H::LEVEL == Level::Kernel { 10 } else { 40 };
+        let turns = if H::LEVEL == Level::User { 40 } else { 10 };
         tcp::check(own, peer, segment, || tcp::offer(packet, parsed.transport_offset, segment, turns))?;
     }
     let hot = hot(hit);
     let rewrite = rewrite_of(hit, parsed.key.family());
-    let bytes = packet.len() as u64;
+    // What an Ethernet frame without tags would have: the same on every path.
+    let bytes = (packet.len() + ETHERNET - parsed.network) as u64;
     rewrite::apply(packet, parsed, &rewrite, &hop.macs).ok_or(Reason::Truncated)?;
     count(hot, bytes, now);
     Ok(hop)
@@ -357,6 +393,13 @@ fn link<P: Packet>(packet: &P, port: &Port, arrival: &Arrival) -> Result<u16, Re
     if arrival.tagged {
         return Err(Reason::Tagged);
     }
+    if arrival.network == 0 {
+        return match packet.read::<1>(0) {
+            Some([first]) if first >> 4 == 4 => Ok(ethertype::IPV4),
+            Some([first]) if first >> 4 == 6 => Ok(ethertype::IPV6),
+            _ => Err(Reason::NotIp),
+        };
+    }
     let Some(bytes) = packet.read::<ETHERNET>(0) else {
         return Err(Reason::NotIp);
     };
@@ -367,7 +410,12 @@ fn link<P: Packet>(packet: &P, port: &Port, arrival: &Arrival) -> Result<u16, Re
     if header.destination != port.mac() {
         return Err(Reason::OtherHost);
     }
-    match header.ethertype.get() {
+    let ethertype = if arrival.network == ETHERNET {
+        header.ethertype.get()
+    } else {
+        packet.read::<2>(arrival.network - 2).map_or(0, |bytes| u16::from_be_bytes(*bytes))
+    };
+    match ethertype {
         known @ (ethertype::IPV4 | ethertype::IPV6) => Ok(known),
         ethertype::VLAN | ethertype::QINQ => Err(Reason::Tagged),
         _ => Err(Reason::NotIp),

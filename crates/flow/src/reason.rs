@@ -19,6 +19,8 @@ pub enum Kind {
     Hold = 4,
     /// Taken in by flowhop itself (answered, or its information used up).
     Consume = 5,
+    /// Passed on by a program in a driver; the path of the socket buffer judges and counts it.
+    Pass = 6,
 }
 
 macro_rules! reasons {
@@ -192,6 +194,12 @@ reasons! {
     UnknownProtocol = 63, "unknown_protocol", HandDown, Drop;
     /// More than one VLAN tag that names no VLAN (IEEE 802.1Q priority tags).
     PriorityTag = 64, "priority_tag", Drop, Drop;
+    /// The output takes no packets from programs in drivers any more.
+    OutputLevel = 65, "output_level", HandDown, Drop;
+    /// A partial checksum came through a driver's program, which loses what would complete it; it was completed.
+    PartialChecksum = 66, "partial_checksum", Forward, Forward;
+    /// Waits until packets of its flow on the path that it had before have left.
+    HeldMove = 67, "held_move", Hold, Hold;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

@@ -18,7 +18,7 @@ use crate::reason::REASON_SLOTS;
 
 /// Raised with every change of a layout in this module or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -96,8 +96,9 @@ pub mod config_flags {
 pub struct Port {
     /// Interface index; 0 = absent.
     pub ifindex: Cell32,
-    /// Room: VLAN id, kind of link.
-    pub spare: Cell32,
+    /// `flags | queues << 16`: see [`port_flags`]; where the sockets of its receive queues begin in the map of
+    /// AF_XDP sockets.
+    pub driver: Cell32,
     /// The first four bytes of the interface's own link-layer address.
     pub mac_high: Cell32,
     /// The last two bytes, in the low half in memory order.
@@ -122,7 +123,47 @@ impl Port {
     }
 }
 
-/// A slot of the map from interface index to port number. One 64-bit word: `ifindex | port << 32 | 1 << 63`.
+/// Bits of [`Port::driver`].
+pub mod port_flags {
+    /// The program in the driver judges packets of this port; without it they all pass on to the socket buffer.
+    pub const DRIVER: u32 = 1;
+}
+
+/// Receive queues of one device that can have a socket.
+pub const QUEUES: usize = 64;
+/// AF_XDP sockets: those of 64 devices.
+pub const SOCKETS: usize = 64 * QUEUES;
+
+/// What identifies a port in a packet: the device that received it, and the VLAN id in the frame (0 = none).
+///
+/// A VLAN interface is known twice: under its own index, as the stack shows it, and under the index of the device
+/// below it with its VLAN id, as the driver sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortKey {
+    /// Interface index.
+    pub ifindex: u32,
+    /// VLAN id, 0 = none.
+    pub vid: u16,
+}
+
+impl PortKey {
+    /// The key of an interface by its own index.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(ifindex: u32) -> Self {
+        Self { ifindex, vid: 0 }
+    }
+
+    /// One of the [`PORT_PROBES`] slots where the port may be found.
+    #[inline(always)]
+    #[must_use]
+    pub const fn slot(self, probe: u32) -> u32 {
+        // VLANs of one device go to places far apart, and interfaces made one after the other beside each other.
+        self.ifindex.wrapping_add((self.vid as u32).wrapping_mul(97)).wrapping_add(probe) & (PORT_SLOTS as u32 - 1)
+    }
+}
+
+/// A slot of the map to port numbers. One 64-bit word: `ifindex | VLAN id << 32 | port << 48 | 1 << 63`.
 #[repr(transparent)]
 #[derive(Debug, Default)]
 pub struct PortSlot(pub Cell64);
@@ -130,18 +171,30 @@ pub struct PortSlot(pub Cell64);
 impl PortSlot {
     const USED: u64 = 1 << 63;
 
-    /// The word of an interface.
-    #[must_use]
-    pub const fn word(ifindex: u32, port: u8) -> u64 {
-        ifindex as u64 | (port as u64) << 32 | Self::USED
+    const fn key(key: PortKey) -> u64 {
+        key.ifindex as u64 | (key.vid as u64) << 32 | Self::USED
     }
 
-    /// The port, if the slot holds this interface.
+    /// The word of a port.
+    #[must_use]
+    pub const fn word(key: PortKey, port: u8) -> u64 {
+        Self::key(key) | (port as u64) << 48
+    }
+
+    /// The port, if the slot holds this key.
     #[inline(always)]
     #[must_use]
-    pub fn port_of(&self, ifindex: u32) -> Option<u8> {
+    pub fn port_of(&self, key: PortKey) -> Option<u8> {
         let word = self.0.load();
-        (word & Self::USED != 0 && word as u32 == ifindex).then_some((word >> 32) as u8)
+        (word & !(0xff << 48) == Self::key(key)).then_some((word >> 48) as u8)
+    }
+
+    /// The key and port that the slot holds.
+    #[must_use]
+    pub fn tenant(&self) -> Option<(PortKey, u8)> {
+        let word = self.0.load();
+        let key = PortKey { ifindex: word as u32, vid: (word >> 32) as u16 };
+        (word & Self::USED != 0).then_some((key, (word >> 48) as u8))
     }
 }
 
@@ -160,8 +213,9 @@ pub struct Adjacency {
     /// For the slow path alone: what the adjacency was made for, so that the next process finds it again. The next
     /// hop's 16 bytes in two words; then `1 | family << 8 | MTU attribute of the route << 32`, 0 = nothing.
     pub origin: [Cell64; 3],
-    /// VLAN id, class of link and other things of later paths.
-    pub spare: Cell64,
+    /// For programs in drivers: `ifindex | VLAN id << 32` of the device that carries the frames, 0 = it takes none
+    /// from such a program. Guarded by `sequence` like the rest.
+    pub lower: Cell64,
 }
 
 /// What an adjacency says, read in one piece.
@@ -179,11 +233,21 @@ pub struct NextHop {
     pub macs: [u8; 12],
     /// Largest layer-3 packet in bytes.
     pub mtu: u32,
+    /// The device that carries the frames, for programs in drivers; 0 = it takes none from there.
+    pub lower: u32,
+    /// VLAN id that frames carry there, 0 = none.
+    pub vid: u16,
 }
 
 impl NextHop {
-    /// The link-layer address is known.
+    /// The link-layer address is known, or none is needed.
     pub const RESOLVED: u8 = 1;
+    /// The output has no link-layer header (tun, WireGuard, PPP).
+    pub const HEADERLESS: u8 = 2;
+
+    /// Nowhere.
+    pub const NONE: Self =
+        Self { ifindex: 0, generation: 0, port: 0, flags: 0, macs: [0; 12], mtu: 0, lower: 0, vid: 0 };
 }
 
 impl Adjacency {
@@ -195,6 +259,7 @@ impl Adjacency {
         let output = self.output.load();
         let high = self.mac_high.load();
         let low = self.mac_low_mtu.load();
+        let lower = self.lower.load();
         let after = self.sequence.load();
         if before != after || before & 1 != 0 {
             return None;
@@ -208,6 +273,8 @@ impl Adjacency {
             flags: (output >> 56) as u8,
             macs: [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3]],
             mtu: (low >> 32) as u32,
+            lower: lower as u32,
+            vid: (lower >> 32) as u16,
         })
     }
 
@@ -254,6 +321,7 @@ impl Adjacency {
         self.mac_high.store(u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]]));
         let low = u32::from_ne_bytes([m[8], m[9], m[10], m[11]]);
         self.mac_low_mtu.store(u64::from(low) | u64::from(hop.mtu) << 32);
+        self.lower.store(u64::from(hop.lower) | u64::from(hop.vid) << 32);
         self.sequence.store(sequence.wrapping_add(3) & !1);
     }
 }
@@ -269,9 +337,11 @@ pub struct Steer {
     pub action: Action,
     /// Entry waits until packets of its flow have left user space.
     pub pending: bool,
+    /// Programs in drivers pass the packets on: the path is that of the socket buffer.
+    pub skb: bool,
     /// The gate's epoch (low four bits) that a pending entry was published under.
     pub epoch: u8,
-    /// Generation of the policy that the entry was judged under.
+    /// Generation of the policy that the entry was judged under: the one in force, or one that is about to be.
     pub policy_generation: u16,
     /// Generation of the adjacency.
     pub adjacency_generation: u16,
@@ -301,6 +371,7 @@ impl Steer {
             | (self.ingress as u64) << 16
             | (self.action as u64) << 24
             | (self.pending as u64) << 26
+            | (self.skb as u64) << 27
             | ((self.epoch & 15) as u64) << 28
             | (self.policy_generation as u64) << 32
             | (self.adjacency_generation as u64) << 48
@@ -320,6 +391,7 @@ impl Steer {
                 _ => Action::Drop,
             },
             pending: word >> 26 & 1 != 0,
+            skb: word >> 27 & 1 != 0,
             epoch: (word >> 28) as u8 & 15,
             policy_generation: (word >> 32) as u16,
             adjacency_generation: (word >> 48) as u16,
@@ -530,6 +602,7 @@ mod tests {
             ingress: 0x42,
             action: Action::Drop,
             pending: true,
+            skb: true,
             epoch: 9,
             policy_generation: 0x1234,
             adjacency_generation: 0xfedc,
@@ -548,6 +621,8 @@ mod tests {
             flags: NextHop::RESOLVED,
             macs: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
             mtu: 1500,
+            lower: 6,
+            vid: 100,
         };
         adjacency.write(&hop);
         assert_eq!(adjacency.read(), Some(hop));

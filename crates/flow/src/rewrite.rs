@@ -52,13 +52,16 @@ const fn canonical(delta: Delta) -> u16 {
     if delta.0 == 0xffff { 0 } else { delta.0 }
 }
 
-/// Rewrites a parsed packet; `None` when a header turned out to be outside the packet after all.
+/// Rewrites a parsed packet. Link-layer addresses are written where there is a link-layer header. `None` when a header turned out to be outside the packet after all.
 #[inline(always)]
 pub fn apply<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite, macs: &[u8; 12]) -> Option<()> {
     network(packet, parsed, rewrite)?;
     // Both ports may change while their sum, and with it the delta, stays.
     if rewrite.address_delta | rewrite.port_delta != 0 || rewrite.ports != parsed.key.ports {
         transport(packet, parsed, rewrite)?;
+    }
+    if parsed.network < ETHERNET {
+        return Some(());
     }
     // Last, because a packet that was refused half-way is handed down with its link-layer header as it came.
     let link = packet.write::<ETHERNET>(0)?;

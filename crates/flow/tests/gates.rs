@@ -168,6 +168,8 @@ fn next_hops_are_read_whole() {
     let adjacency = Adjacency::default();
     let stop = AtomicBool::new(false);
     let hop = |n: u8| NextHop {
+        lower: u32::from(n),
+        vid: u16::from(n),
         ifindex: u32::from(n),
         generation: u16::from(n),
         port: n,

@@ -22,6 +22,7 @@ pub mod demo;
 pub mod down;
 pub mod exit;
 pub mod lab;
+pub mod paths;
 pub mod replay;
 pub mod show;
 pub mod state;

@@ -23,6 +23,8 @@ pub struct Capabilities {
     pub queues: u32,
     /// Receive queues that could be in use, at least [`queues`](Self::queues).
     pub max_queues: u32,
+    /// VLAN tags are taken off received frames before a program in the driver sees them.
+    pub strips_tags: bool,
 }
 
 /// What a driver offers to XDP programs (`enum netdev_xdp_act` of `linux/netdev.h`).
@@ -91,6 +93,7 @@ impl DeviceQueries {
             xdp: self.netdev.xdp_features(ifindex),
             queues,
             max_queues,
+            strips_tags: self.ethtool.strips_tags(&name)?,
         })
     }
 }

@@ -9,3 +9,5 @@ pub mod netlink;
 pub mod packet;
 pub mod poll;
 pub mod tap;
+
+pub mod xsk;

@@ -8,7 +8,7 @@ mod common;
 use common::{Bed, FORWARD, Flow, Wire, compare, frames, in_namespaces, tick};
 use flowhop_flow::record::{NextHop, local_flags};
 use flowhop_flow::{Reason, key};
-use flowhop_io::bpf::{Context, Geometry, IndexKind, Kernel, KernelError, Program};
+use flowhop_io::bpf::{Attachment, Context, Geometry, IndexKind, Kernel, KernelError, Program};
 use flowhop_io::tap::metadata::{Order, Punt, TO_STACK, TRANSMIT};
 
 const NEXT: i32 = -1;
@@ -180,8 +180,8 @@ fn tables_are_adopted_or_refused() {
         assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, REDIRECT);
         assert_eq!(bed.kernel.counters(1).unwrap().of(Reason::Forwarded).packets, counted + 1);
         let (lan, mac) = (bed.lan, bed.lan_mac);
-        bed.kernel.attach(lan, 1, mac).unwrap();
-        bed.kernel.attach(lan, 1, mac).unwrap();
+        bed.kernel.attach(&Attachment::skb(lan, 1, mac)).unwrap();
+        bed.kernel.attach(&Attachment::skb(lan, 1, mac)).unwrap();
 
         let other = Geometry { blocks: geometry.blocks * 2, ..geometry };
         assert!(matches!(Kernel::load(&bed.state, other), Err(KernelError::OtherGeometry { .. })));
@@ -218,9 +218,9 @@ fn a_device_that_is_gone_makes_room_for_another_of_its_index() {
         let mut bed = Bed::new(IndexKind::Lines);
         let (lan, mac) = (bed.lan, bed.lan_mac);
         common::ip("link del lan");
-        assert!(matches!(bed.kernel.attach(lan, 1, mac), Err(KernelError::NoInterface(_))));
+        assert!(matches!(bed.kernel.attach(&Attachment::skb(lan, 1, mac)), Err(KernelError::NoInterface(_))));
         common::ip(&format!("link add lan index {lan} type veth peer name lan-peer"));
-        bed.kernel.attach(lan, 1, mac).unwrap();
+        bed.kernel.attach(&Attachment::skb(lan, 1, mac)).unwrap();
         bed.kernel.detach(lan).unwrap();
         bed.kernel.detach(lan).unwrap();
         assert!(!bed.kernel.attached().unwrap().contains(&lan));

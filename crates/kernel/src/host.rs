@@ -5,14 +5,14 @@ use core::marker::PhantomData;
 
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{
-    Adjacency, Block, Bucket, Config, Gate, PORT_PROBES, PORT_SLOTS as SLOTS, Port, local_flags,
+    Adjacency, Block, Bucket, Config, Gate, PORT_PROBES, Port, PortKey, local_flags,
 };
 use flowhop_flow::{Hit, Host, Key, Level};
 use flowhop_table::lookup::{self, Arrays};
 use flowhop_wire::{icmp4, icmp6, protocol};
 
 use crate::maps::{ADJACENCIES, BLOCKS, BUCKETS, GATES, KERNEL_INDEX, LOCALS, PORT_BITS, PORT_SLOTS, PORTS};
-use crate::skb::opaque;
+use crate::window::opaque;
 
 /// How entries are found.
 pub trait Index {
@@ -61,28 +61,27 @@ impl Index for KernelHash {
     }
 }
 
-/// The number and record of the port with an interface index.
+/// The number and record of a port.
 #[inline(always)]
-pub fn port_of(ifindex: u32) -> Option<(u8, &'static Port)> {
+pub fn port_of(key: PortKey) -> Option<(u8, &'static Port)> {
     for probe in 0..PORT_PROBES as u32 {
-        let slot = PORT_SLOTS.get(ifindex.wrapping_add(probe) & (SLOTS as u32 - 1))?;
-        if let Some(number) = slot.port_of(ifindex) {
+        if let Some(number) = PORT_SLOTS.get(key.slot(probe))?.port_of(key) {
             return PORTS.get(u32::from(number)).map(|port| (number, port));
         }
     }
     None
 }
 
-/// The tables, with one kind of index.
-pub struct Tables<I> {
+/// The tables at one level (in the driver or on the socket buffer), with one kind of index.
+pub struct Tables<I, const DRIVER: bool> {
     /// Settings, looked up once per packet.
     pub config: &'static Config,
     /// The kind of index.
     pub index: PhantomData<I>,
 }
 
-impl<I: Index> Host for Tables<I> {
-    const LEVEL: Level = Level::Kernel;
+impl<I: Index, const DRIVER: bool> Host for Tables<I, DRIVER> {
+    const LEVEL: Level = if DRIVER { Level::Driver } else { Level::Skb };
 
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
@@ -90,8 +89,8 @@ impl<I: Index> Host for Tables<I> {
     }
 
     #[inline(always)]
-    fn port(&self, ifindex: u32) -> Option<(u8, &Port)> {
-        port_of(ifindex)
+    fn port(&self, key: PortKey) -> Option<(u8, &Port)> {
+        port_of(key)
     }
 
     #[inline(always)]

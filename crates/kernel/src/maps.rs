@@ -5,7 +5,7 @@
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, XskMap};
 use flowhop_flow::Key;
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{
@@ -48,3 +48,9 @@ pub static COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(r
 /// What the program on the punt device sent, by the port it was sent to.
 #[map]
 pub static TAP_COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(record::PORTS as u32, 0);
+/// What the programs in drivers did with the packets of each port.
+#[map]
+pub static DRIVER_COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(record::PORTS as u32, 0);
+/// The daemon's AF_XDP sockets: where those of a device begin says `Port::driver`, the queue's number follows.
+#[map]
+pub static SOCKETS: XskMap = XskMap::with_max_entries(record::SOCKETS as u32, 0);

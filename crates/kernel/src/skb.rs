@@ -1,30 +1,20 @@
 //! A socket buffer as a packet that can be rewritten.
 
-use core::arch::asm;
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_pull_data};
 use flowhop_flow::Packet;
+use flowhop_flow::parse::ETHERNET;
 use flowhop_wire::checksum::Delta;
 use flowhop_wire::{Frame, ethertype, protocol};
 
+use crate::window::{self, opaque};
+
 /// Bytes that hold every header that the fast path reads: Ethernet, IPv6, and TCP with all its options.
 const HEADERS: usize = 128;
-/// Every offset that the forwarding function asks for is below this, since it reads headers only; the verifier needs
-/// to see a bound.
-const REACH: usize = 1024;
 /// What lowering the hop limit by one does to a sum in memory order.
 const HOP_LIMIT_DELTA: Delta = Delta(!u16::from_ne_bytes([0, 1]));
-
-/// Hides from LLVM where a value comes from, so that it keeps the comparisons that the verifier wants to see.
-#[inline(always)]
-pub fn opaque(value: usize) -> usize {
-    let mut value = value as u64;
-    // SAFETY: no instruction at all; the value passes through a register unchanged.
-    unsafe { asm!("/* {0} */", inout(reg) value) };
-    value as usize
-}
 
 /// A socket buffer on a classifier's hook.
 pub struct Skb {
@@ -103,10 +93,10 @@ impl Skb {
     /// A super-packet usually has just its headers there, so what follows looks at how long they are instead of
     /// pulling payload for nothing. Where that fails, reading fails later and the packet is handed down.
     #[inline(always)]
-    pub fn pull_headers(&self) {
+    pub fn pull_headers(&self, network: usize) {
         let linear = self.linear();
         let length = self.len();
-        if linear >= HEADERS || linear >= length || linear >= self.headers() {
+        if linear >= HEADERS || linear >= length || linear >= self.headers(network) {
             return;
         }
         let wanted = if length < HEADERS { length } else { HEADERS };
@@ -116,13 +106,13 @@ impl Skb {
 
     /// How many bytes the headers take, as far as the linear part tells.
     #[inline(always)]
-    fn headers(&self) -> usize {
-        let network = match self.ethertype() {
-            ethertype::IPV4 => self.read::<1>(14 + 9).map(|next| (34, next[0])),
-            ethertype::IPV6 => self.read::<1>(14 + 6).map(|next| (54, next[0])),
-            _ => return 14,
+    fn headers(&self, network: usize) -> usize {
+        let next = match self.ethertype(network) {
+            ethertype::IPV4 => self.read::<1>(network + 9).map(|next| (network + 20, next[0])),
+            ethertype::IPV6 => self.read::<1>(network + 6).map(|next| (network + 40, next[0])),
+            _ => return ETHERNET,
         };
-        match network {
+        match next {
             Some((transport, protocol::TCP)) => match self.read::<1>(transport + 12) {
                 Some(offset) => transport + (offset[0] as usize >> 4) * 4,
                 None => HEADERS,
@@ -132,10 +122,34 @@ impl Skb {
         }
     }
 
-    /// The ethertype, 0 if there is none.
+    /// The ethertype, 0 if there is none; without a link-layer header, what the IP version stands for.
     #[inline(always)]
-    pub fn ethertype(&self) -> u16 {
+    fn ethertype(&self, network: usize) -> u16 {
+        if network == 0 {
+            return match self.read::<1>(0) {
+                Some([first]) if first >> 4 == 4 => ethertype::IPV4,
+                Some([first]) if first >> 4 == 6 => ethertype::IPV6,
+                _ => 0,
+            };
+        }
         self.read::<2>(12).map_or(0, |bytes| u16::from_be_bytes(*bytes))
+    }
+
+    /// Puts a link-layer header in front of a packet that came without; tells whether there was room.
+    #[inline(always)]
+    pub fn push_link(&mut self, macs: &[u8; 12]) -> bool {
+        let ethertype = self.ethertype(0);
+        // SAFETY: the context is the program's own, and no packet pointer is held.
+        if unsafe { bpf_skb_change_head(self.raw, ETHERNET as u32, 0) } != 0 {
+            return false;
+        }
+        let Some(link) = self.write::<ETHERNET>(0) else {
+            return false;
+        };
+        let [head @ .., high, low] = link;
+        *head = *macs;
+        [*high, *low] = ethertype.to_be_bytes();
+        true
     }
 
     /// Brings what a device summed over the whole packet in line with the rewrite, before it is sent.
@@ -144,8 +158,8 @@ impl Skb {
     /// by nothing, and the addresses by the transport checksum; but the helper that changes the latter was
     /// made for IPv4 and takes the delta out of the sum, so it is put back here.
     #[inline(always)]
-    pub fn settle(&mut self) {
-        if self.ethertype() == ethertype::IPV6 {
+    pub fn settle(&mut self, network: usize) {
+        if self.ethertype(network) == ethertype::IPV6 {
             let delta = self.addresses.and(HOP_LIMIT_DELTA);
             // SAFETY: the context pointer is valid while the program runs. The helper refuses, without harm,
             // when the device has summed nothing.
@@ -168,13 +182,7 @@ impl Skb {
     /// The address of `N` bytes at `offset` in the linear part.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
-        // A mask and no comparison: a comparison whose outcome the verifier can tell makes it follow the exact value
-        // of the offset through the loop over TCP options, which then has too many states.
-        let offset = opaque(offset) & (REACH - 1);
-        let start = field!(self, data) as usize + offset;
-        let end = field!(self, data_end) as usize;
-        // Hidden, or LLVM makes `start < end` of one byte's check, from which the verifier learns nothing.
-        (opaque(start + N) <= end).then_some(start as *mut [u8; N])
+        window::at(field!(self, data), offset, || field!(self, data_end))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flowhop_engine::engine::Parts;
 use flowhop_engine::interfaces::{FastPath, Interface, PathReason};
 use flowhop_engine::{Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Offload, Outcome, Timeouts};
+use flowhop_flow::record::PortKey;
 use flowhop_flow::{Kind, Reason};
 use flowhop_modules::{Bindings, Names, Shared};
 use flowhop_policy::Source;
@@ -113,8 +114,12 @@ impl Bed {
                 port,
                 ifindex,
                 mac,
+                lower: PortKey::of(ifindex),
+                partial_checksums: false,
+                takes_frames: false,
                 zone: u16::from(port) - 1,
                 fast: FastPath::None,
+                falls_back: true,
                 reason: PathReason::NoKernel,
                 martians: true,
             });
@@ -154,7 +159,7 @@ impl Bed {
     fn send(&mut self, port: u8, spec: &Spec<'_>) -> Outcome {
         let (from, to) = if port == 1 { (INSIDE_MAC, LAN_MAC) } else { (OUTSIDE_MAC, WAN_MAC) };
         let mut bytes = spec.with_link(from, to).to_vec().unwrap();
-        let arrived = Arrived { port, gate: 0, now: self.now };
+        let arrived = Arrived { port, gate: 0, driver: false, now: self.now };
         self.engine.receive(&arrived, &mut Buffer::new(&mut bytes, Offload::default()), &mut self.outside)
     }
 
@@ -318,7 +323,7 @@ fn fragments_follow_their_first_one() {
         frame[24..26].copy_from_slice(&sum.to_be_bytes());
         frame
     };
-    let arrived = Arrived { port: 1, gate: 0, now: bed.now };
+    let arrived = Arrived { port: 1, gate: 0, driver: false, now: bed.now };
     let mut outcomes = Vec::new();
     for mut frame in [piece(40, 72, false), piece(0, 40, true)] {
         let mut packet = Buffer::new(&mut frame, Offload::default());

@@ -424,6 +424,12 @@ impl Table {
         !self.aside.is_empty()
     }
 
+    /// The number of the last grace period that began.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// Marks the start of a grace period; hand the number back to [`grace_passed`](Self::grace_passed) when
     /// every kernel program that ran at this moment has ended.
     pub const fn begin_grace(&mut self) -> u64 {

@@ -131,6 +131,49 @@ fn is_travelled(data: &[u8]) -> bool {
     data.first().is_none_or(|pointer| usize::from(*pointer) > data.len() + 2)
 }
 
+/// A transport checksum that may be partial. Offsets are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LostPartial {
+    /// Where the transport header begins in the IP packet.
+    pub start: usize,
+    /// Where the field lies in the transport header.
+    pub offset: usize,
+    /// Where the IP packet ends.
+    pub end: usize,
+    /// What the field holds.
+    pub value: u16,
+}
+
+/// The transport checksum of the TCP or UDP packet that begins with `packet`, if it is the folded sum of the
+/// pseudo-header instead of a checksum: its sender left it to a device, and what says so got lost.
+///
+/// One in 65536 complete packets has the same value by chance; completing such a one gives the value that it has.
+pub fn lost_partial(packet: &[u8]) -> Option<LostPartial> {
+    let (start, end, protocol, sum) = match packet.first()? >> 4 {
+        4 => {
+            let (ip, header, segment) = ipv4(packet).filter(|(ip, ..)| !ip.is_fragment())?;
+            let sum = checksum::pseudo_v4(ip.source, ip.destination, ip.protocol, segment.len() as u16);
+            (header.len(), header.len() + segment.len(), ip.protocol, sum)
+        }
+        6 => {
+            let (ip, rest) = Ipv6::ref_from_prefix(packet).ok()?;
+            let payload = rest.get(..usize::from(ip.payload_length.get()))?;
+            let chain = ipv6::walk(payload, ip.next_header).ok().filter(|chain| chain.fragment.is_none())?;
+            let length = payload.len().checked_sub(chain.offset)?;
+            let sum = checksum::pseudo_v6(ip.source, ip.destination, chain.protocol, length as u32);
+            (Ipv6::LEN + chain.offset, Ipv6::LEN + payload.len(), chain.protocol, sum)
+        }
+        _ => return None,
+    };
+    let offset = match protocol {
+        protocol::TCP => core::mem::offset_of!(Tcp, checksum),
+        protocol::UDP => core::mem::offset_of!(Udp, checksum),
+        _ => return None,
+    };
+    let value = u16::from_be_bytes(*packet.get(start + offset..end)?.first_chunk()?);
+    (value == checksum::fold(sum)).then_some(LostPartial { start, offset, end, value })
+}
+
 /// Completes a partial checksum in place and gives the value stored: the checksum of everything from `csum_start` on,
 /// its own field included, which holds the folded sum of the pseudo-header (virtio 1.2 section 5.1.6.2,
 /// `skb_checksum_help` of Linux).

@@ -35,13 +35,14 @@ impl Handler for Daemon {
 
 impl Daemon {
     fn view(&self, what: What) -> Result<View, KernelError> {
-        let (rules, nats) = (Arc::new(self.numbers.rules.clone()), Arc::new(self.numbers.nats.clone()));
+        let (rules, nats) = (Arc::new(self.outside.numbers.rules.clone()), Arc::new(self.outside.numbers.nats.clone()));
         let now = Clock::now();
         let mut view = View::of(&self.engine, &self.shared.current(), &rules, &nats, now, what);
-        if let Plane::Kernel(plane) = &self.plane
+        if let Plane::Kernel(plane) = &self.outside.plane
             && matches!(what, What::Paths | What::Drops | What::Status | What::Interfaces)
         {
             for port in self.engine.interfaces().iter().map(|interface| interface.port) {
+                add(&mut view.accounts.driver, port, &plane.kernel.driver_counters(port)?);
                 add(&mut view.accounts.skb, port, &plane.kernel.counters(port)?);
                 add(&mut view.accounts.orders, port, &plane.kernel.tap_counters(port)?);
             }

@@ -4,6 +4,7 @@
 //! clients. Once the queue of packets is empty the engine is told so, which is what makes new entries active.
 
 mod answers;
+mod driver_plane;
 mod grace;
 mod interfaces;
 mod outside;
@@ -15,19 +16,17 @@ pub mod state;
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flowhop_engine::engine::Parts;
-use flowhop_engine::{Arrived, Buffer, Counters, Engine, Limits};
+use flowhop_engine::{Buffer, Counters, Engine, Limits};
 use flowhop_flow::key;
 use flowhop_flow::record::Tick;
 use flowhop_io::clock::{self, Clock};
 use flowhop_io::netlink::{Monitor, NetlinkError};
 use flowhop_io::poll::{Poller, Signal, Signals};
-use flowhop_io::tap::metadata::Punt;
-use flowhop_io::tap::{MAX_FRAME, VirtioHeader};
+use flowhop_io::tap::MAX_FRAME;
 use flowhop_modules::{Bindings, Shared};
 use flowhop_policy::Policy;
 use flowhop_routing::Routing;
@@ -36,11 +35,12 @@ use thiserror::Error;
 
 use crate::control::Server;
 use grace::Grace;
-use outside::{Lines, Outside, note_ports, offload_of};
+use interfaces::Devices;
+use outside::Outside;
 use packet_plane::PacketPlane;
-use plane::{KernelPlane, Plane, PlaneError};
+use plane::{KernelPlane, Plane, PlaneError, Received};
 pub use policy::PolicyError;
-use state::{Numbers, State, StateError};
+use state::{State, StateError};
 
 /// Adjacencies; one number is kept for "none".
 const ADJACENCIES: u16 = u16::MAX;
@@ -115,19 +115,15 @@ pub(crate) struct Daemon {
     state: State,
     policy: Policy,
     shared: Shared,
-    bindings: Bindings,
-    numbers: Numbers,
     engine: Engine,
-    plane: Plane,
-    monitor: Monitor,
+    outside: Outside,
+    devices: Devices,
     grace: Grace,
     started: Instant,
-    policy_loaded: std::time::SystemTime,
     reserved_read: Instant,
     refused: Vec<(String, String)>,
     descriptors_changed: bool,
     failed: Option<io::Error>,
-    lines: Lines,
     stop: Option<Stop>,
 }
 
@@ -190,19 +186,15 @@ impl Daemon {
             state,
             policy,
             shared,
-            bindings,
-            numbers,
             engine,
-            plane,
-            monitor,
+            outside: Outside::new(plane, monitor, numbers, bindings),
+            devices: Devices::open(),
             grace,
             started: Instant::now(),
-            policy_loaded: std::time::SystemTime::now(),
             reserved_read: Instant::now(),
             refused: Vec::new(),
             descriptors_changed: false,
             failed: None,
-            lines: Lines::new(),
             stop: None,
         };
         daemon.take_over(adopted)?;
@@ -218,7 +210,7 @@ impl Daemon {
         if adopted {
             self.engine.inherit_adjacencies();
         }
-        let events = self.monitor.dump()?;
+        let events = self.outside.monitor.dump()?;
         self.routing_events(events, now);
         self.engine.set_judge_local(policy::judges_local(&self.policy));
         self.sync_interfaces();
@@ -228,15 +220,15 @@ impl Daemon {
             say!("flowhop: adopted {kept} connections ({allowed} go on, {} ended)", ended + forbidden);
         }
         self.sync_addresses();
-        note_ports(&mut self.plane, &self.bindings);
+        self.outside.note_ports();
         self.publish_plane(now)?;
-        self.state.write_numbers(&self.numbers)?;
+        self.state.write_numbers(&self.outside.numbers)?;
         Ok(())
     }
 
     /// Opens the door between the kernel programs and this process.
     fn publish_plane(&mut self, now: Tick) -> Result<(), DaemonError> {
-        if let Plane::Kernel(kernel) = &self.plane {
+        if let Plane::Kernel(kernel) = &self.outside.plane {
             let config = self.engine.table().config();
             let [word, ..] =
                 clock::random_secret().map_err(|error| DaemonError::System { what: "no random numbers", error })?;
@@ -268,13 +260,15 @@ impl Daemon {
             if let Some(error) = self.failed.take() {
                 return Err(DaemonError::System { what: "the punt device flowhop0 is gone", error });
             }
-            self.engine.settle(now, drained);
-            note_ports(&mut self.plane, &self.bindings);
+            self.engine.settle(now, drained, &mut self.outside);
+            self.outside.note_ports();
+            self.outside.plane.flush();
             let mut events = Vec::new();
-            match self.monitor.poll_events(&mut events) {
+            match self.outside.monitor.poll_events(&mut events) {
                 Ok(_) => self.routing_events(events, now),
                 Err(error) => say!("flowhop: {error}"),
             }
+            self.ask_devices();
             if behind || maintained.elapsed() >= Duration::from_millis(10) {
                 maintained = Instant::now();
                 behind = self.maintain(now);
@@ -295,52 +289,42 @@ impl Daemon {
     /// Everything that wakes the loop; what it was is seen by looking everywhere, which costs little.
     fn poller(&self, signals: &Signals, server: &Server) -> io::Result<Poller> {
         let poller = Poller::new()?;
-        match &self.plane {
-            Plane::Kernel(kernel) => poller.add(kernel.as_fd(), 0)?,
+        match &self.outside.plane {
+            Plane::Kernel(kernel) => kernel.fds().try_for_each(|fd| poller.add(fd, 0))?,
             Plane::Packet(packet) => packet.fds().try_for_each(|fd| poller.add(fd, 0))?,
         }
-        poller.add(&self.monitor, 0)?;
+        poller.add(&self.outside.monitor, 0)?;
         poller.add(signals, 0)?;
         poller.add(&self.grace, 0)?;
         poller.add(server, 0)?;
         Ok(poller)
     }
 
-    /// Takes packets from the queue, up to a batch; true when the queue is empty.
+    /// Takes packets from the queues, up to a batch; true when they are empty.
     fn packets(&mut self, frame: &mut [u8], now: Tick) -> bool {
+        let mut drained = false;
         for _ in 0..BATCH {
-            let (arrived, offload, length) = match &mut self.plane {
-                Plane::Kernel(kernel) => match kernel.tap.read(frame) {
-                    Ok(None) => return true,
-                    Ok(Some((header, length))) => match punted(frame, &header, length, now) {
-                        Some(arrived) => (arrived, offload_of(&header), length),
-                        None => continue,
-                    },
-                    // A frame that does not fit is gone; the next one may be well.
-                    Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Interrupted) => {
-                        continue;
-                    }
-                    Err(error) => {
-                        self.failed = Some(error);
-                        return true;
-                    }
-                },
-                Plane::Packet(packet) => match packet.receive(frame, now) {
-                    None => return true,
-                    Some(received) => received,
-                },
+            let (arrived, offload, place) = match self.outside.plane.receive(frame, now) {
+                Received::Packet(arrived, offload, place) => (arrived, offload, place),
+                Received::Foreign => continue,
+                Received::Nothing => {
+                    drained = true;
+                    break;
+                }
+                Received::Failed(error) => {
+                    self.failed = Some(error);
+                    drained = true;
+                    break;
+                }
             };
-            let Some(bytes) = frame.get_mut(..length) else { continue };
-            let mut outside = Outside {
-                plane: &mut self.plane,
-                monitor: &mut self.monitor,
-                numbers: &self.numbers,
-                bindings: &self.bindings,
-                lines: &mut self.lines,
-            };
-            self.engine.receive(&arrived, &mut Buffer::new(bytes, offload), &mut outside);
+            let Some(bytes) = frame.get_mut(place) else { continue };
+            self.engine.receive(&arrived, &mut Buffer::new(bytes, offload), &mut self.outside);
         }
-        false
+        self.outside.plane.flush();
+        if let Some(port) = self.outside.partial.take() {
+            self.leave_driver(port);
+        }
+        drained
     }
 
     fn routing_events(&mut self, events: Vec<flowhop_routing::Event>, now: Tick) {
@@ -356,14 +340,7 @@ impl Daemon {
             )
         });
         for event in events {
-            let mut outside = Outside {
-                plane: &mut self.plane,
-                monitor: &mut self.monitor,
-                numbers: &self.numbers,
-                bindings: &self.bindings,
-                lines: &mut self.lines,
-            };
-            self.engine.routing_event(event, now, &mut outside);
+            self.engine.routing_event(event, now, &mut self.outside);
         }
         if links {
             self.sync_interfaces();
@@ -372,20 +349,13 @@ impl Daemon {
             self.sync_addresses();
         }
         if self.engine.take_resync() {
-            self.monitor.request_resync();
+            self.outside.monitor.request_resync();
         }
     }
 
     fn maintain(&mut self, now: Tick) -> bool {
-        let mut outside = Outside {
-            plane: &mut self.plane,
-            monitor: &mut self.monitor,
-            numbers: &self.numbers,
-            bindings: &self.bindings,
-            lines: &mut self.lines,
-        };
-        let more = self.engine.maintain(now, &mut outside);
-        if matches!(self.plane, Plane::Kernel(_))
+        let more = self.engine.maintain(now, &mut self.outside);
+        if matches!(self.outside.plane, Plane::Kernel(_))
             && self.grace.is_free()
             && let Some(number) = self.engine.begin_grace()
         {
@@ -393,7 +363,7 @@ impl Daemon {
         }
         if self.reserved_read.elapsed() >= RESERVED_EVERY {
             self.reserved_read = Instant::now();
-            self.shared.set_reserved(reserved::read(self.plane.own_ports()));
+            self.shared.set_reserved(reserved::read(self.outside.plane.own_ports()));
         }
         more
     }
@@ -401,7 +371,7 @@ impl Daemon {
     fn sync_addresses(&mut self) {
         let own: HashSet<key::Address> =
             self.engine.routing().own_addresses().map(|own| key::address(own.address)).collect();
-        match &mut self.plane {
+        match &mut self.outside.plane {
             Plane::Kernel(kernel) => {
                 if let Err(error) = kernel.set_locals(&own) {
                     say!("flowhop: {error}");
@@ -430,18 +400,17 @@ impl Daemon {
         if old != new {
             return Err(PolicyError::Table(format!("{} to {} connections", old.blocks, new.blocks)));
         }
-        self.shared.replace(policy.clone(), &mut self.numbers.rules, &mut self.numbers.nats);
+        self.shared.replace(policy.clone(), &mut self.outside.numbers.rules, &mut self.outside.numbers.nats);
         self.engine.set_timeouts(policy::timeouts(&policy));
         self.engine.set_judge_local(policy::judges_local(&policy));
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
         self.policy = policy;
-        self.policy_loaded = std::time::SystemTime::now();
         self.sync_interfaces();
         let (_, ended) = self.engine.policy_changed();
         if ended > 0 {
             say!("flowhop: {ended} connections ended by the new policy");
         }
-        if let Err(error) = self.state.write_numbers(&self.numbers) {
+        if let Err(error) = self.state.write_numbers(&self.outside.numbers) {
             say!("flowhop: {error}");
         }
         Ok(())
@@ -451,8 +420,8 @@ impl Daemon {
         match self.stop {
             Some(Stop::Down) => {
                 // The directory stays locked until nothing is left of what it describes.
-                let Self { state, engine, plane, .. } = self;
-                drop((engine, plane));
+                let Self { state, engine, outside, .. } = self;
+                drop((engine, outside));
                 take_down(state.path())
             }
             _ => {
@@ -462,12 +431,6 @@ impl Daemon {
             }
         }
     }
-}
-
-/// What the punt device says of a frame; a frame without it was not handed down by our program.
-fn punted(frame: &[u8], _: &VirtioHeader, length: usize, now: Tick) -> Option<Arrived> {
-    let punt = Punt::parse(*frame.get(..length)?.first_chunk()?)?;
-    Some(Arrived { port: punt.port, gate: u32::from(punt.gate), now })
 }
 
 /// Writes an error, with every fault of a policy, to standard error.

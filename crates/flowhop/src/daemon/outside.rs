@@ -1,15 +1,11 @@
 //! What the engine asks of the outside, done.
 
-use std::io::IoSlice;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flowhop_engine::{Io, LogEvent, Offload};
 use flowhop_flow::key;
-use flowhop_flow::parse::ETHERNET;
 use flowhop_io::netlink::Monitor;
-use flowhop_io::tap::metadata::{Order, TO_STACK, TRANSMIT};
-use flowhop_io::tap::{Tap, VirtioHeader};
 use flowhop_modules::Bindings;
 
 use super::plane::Plane;
@@ -46,29 +42,52 @@ impl Lines {
     }
 }
 
-/// The outside of one moment: everything borrowed.
-pub(super) struct Outside<'a> {
-    pub(super) plane: &'a mut Plane,
-    pub(super) monitor: &'a mut Monitor,
-    pub(super) numbers: &'a Numbers,
-    pub(super) bindings: &'a Bindings,
-    pub(super) lines: &'a mut Lines,
+/// Everything around the engine.
+pub(super) struct Outside {
+    pub(super) plane: Plane,
+    pub(super) monitor: Monitor,
+    pub(super) numbers: Numbers,
+    pub(super) bindings: Bindings,
+    /// A port whose frames had partial checksums in the driver.
+    pub(super) partial: Option<u8>,
+    lines: Lines,
 }
 
-impl Io for Outside<'_> {
+impl Outside {
+    pub(super) fn new(plane: Plane, monitor: Monitor, numbers: Numbers, bindings: Bindings) -> Self {
+        Self { plane, monitor, numbers, bindings, partial: None, lines: Lines::new() }
+    }
+
+    /// Tells the kernel side the ports of own addresses that came into use by translations, or out of it.
+    pub(super) fn note_ports(&mut self) {
+        let changes = self.bindings.take_changes();
+        if let Plane::Kernel(kernel) = &mut self.plane
+            && !changes.is_empty()
+            && let Err(error) = kernel.note_ports(&changes)
+        {
+            say!("flowhop: {error}");
+        }
+    }
+}
+
+impl Io for Outside {
     fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool {
-        match self.plane {
-            Plane::Kernel(kernel) => write(&kernel.tap, Order { action: TRANSMIT, port }, frame, offload),
+        match &mut self.plane {
+            Plane::Kernel(kernel) => kernel.transmit(port, ifindex, frame, offload),
             Plane::Packet(packet) => packet.send(ifindex, frame, offload),
         }
     }
 
     fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool {
-        match self.plane {
-            Plane::Kernel(kernel) => write(&kernel.tap, Order { action: TO_STACK, port }, frame, offload),
+        match &mut self.plane {
+            Plane::Kernel(kernel) => kernel.stack(port, frame, offload),
             // The kernel has its own copy of what is for the box; the filter on the interface let it pass.
             Plane::Packet(_) => true,
         }
+    }
+
+    fn partial_checksum(&mut self, port: u8) {
+        self.partial = Some(port);
     }
 
     fn resolve(&mut self, ifindex: u32, next_hop: IpAddr) {
@@ -78,7 +97,7 @@ impl Io for Outside<'_> {
     }
 
     fn opened(&mut self) {
-        note_ports(self.plane, self.bindings);
+        self.note_ports();
     }
 
     fn log(&mut self, event: &LogEvent) {
@@ -97,44 +116,5 @@ impl Io for Outside<'_> {
             event.key.destination_port(),
             name(&self.numbers.ports, u16::from(event.port)),
         );
-    }
-}
-
-/// Tells the kernel side the ports of own addresses that came into use by translations, or out of it.
-pub(super) fn note_ports(plane: &mut Plane, bindings: &Bindings) {
-    let changes = bindings.take_changes();
-    if let Plane::Kernel(kernel) = plane
-        && !changes.is_empty()
-        && let Err(error) = kernel.note_ports(&changes)
-    {
-        say!("flowhop: {error}");
-    }
-}
-
-/// Hands a frame to the kernel side with an order in place of its source address.
-fn write(tap: &Tap, order: Order, frame: &mut [u8], offload: &Offload) -> bool {
-    let Some(link) = frame.first_chunk_mut::<ETHERNET>() else { return false };
-    link[6..12].copy_from_slice(&order.address());
-    let header = VirtioHeader {
-        flags: if offload.partial { VirtioHeader::NEEDS_CHECKSUM } else { 0 },
-        gso_type: offload.segmentation,
-        header_length: offload.headers,
-        gso_size: offload.segment,
-        checksum_start: offload.checksum_start,
-        checksum_offset: offload.checksum_offset,
-    };
-    tap.write(header, &[IoSlice::new(frame)]).is_ok()
-}
-
-/// The offload state of a frame that the punt device delivered.
-pub(super) const fn offload_of(header: &VirtioHeader) -> Offload {
-    Offload {
-        partial: header.flags & VirtioHeader::NEEDS_CHECKSUM != 0,
-        verified: header.flags & VirtioHeader::CHECKSUM_VALID != 0,
-        checksum_start: header.checksum_start,
-        checksum_offset: header.checksum_offset,
-        segmentation: header.gso_type,
-        segment: header.gso_size,
-        headers: header.header_length,
     }
 }

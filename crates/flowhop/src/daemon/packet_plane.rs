@@ -116,7 +116,11 @@ impl PacketPlane {
                     silent = 0;
                     let whole = !received.tagged && !received.truncated;
                     if received.packet_type == PacketType::Host && whole {
-                        return Some((Arrived { port: *port, gate: 0, now }, received.offload, received.len));
+                        return Some((
+                            Arrived { port: *port, gate: 0, driver: false, now },
+                            received.offload,
+                            received.len,
+                        ));
                     }
                 }
                 Ok(None) | Err(_) => silent += 1,

@@ -2,20 +2,25 @@
 //! the right to load programs, packet sockets.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::RangeInclusive;
+use std::io::{self, IoSlice};
+use std::ops::{Range, RangeInclusive};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use flowhop_engine::interfaces::Interface;
+use flowhop_engine::{Arrived, FastPath, Offload};
 use flowhop_flow::key::{self, Address};
-use flowhop_flow::record::{PORT_MAPS, local_flags};
-use flowhop_io::bpf::{Kernel, KernelError};
-use flowhop_io::tap::{self, Tap, TapError};
+use flowhop_flow::parse::ETHERNET;
+use flowhop_flow::record::{PORT_MAPS, PortKey, Tick, local_flags};
+use flowhop_io::bpf::{Attachment, Kernel, KernelError};
+use flowhop_io::tap::metadata::{Order, Punt, TO_STACK, TRANSMIT};
+use flowhop_io::tap::{self, Tap, TapError, VirtioHeader};
 use flowhop_modules::PortChange;
 use flowhop_table::Geometry;
 use flowhop_wire::protocol;
 use thiserror::Error;
 
+use super::driver_plane::DriverPlane;
 use super::packet_plane::{self, PacketPlane};
 
 /// Why there is no way for packets.
@@ -52,12 +57,44 @@ pub(super) enum Plane {
 pub(super) struct KernelPlane {
     pub(super) kernel: Kernel,
     pub(super) tap: Tap,
-    attached: HashMap<u32, (u8, [u8; 6])>,
+    pub(super) driver: DriverPlane,
+    /// Drivers are asked first this time.
+    turn: bool,
+    attached: HashMap<u32, Attachment>,
     port_maps: HashMap<Address, u32>,
     own: HashSet<Address>,
 }
 
+/// What waited in the queues from the kernel.
+pub(super) enum Received {
+    /// A packet, at this place in the buffer.
+    Packet(Arrived, Offload, Range<usize>),
+    /// Something that no program of ours handed down.
+    Foreign,
+    /// Nothing.
+    Nothing,
+    /// The punt device is gone.
+    Failed(io::Error),
+}
+
 impl Plane {
+    /// The next packet.
+    pub(super) fn receive(&mut self, frame: &mut [u8], now: Tick) -> Received {
+        match self {
+            Self::Kernel(kernel) => kernel.receive(frame, now),
+            Self::Packet(packet) => packet
+                .receive(frame, now)
+                .map_or(Received::Nothing, |(arrived, offload, length)| Received::Packet(arrived, offload, 0..length)),
+        }
+    }
+
+    /// Has everything leave that was given to be sent.
+    pub(super) fn flush(&mut self) {
+        if let Self::Kernel(kernel) = self {
+            kernel.driver.flush();
+        }
+    }
+
     /// Ports that translations may use on the box's own addresses.
     pub(super) const fn own_ports(&self) -> RangeInclusive<u16> {
         match self {
@@ -86,29 +123,64 @@ impl KernelPlane {
                 port_maps.insert(address, flags & 0xffff);
             }
         }
-        Ok(Self { kernel, tap, attached: HashMap::new(), port_maps, own: HashSet::new() })
+        Ok(Self {
+            kernel,
+            tap,
+            driver: DriverPlane::default(),
+            turn: false,
+            attached: HashMap::new(),
+            port_maps,
+            own: HashSet::new(),
+        })
     }
 
-    /// Puts the program on an interface, or tells the program of another link-layer address.
+    /// Puts the programs on an interface, or tells them of its new ways.
     pub(super) fn attach(&mut self, interface: &Interface) -> Result<(), KernelError> {
-        let wanted = (interface.port, interface.mac);
-        if self.attached.get(&interface.ifindex) == Some(&wanted) {
-            return Ok(());
+        let driver = (interface.fast == FastPath::Driver).then_some(interface.lower);
+        let wanted = Attachment {
+            ifindex: interface.ifindex,
+            port: interface.port,
+            mac: interface.mac,
+            headerless: interface.mac == [0; 6],
+            driver,
+            sockets: driver.map_or(0, |lower| self.driver.first_socket(lower.ifindex)),
+        };
+        if self.attached.get(&interface.ifindex) != Some(&wanted) {
+            self.kernel.attach(&wanted)?;
+            self.attached.insert(interface.ifindex, wanted);
         }
-        self.kernel.attach(interface.ifindex, interface.port, interface.mac)?;
-        self.attached.insert(interface.ifindex, wanted);
         Ok(())
     }
 
-    /// Takes the program off all interfaces but these.
-    pub(super) fn retain(&mut self, ifindexes: &HashSet<u32>) -> Result<(), KernelError> {
+    /// Takes the programs off everything but these interfaces.
+    pub(super) fn retain(&mut self, interfaces: &[Interface]) -> Result<(), KernelError> {
+        let drivers: HashSet<u32> = interfaces
+            .iter()
+            .filter(|interface| interface.ifindex != 0 && interface.fast == FastPath::Driver)
+            .map(|interface| interface.lower.ifindex)
+            .collect();
+        for ifindex in self.kernel.attached_drivers()? {
+            if !drivers.contains(&ifindex) {
+                self.kernel.detach_driver(ifindex)?;
+                self.driver.close(ifindex);
+            }
+        }
         for ifindex in self.kernel.attached()? {
-            if ifindex != self.tap.ifindex() && !ifindexes.contains(&ifindex) {
+            let known = interfaces.iter().any(|interface| interface.ifindex == ifindex);
+            if ifindex != self.tap.ifindex() && !known {
                 self.kernel.detach(ifindex)?;
                 self.attached.remove(&ifindex);
             }
         }
         Ok(())
+    }
+
+    /// Opens sockets for receive queues of devices with a program in the driver that have none.
+    pub(super) fn open_sockets(&mut self, queues: impl Fn(u32) -> u32) {
+        let devices: HashSet<PortKey> = self.attached.values().filter_map(|port| port.driver).collect();
+        for device in devices {
+            self.driver.open(device.ifindex, queues(device.ifindex), &mut self.kernel);
+        }
     }
 
     /// Tells the programs the box's own addresses.
@@ -169,8 +241,82 @@ impl KernelPlane {
     }
 }
 
-impl AsFd for KernelPlane {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tap.as_fd()
+impl KernelPlane {
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.tap.as_fd()).chain(self.driver.fds())
+    }
+
+    /// The next packet: from drivers and from socket buffers by turns.
+    fn receive(&mut self, frame: &mut [u8], now: Tick) -> Received {
+        self.turn = !self.turn;
+        if self.turn
+            && let Some((arrived, offload, place)) = self.driver.receive(frame, now)
+        {
+            return Received::Packet(arrived, offload, place);
+        }
+        match self.tap.read(frame) {
+            Ok(Some((header, length))) => match frame.first_chunk().and_then(|address| Punt::parse(*address)) {
+                Some(punt) => {
+                    let arrived = Arrived { port: punt.port, gate: u32::from(punt.gate), driver: false, now };
+                    Received::Packet(arrived, offload_of(&header), 0..length)
+                }
+                None => Received::Foreign,
+            },
+            Ok(None) if self.turn => Received::Nothing,
+            Ok(None) => match self.driver.receive(frame, now) {
+                Some((arrived, offload, place)) => Received::Packet(arrived, offload, place),
+                None => Received::Nothing,
+            },
+            // A frame that does not fit is gone; the next one may be well.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Interrupted) => {
+                Received::Foreign
+            }
+            Err(error) => Received::Failed(error),
+        }
+    }
+
+    /// Sends a frame: by the output's own socket where it has one and the frame is complete, else by an order to the
+    /// punt device's program. What was given to sockets leaves first, so that no packet overtakes another.
+    pub(super) fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool {
+        let complete = !offload.partial && offload.segmentation == 0;
+        let own = self.attached.get(&ifindex).and_then(|port| port.driver) == Some(PortKey::of(ifindex));
+        if complete && own && self.driver.send(ifindex, frame) {
+            return true;
+        }
+        self.driver.flush();
+        self.order(Order { action: TRANSMIT, port }, frame, offload)
+    }
+
+    /// Gives a frame to the kernel's stack.
+    pub(super) fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool {
+        self.order(Order { action: TO_STACK, port }, frame, offload)
+    }
+
+    /// Hands a frame to the punt device's program with an order in place of its source address.
+    fn order(&self, order: Order, frame: &mut [u8], offload: &Offload) -> bool {
+        let Some(link) = frame.first_chunk_mut::<ETHERNET>() else { return false };
+        link[6..12].copy_from_slice(&order.address());
+        let header = VirtioHeader {
+            flags: if offload.partial { VirtioHeader::NEEDS_CHECKSUM } else { 0 },
+            gso_type: offload.segmentation,
+            header_length: offload.headers,
+            gso_size: offload.segment,
+            checksum_start: offload.checksum_start,
+            checksum_offset: offload.checksum_offset,
+        };
+        self.tap.write(header, &[IoSlice::new(frame)]).is_ok()
+    }
+}
+
+/// The offload state of a frame that the punt device delivered.
+const fn offload_of(header: &VirtioHeader) -> Offload {
+    Offload {
+        partial: header.flags & VirtioHeader::NEEDS_CHECKSUM != 0,
+        verified: header.flags & VirtioHeader::CHECKSUM_VALID != 0,
+        checksum_start: header.checksum_start,
+        checksum_offset: header.checksum_offset,
+        segmentation: header.gso_type,
+        segment: header.gso_size,
+        headers: header.header_length,
     }
 }

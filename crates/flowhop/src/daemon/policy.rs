@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flowhop_engine::Timeouts;
-use flowhop_engine::interfaces::{FastPath, PathReason};
 use flowhop_flow::record::{TICK_SHIFT, Tick, index_kind};
-use flowhop_policy::{Diagnostic, ForwardingPath, Interface, Policy, RuleTarget, TableIndex};
+use flowhop_policy::{Diagnostic, Policy, RuleTarget, TableIndex};
 use flowhop_table::Geometry;
 use thiserror::Error;
 
@@ -68,18 +67,6 @@ pub(super) fn timeouts(policy: &Policy) -> Timeouts {
         tcp_transitory: up(policy.timeouts.tcp_transitory),
         icmp: up(policy.timeouts.icmp),
         other: up(policy.timeouts.other),
-    }
-}
-
-/// The path of flows that come in through an interface, and why. `kernel`: kernel programs can be had.
-#[must_use]
-pub(super) fn path(policy: &Policy, interface: &Interface, kernel: bool) -> (FastPath, PathReason) {
-    match interface.path {
-        _ if !kernel => (FastPath::None, PathReason::NoKernel),
-        Some(ForwardingPath::User) => (FastPath::None, PathReason::Interface),
-        Some(_) => (FastPath::Skb, PathReason::Interface),
-        None if policy.paths.allows(ForwardingPath::Skb) => (FastPath::Skb, PathReason::Default),
-        None => (FastPath::None, PathReason::NotAllowed),
     }
 }
 

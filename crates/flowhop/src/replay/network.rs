@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowhop_engine::{Engine, FastPath, Interface, Io, PathReason};
-use flowhop_flow::record::Tick;
+use flowhop_flow::record::{PortKey, Tick, port_flags};
 use flowhop_policy::{ForwardingPath, Martians, Policy};
 use flowhop_routing::{Event, InterfaceAddress, IpPrefix, Link, NeighbourState, Route, RouteKind, TABLE_LOCAL};
 
@@ -71,14 +71,19 @@ impl Network {
                 port,
                 ifindex: ifindex(port),
                 mac: mac(port),
+                lower: PortKey::of(ifindex(port)),
+                partial_checksums: false,
+                takes_frames: true,
                 zone: interface.zone.0,
                 fast,
+                falls_back: true,
                 reason,
                 martians: interface.martians == Martians::Rfc1812,
             });
             if let Some(record) = engine.table().regions().ports.get(usize::from(port)) {
                 record.ifindex.store(ifindex(port));
                 record.set_mac(mac(port));
+                record.driver.store(if fast == FastPath::Driver { port_flags::DRIVER } else { 0 });
             }
             engine.routing_event(
                 Event::LinkUpsert(Link::ethernet(ifindex(port), &interface.device, mac(port))),
@@ -165,15 +170,15 @@ fn routers(port: u8) -> [IpAddr; 2] {
     [Ipv4Addr::new(169, 254, port, 1).into(), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(port) + 1).into()]
 }
 
-/// The path of flows that come in through an interface: `skb` unless the policy has them stay on `user`.
+/// The path of flows that come in through an interface: `skb`, as on any virtual device, unless the policy says
+/// otherwise.
 fn fast_path(policy: &Policy, asked: Option<ForwardingPath>) -> (FastPath, PathReason) {
-    if asked == Some(ForwardingPath::User) {
-        (FastPath::None, PathReason::Interface)
-    } else if !policy.paths.allows(ForwardingPath::Skb) {
-        (FastPath::None, PathReason::NotAllowed)
-    } else if asked.is_some() {
-        (FastPath::Skb, PathReason::Interface)
-    } else {
-        (FastPath::Skb, PathReason::Default)
+    match asked {
+        Some(ForwardingPath::Driver) => (FastPath::Driver, PathReason::Interface),
+        Some(ForwardingPath::Skb) => (FastPath::Skb, PathReason::Interface),
+        Some(ForwardingPath::User) => (FastPath::None, PathReason::Interface),
+        None if policy.paths.allows(ForwardingPath::Skb) => (FastPath::Skb, PathReason::Default),
+        None if policy.paths.allows(ForwardingPath::Driver) => (FastPath::Driver, PathReason::NotAllowed),
+        None => (FastPath::None, PathReason::NotAllowed),
     }
 }

@@ -243,27 +243,32 @@ impl Replay {
         self.network.guess(source_of(bytes))
     }
 
-    /// First as a kernel program does it, then, if it hands down, as the daemon does it.
+    /// First as the kernel programs do it, in the driver where policy says so and on the socket buffer, then, if it hands down, as the daemon does it.
     fn judge(&mut self, port: u8, key: Option<&Key>, bytes: &mut [u8], now: Tick) -> Judged {
         let table = self.engine.table();
         table.config().heartbeat.store(now);
         let known = key.and_then(|key| find(table, key)).and_then(|(block, _)| table.block(block));
         let (rule, flow) =
             known.map_or((0, None), |block| (block.owner.rules.load() as u16, Some(block.owner.serial.load())));
-        let arrival = Arrival { ifindex: network::ifindex(port), tagged: false, segment: 0 };
+        let arrival = Arrival::ethernet(network::ifindex(port), 0);
         let mut packet = Buffer::new(bytes, Offload::default());
-        let verdict = forward(&Stage(table.regions()), &mut packet, &arrival, now);
+        let mut verdict = forward(&Stage::<true>(table.regions()), &mut packet, &arrival, now);
+        let driver = verdict.kind != Kind::Pass;
+        if !driver {
+            verdict = forward(&Stage::<false>(table.regions()), &mut packet, &arrival, now);
+        }
         if verdict.kind != Kind::HandDown {
             let mut out = None;
             if verdict.kind == Kind::Forward {
-                out = self.engine.interfaces().ifindex(verdict.ifindex).map(|interface| interface.port);
+                out = Some(verdict.hop.port);
                 self.outbox.frames.push(bytes.to_vec());
             }
-            return Judged { kind: verdict.kind, reason: verdict.reason, path: "skb", rule, flow, out };
+            let path = if driver { "driver" } else { "skb" };
+            return Judged { kind: verdict.kind, reason: verdict.reason, path, rule, flow, out };
         }
-        let arrived = Arrived { port: verdict.port, gate: verdict.gate, now };
+        let arrived = Arrived { port: verdict.port, gate: verdict.gate, driver, now };
         let outcome = self.engine.receive(&arrived, &mut packet, &mut self.outbox);
-        self.engine.settle(now, true);
+        self.engine.settle(now, true, &mut self.outbox);
         Judged {
             kind: outcome.kind,
             reason: outcome.reason,
@@ -279,7 +284,7 @@ const fn verdict(kind: Kind) -> &'static str {
     match kind {
         Kind::Forward => "forward",
         Kind::Drop | Kind::HandDown => "drop",
-        Kind::Stack => "stack",
+        Kind::Stack | Kind::Pass => "stack",
         Kind::Hold => "hold",
         Kind::Consume => "consume",
     }

@@ -1,24 +1,24 @@
 //! The place of the kernel programs in a replay: the same function, on the same table, at the same level.
 
 use flowhop_flow::key::Address;
-use flowhop_flow::record::{Adjacency, Config, Gate, Port};
+use flowhop_flow::record::{Adjacency, Config, Gate, Port, PortKey};
 use flowhop_flow::{Hit, Host, Key, Level};
 use flowhop_table::lookup;
 use flowhop_table::{BlockIndex, Regions};
 
 /// The table as a kernel program sees it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stage<'a>(pub(super) &'a Regions);
+pub(super) struct Stage<'a, const DRIVER: bool>(pub(super) &'a Regions);
 
-impl Host for Stage<'_> {
-    const LEVEL: Level = Level::Kernel;
+impl<const DRIVER: bool> Host for Stage<'_, DRIVER> {
+    const LEVEL: Level = if DRIVER { Level::Driver } else { Level::Skb };
 
     fn config(&self) -> Option<&Config> {
         self.0.config.first()
     }
 
-    fn port(&self, ifindex: u32) -> Option<(u8, &Port)> {
-        let (number, port) = self.0.ports.iter().enumerate().find(|(_, port)| port.ifindex.load() == ifindex)?;
+    fn port(&self, key: PortKey) -> Option<(u8, &Port)> {
+        let (number, port) = self.0.ports.iter().enumerate().find(|(_, port)| port.ifindex.load() == key.ifindex)?;
         Some((number as u8, port))
     }
 

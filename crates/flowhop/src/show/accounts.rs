@@ -93,6 +93,8 @@ impl PathCounts {
 /// What all paths counted, taken as close together as can be: the kernel's first.
 #[derive(Clone, Debug, Default)]
 pub struct Accounts {
+    /// The `driver` path.
+    pub driver: PathCounts,
     /// The `skb` path.
     pub skb: PathCounts,
     /// What the punt device's program did with the orders of the user-level path.
@@ -139,11 +141,12 @@ impl Accounts {
     #[must_use]
     pub fn totals(&self) -> Totals {
         let stack = plus(self.skb.sum(to_stack), self.user.sum(|reason| reason.slow_kind() == Kind::Stack));
+        let fast = plus(self.driver.sum(is_forwarded), self.skb.sum(is_forwarded));
         let kept = self.user.sum(|reason| reason.slow_kind() == Kind::Hold);
         let consumed = self.user.sum(|reason| reason.slow_kind() == Kind::Consume && reason != Reason::Fragmented);
         let dropped: u64 = self.drops().iter().map(|drop| drop.amount.0).sum();
         let received: u64 = (0..PORTS).map(|port| self.received(port as u8)).sum();
-        let forwarded = plus(self.skb.sum(|reason| reason == Reason::Forwarded), self.user_forwarded());
+        let forwarded = plus(fast, self.user_forwarded());
         Totals { received, forwarded: forwarded.0, stack: stack.0, consumed: consumed.0, held: kept.0, dropped }
     }
 
@@ -153,10 +156,16 @@ impl Accounts {
     }
 
     fn received(&self, port: u8) -> u64 {
-        let all = self.skb.on_port(port, |reason| reason != Reason::Reinjected).0;
-        let handed = self.skb.on_port(port, is_handed).0;
+        let counted = |reason| reason != Reason::Reinjected;
+        let all = plus(self.driver.on_port(port, counted), self.skb.on_port(port, counted)).0;
+        let handed = self.handed(port).0;
         let arrived = self.user.on_port(port, |_| true).0;
         (all - handed) + handed.max(arrived)
+    }
+
+    /// What the kernel paths handed down.
+    fn handed(&self, port: u8) -> Amount {
+        plus(self.driver.on_port(port, is_handed), self.skb.on_port(port, is_handed))
     }
 
     /// Everything that was dropped, with packets to it.
@@ -171,6 +180,7 @@ impl Accounts {
         for port in (0..PORTS).map(|port| port as u8) {
             for &reason in Reason::ALL {
                 if reason.fast_kind() == Kind::Drop {
+                    push(reason.name(), "driver", port, self.driver.get(port, reason));
                     push(reason.name(), "skb", port, self.skb.get(port, reason));
                 }
                 if reason.slow_kind() == Kind::Drop {
@@ -182,7 +192,7 @@ impl Accounts {
                     push(reason.name(), "user", port, plus(self.user.get(port, reason), refused));
                 }
             }
-            let lost = minus(self.skb.on_port(port, is_handed), self.user.on_port(port, |_| true));
+            let lost = minus(self.handed(port), self.user.on_port(port, |_| true));
             push("punt_queue", "user", port, lost);
         }
         drops
@@ -216,7 +226,8 @@ impl View {
             let ports = self.ports.iter().filter(|port| port.interface.fast == fast);
             ports.map(|port| &*port.interface.name).collect()
         };
-        let skb = accounts.skb.sum(|reason| reason == Reason::Forwarded);
+        let skb = accounts.skb.sum(is_forwarded);
+        let driver = accounts.driver.sum(is_forwarded);
         let stack = plus(accounts.skb.sum(to_stack), accounts.user.sum(|reason| reason.slow_kind() == Kind::Stack));
         let user = accounts.user_forwarded();
         let opened = self.regions.blocks.iter().map(|block| block.owner.serial.load()).max().map_or(0, u64::from);
@@ -234,11 +245,19 @@ impl View {
             })
         };
         let entries = |reason| matches!(reason, Reason::Forwarded | Reason::StackFlow) || meets_entry(reason);
-        let misses = accounts.skb.sum(|reason| reason == Reason::Miss).0;
+        let missed = |counts: &PathCounts| counts.sum(|reason| reason == Reason::Miss).0;
+        let (driver_hits, skb_hits) = (accounts.driver.sum(entries).0, accounts.skb.sum(entries).0);
         let stack_flows = accounts.skb.sum(|reason| reason == Reason::StackFlow).0;
         vec![
-            line("driver", "NAPI softirq, native XDP", Vec::new(), (0, 0), 0, 0),
-            line("skb", "softirq, tc ingress", with(FastPath::Skb), skb, accounts.skb.sum(entries).0, misses),
+            line(
+                "driver",
+                "NAPI softirq, native XDP",
+                with(FastPath::Driver),
+                driver,
+                driver_hits,
+                missed(&accounts.driver),
+            ),
+            line("skb", "softirq, tc ingress", with(FastPath::Skb), skb, skb_hits, missed(&accounts.skb)),
             line("stack", "kernel IP stack", Vec::new(), stack, stack_flows, 0),
             line(
                 "user",
@@ -252,9 +271,14 @@ impl View {
     }
 }
 
+/// Sent on by a kernel path.
+fn is_forwarded(reason: Reason) -> bool {
+    reason == Reason::Forwarded
+}
+
 /// Sent by the user-level path.
 fn is_sent(reason: Reason) -> bool {
-    matches!(reason, Reason::Forwarded | Reason::Fragmented)
+    matches!(reason, Reason::Forwarded | Reason::Fragmented | Reason::PartialChecksum)
 }
 
 /// Handed down by a kernel path.
@@ -278,6 +302,8 @@ const fn meets_entry(reason: Reason) -> bool {
             | Reason::StaleAdjacency
             | Reason::NeighbourUnresolved
             | Reason::HeldNeighbour
+            | Reason::HeldMove
+            | Reason::OutputLevel
             | Reason::TtlExceeded
             | Reason::TooBig
             | Reason::TcpSyn

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use flowhop_engine::Path;
 use flowhop_engine::ageing::{idle, state_of};
 use flowhop_flow::Key;
 use flowhop_flow::key::{Address, ip};
@@ -64,11 +65,8 @@ impl Connection<'_> {
     /// The path of a direction's packets.
     #[must_use]
     pub fn path(&self, direction: usize) -> &'static str {
-        match self.steer(direction).action {
-            Action::User => "user",
-            Action::Forward | Action::Drop => "skb",
-            Action::Stack => "stack",
-        }
+        let steer = self.steer(direction);
+        if steer.action == Action::Stack { "stack" } else { Path::of(steer).name() }
     }
 
     /// Source and destination of a direction as received.

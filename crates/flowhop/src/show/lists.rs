@@ -87,6 +87,7 @@ const fn state(port: &Port) -> &'static str {
 /// The path of flows that come in there.
 pub(super) fn path(port: &Port) -> &'static str {
     match port.interface.fast {
+        FastPath::Driver => "driver",
         FastPath::Skb => "skb",
         FastPath::None => "user",
     }

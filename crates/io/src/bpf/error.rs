@@ -93,6 +93,14 @@ pub enum KernelError {
         /// Why.
         error: io::Error,
     },
+    /// The driver of a device takes no program.
+    #[error("no program can be put into the driver of interface {ifindex}: {error}")]
+    Driver {
+        /// Which device.
+        ifindex: u32,
+        /// Why.
+        error: Box<KernelError>,
+    },
     /// A link to an interface could not be pinned or read back.
     #[error("link to interface {ifindex}: {error}")]
     Link {

@@ -9,6 +9,7 @@
 //! It decides nothing and fills no table: [`Kernel::load`] makes empty tables with a fresh secret, and what
 //! is written there is the business of who owns the tables.
 
+mod attach;
 mod error;
 mod pins;
 mod run;
@@ -20,20 +21,17 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
-use aya::util::KernelVersion;
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap};
 use aya::{Ebpf, EbpfLoader};
 use flowhop_flow::key::Address;
 use flowhop_flow::reason::{REASON_SLOTS, Reason};
 use flowhop_flow::record::{
     ADJACENCIES, Adjacency, Block, Bucket, Config, GATES, Gate, LAYOUT_VERSION, MAGIC, MAX_BLOCKS, PORT_MAPS,
-    PORT_PROBES, PORT_SLOTS, PORTS, Port, PortMap, PortSlot, index_kind,
+    PORT_SLOTS, PORTS, Port, PortMap, PortSlot, index_kind,
 };
 use flowhop_flow::{Key, record};
 
+pub use attach::Attachment;
 pub use error::KernelError;
 pub use run::{Context, Program, TestRun};
 
@@ -45,7 +43,9 @@ use pins::Pins;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/flowhop.o"));
 
 /// All maps by name; `CONFIG`, by which the others are judged, is pinned first and removed last.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 14] = [
+    "SOCKETS",
+    "DRIVER_COUNTERS",
     "TAP_COUNTERS",
     "COUNTERS",
     "PORT_BITS",
@@ -204,6 +204,8 @@ pub struct Kernel {
     shared: Arc<Shared>,
     locals: HashMap<MapData, Address, u32>,
     kernel_index: HashMap<MapData, [u32; 10], u32>,
+    sockets: XskMap<MapData>,
+    driver_counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
     counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
     tap_counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
 }
@@ -237,10 +239,13 @@ impl Kernel {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::of_load)?;
-        for program in [Program::ingress(geometry.index), Program::Tap] {
-            let name = program.name();
-            classifier(&mut ebpf, program)?.load().map_err(|error| KernelError::of_program(name, error))?;
+        for program in [Program::ingress(geometry.index), Program::headerless(geometry.index), Program::Tap] {
+            let loaded = attach::classifier(&mut ebpf, program)?.load();
+            loaded.map_err(|error| KernelError::of_program(program.name(), error))?;
         }
+        let program = Program::driver(geometry.index);
+        let loaded = attach::driver(&mut ebpf, program)?.load();
+        loaded.map_err(|error| KernelError::of_program(program.name(), error))?;
         let shared = Shared::of(&mut ebpf, geometry)?;
         if !adopted {
             initialise(&shared.config[0], geometry)?;
@@ -248,6 +253,8 @@ impl Kernel {
         Ok(Self {
             locals: typed(&mut ebpf, "LOCALS")?,
             kernel_index: typed(&mut ebpf, "KERNEL_INDEX")?,
+            sockets: typed(&mut ebpf, "SOCKETS")?,
+            driver_counters: typed(&mut ebpf, "DRIVER_COUNTERS")?,
             counters: typed(&mut ebpf, "COUNTERS")?,
             tap_counters: typed(&mut ebpf, "TAP_COUNTERS")?,
             ebpf,
@@ -280,49 +287,6 @@ impl Kernel {
     #[must_use]
     pub fn shared(&self) -> &Shared {
         &self.shared
-    }
-
-    /// Makes an interface a port: enters it into the maps, then attaches the ingress program, in place of an
-    /// earlier daemon's if there is one.
-    ///
-    /// # Errors
-    /// When there is no such interface, no room for it, or it takes no program.
-    pub fn attach(&mut self, ifindex: u32, port: u8, mac: [u8; 6]) -> Result<(), KernelError> {
-        set_port(&self.shared, ifindex, port, mac)?;
-        self.link(ifindex, Program::ingress(self.geometry.index))
-    }
-
-    /// Makes a device the punt device: attaches the program that carries out orders, and tells the others.
-    ///
-    /// # Errors
-    /// As [`attach`](Self::attach).
-    pub fn attach_tap(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        self.link(ifindex, Program::Tap)?;
-        self.shared.config[0].punt_ifindex.store(ifindex);
-        Ok(())
-    }
-
-    /// Ends what [`attach`](Self::attach) or [`attach_tap`](Self::attach_tap) began. An interface that is gone
-    /// or has no program is fine.
-    ///
-    /// # Errors
-    /// When the link's pin cannot be removed.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), KernelError> {
-        Pins::remove(&self.pins.link(ifindex))?;
-        clear_port(&self.shared, ifindex);
-        let punt = &self.shared.config[0].punt_ifindex;
-        if punt.load() == ifindex {
-            punt.store(0);
-        }
-        Ok(())
-    }
-
-    /// Interfaces that have a program, an earlier daemon's included.
-    ///
-    /// # Errors
-    /// When the pins cannot be listed.
-    pub fn attached(&self) -> Result<Vec<u32>, KernelError> {
-        self.pins.links()
     }
 
     /// Makes an address the box's own; flags are those of `record::local_flags`.
@@ -374,6 +338,15 @@ impl Kernel {
         sum("COUNTERS", &self.counters, port)
     }
 
+    /// What the programs in drivers did with packets of a port, summed over all processors; what they passed on is not
+    /// among it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn driver_counters(&self, port: u8) -> Result<Tallies, KernelError> {
+        sum("DRIVER_COUNTERS", &self.driver_counters, port)
+    }
+
     /// What the program on the punt device sent through a port, summed over all processors.
     ///
     /// # Errors
@@ -396,40 +369,6 @@ impl Kernel {
             pins.unmount()?;
         }
         tap::delete(tap::NAME).map_err(|error| KernelError::System { call: "remove the punt device", error })
-    }
-
-    fn link(&mut self, ifindex: u32, program: Program) -> Result<(), KernelError> {
-        let path = self.pins.link(ifindex);
-        let name = program.name();
-        let classifier = classifier(&mut self.ebpf, program)?;
-        let failed = |error| KernelError::Link { ifindex, error };
-        match PinnedLink::from_pin(&path) {
-            Ok(pinned) => {
-                let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(failed)?;
-                match classifier.attach_to_link(link) {
-                    Ok(id) => {
-                        // The pin keeps the link; what is dropped here is a descriptor.
-                        classifier.take_link(id).map_err(|error| KernelError::of_program(name, error))?;
-                        return Ok(());
-                    }
-                    // The link of a device that is gone; its index was given to another one.
-                    Err(error) if error_number(&error) == Some(libc::ENOLINK) => Pins::remove(&path)?,
-                    Err(error) => return Err(KernelError::of_program(name, error)),
-                }
-            }
-            Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let interface = tap::interface_name(ifindex).ok_or(KernelError::NoInterface(ifindex))?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-        let attached = classifier.attach_with_options(&interface, TcAttachType::Ingress, options);
-        let id = attached.map_err(|error| match KernelVersion::current() {
-            Ok(version) if version < KernelVersion::new(6, 6, 0) => KernelError::NoTcx(error),
-            _ => KernelError::of_program(name, error),
-        })?;
-        let link = classifier.take_link(id).map_err(|error| KernelError::of_program(name, error))?;
-        let link: FdLink = link.try_into().map_err(failed)?;
-        link.pin(&path).map(drop).map_err(|error| KernelError::Pin { ifindex, error })
     }
 }
 
@@ -518,41 +457,6 @@ fn initialise(config: &Config, geometry: Geometry) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Enters an interface into the map of ports: the record first, then the slot that leads to it.
-fn set_port(shared: &Shared, ifindex: u32, port: u8, mac: [u8; 6]) -> Result<(), KernelError> {
-    let word = PortSlot::word(ifindex, port);
-    let slots = || (0..PORT_PROBES as u32).map(|probe| ifindex.wrapping_add(probe) as usize % PORT_SLOTS);
-    let slot = slots()
-        .find(|slot| shared.port_slots[*slot].port_of(ifindex).is_some())
-        .or_else(|| slots().find(|slot| shared.port_slots[*slot].0.load() == 0))
-        .ok_or(KernelError::PortsFull(ifindex))?;
-    let record = &shared.ports[usize::from(port)];
-    record.set_mac(mac);
-    record.ifindex.store(ifindex);
-    shared.port_slots[slot].0.store(word);
-    Ok(())
-}
-
-/// Takes an interface out of the map of ports: the slot first, then the record.
-fn clear_port(shared: &Shared, ifindex: u32) {
-    for probe in 0..PORT_PROBES as u32 {
-        let slot = &shared.port_slots[ifindex.wrapping_add(probe) as usize % PORT_SLOTS];
-        if let Some(port) = slot.port_of(ifindex) {
-            slot.0.store(0);
-            let record = &shared.ports[usize::from(port)];
-            if record.ifindex.load() == ifindex {
-                record.ifindex.store(0);
-            }
-        }
-    }
-}
-
-fn classifier(ebpf: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, KernelError> {
-    let name = program.name();
-    let found = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
-    found.try_into().map_err(|error| KernelError::Program { name, error })
-}
-
 fn mapped<T: Record>(ebpf: &mut Ebpf, name: &'static str, count: usize) -> Result<MappedArray<T>, KernelError> {
     let Some(Map::Array(data)) = ebpf.map(name) else {
         return Err(KernelError::Absent(name));
@@ -591,13 +495,6 @@ fn absent_is_fine(name: &'static str, result: Result<(), MapError>) -> Result<()
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other.map_err(|error| KernelError::Map { name, error }),
-    }
-}
-
-fn error_number(error: &ProgramError) -> Option<i32> {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
-        _ => None,
     }
 }
 

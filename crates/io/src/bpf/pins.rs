@@ -11,8 +11,24 @@ use std::path::{Path, PathBuf};
 
 use super::error::KernelError;
 
-/// What the name of a pinned link starts with; its interface index follows.
-const LINK: &str = "link-";
+/// Where on a device a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// In the driver (XDP).
+    Driver,
+    /// On the socket buffer (tcx ingress).
+    Ingress,
+}
+
+impl Hook {
+    /// What the name of a pinned link starts with; its interface index follows.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Driver => "driver-",
+            Self::Ingress => "link-",
+        }
+    }
+}
 
 /// The directory of pins.
 ///
@@ -54,8 +70,8 @@ impl Pins {
         self.base.join(name)
     }
 
-    pub(super) fn link(&self, ifindex: u32) -> PathBuf {
-        self.base.join(format!("{LINK}{ifindex}"))
+    pub(super) fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
+        self.base.join(format!("{}{ifindex}", hook.prefix()))
     }
 
     /// Mounts the bpffs unless it is there.
@@ -87,12 +103,12 @@ impl Pins {
     }
 
     /// Interfaces that have a pinned link.
-    pub(super) fn links(&self) -> Result<Vec<u32>, KernelError> {
+    pub(super) fn links(&self, hook: Hook) -> Result<Vec<u32>, KernelError> {
         let failed = |error| KernelError::File { path: self.place.clone(), error };
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.base).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            found.extend(name.to_str().and_then(|name| name.strip_prefix(LINK)?.parse::<u32>().ok()));
+            found.extend(name.to_str().and_then(|name| name.strip_prefix(hook.prefix())?.parse::<u32>().ok()));
         }
         found.sort_unstable();
         Ok(found)
@@ -110,8 +126,10 @@ impl Pins {
 
     /// Removes all links, so that no packet meets a program any more, then all maps.
     pub(super) fn clear(&self, maps: &[&str]) -> Result<(), KernelError> {
-        for ifindex in self.links()? {
-            Self::remove(&self.link(ifindex))?;
+        for hook in [Hook::Driver, Hook::Ingress] {
+            for ifindex in self.links(hook)? {
+                Self::remove(&self.link(hook, ifindex))?;
+            }
         }
         maps.iter().try_for_each(|name| Self::remove(&self.map(name)))
     }

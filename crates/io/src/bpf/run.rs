@@ -4,15 +4,24 @@ use std::time::Duration;
 
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 
-use super::{IndexKind, Kernel, KernelError, classifier};
+use super::attach::{classifier, driver};
+use super::{IndexKind, Kernel, KernelError};
 
 /// A kernel program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
+    /// In drivers, with our own index.
+    Driver,
+    /// In drivers, with the kernel's hash map.
+    DriverHash,
     /// On the ingress of ports, with our own index.
     Ingress,
     /// On the ingress of ports, with the kernel's hash map.
     IngressHash,
+    /// On the ingress of ports whose link has no header, with our own index.
+    Headerless,
+    /// On the ingress of ports whose link has no header, with the kernel's hash map.
+    HeaderlessHash,
     /// On the ingress of the punt device.
     Tap,
 }
@@ -22,9 +31,31 @@ impl Program {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Driver => "flowhop_xdp",
+            Self::DriverHash => "flowhop_xdp_hash",
             Self::Ingress => "flowhop_ingress",
             Self::IngressHash => "flowhop_ingress_hash",
+            Self::Headerless => "flowhop_ingress_l3",
+            Self::HeaderlessHash => "flowhop_ingress_l3_hash",
             Self::Tap => "flowhop_tap",
+        }
+    }
+
+    /// The program in drivers of a kind of index.
+    #[must_use]
+    pub const fn driver(index: IndexKind) -> Self {
+        match index {
+            IndexKind::Lines => Self::Driver,
+            IndexKind::KernelHash => Self::DriverHash,
+        }
+    }
+
+    /// The ingress program for links without a header, of a kind of index.
+    #[must_use]
+    pub const fn headerless(index: IndexKind) -> Self {
+        match index {
+            IndexKind::Lines => Self::Headerless,
+            IndexKind::KernelHash => Self::HeaderlessHash,
         }
     }
 
@@ -38,7 +69,8 @@ impl Program {
     }
 }
 
-/// What a program is told of a packet beside its bytes.
+/// What a program on the socket buffer is told of a packet beside its bytes; one in a driver is told the interface
+/// only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// Interface it came in through; it must exist in the caller's network namespace.
@@ -68,7 +100,7 @@ const SK_BUFF: usize = 192;
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRun {
-    /// The program's answer: -1 next, 2 drop, 7 redirect.
+    /// The program's answer: -1 next, 2 drop, 7 redirect; in a driver 1 drop, 2 pass, 4 redirect.
     pub action: i32,
     /// The frame afterwards.
     pub frame: Vec<u8>,
@@ -90,6 +122,9 @@ impl Kernel {
         context: Context,
         repeat: u32,
     ) -> Result<TestRun, KernelError> {
+        if matches!(program, Program::Driver | Program::DriverHash) {
+            return self.run_in_driver(program, frame, context.ifindex, repeat);
+        }
         let name = program.name();
         let mut out = vec![0; frame.len() + 256];
         let mut context_out = [0; SK_BUFF];
@@ -108,11 +143,42 @@ impl Kernel {
         Ok(TestRun { action: result.return_value as i32, frame: out, mark, duration: result.duration })
     }
 
+    fn run_in_driver(
+        &mut self,
+        program: Program,
+        frame: &[u8],
+        ifindex: u32,
+        repeat: u32,
+    ) -> Result<TestRun, KernelError> {
+        let mut out = vec![0; frame.len() + 256];
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let mut context = [0u8; 24];
+        for (offset, value) in [(4, frame.len() as u32), (12, ifindex)] {
+            if let Some(field) = context[offset..].first_chunk_mut() {
+                *field = value.to_ne_bytes();
+            }
+        }
+        let result = driver(&mut self.ebpf, program)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        });
+        let result = result.map_err(|error| KernelError::of_program(program.name(), error))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRun { action: result.return_value as i32, frame: out, mark: 0, duration: result.duration })
+    }
+
     /// What the kernel says of a loaded program: the size of its code, what the verifier saw.
     ///
     /// # Errors
     /// When the program is not loaded.
     pub fn program_info(&mut self, program: Program) -> Result<ProgramInfo, KernelError> {
-        classifier(&mut self.ebpf, program)?.info().map_err(|error| KernelError::of_program(program.name(), error))
+        let info = match program {
+            Program::Driver | Program::DriverHash => driver(&mut self.ebpf, program)?.info(),
+            _ => classifier(&mut self.ebpf, program)?.info(),
+        };
+        info.map_err(|error| KernelError::of_program(program.name(), error))
     }
 }

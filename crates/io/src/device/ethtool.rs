@@ -8,6 +8,16 @@ use crate::tap::{ioctl, request, socket};
 /// `linux/ethtool.h`; libc has neither the commands nor the structures.
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_GFLAGS: u32 = 0x25;
+/// `ETH_FLAG_RXVLAN`: tags are taken off received frames.
+const STRIPS_TAGS: u32 = 1 << 8;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct Value {
+    command: u32,
+    data: u32,
+}
 
 /// `struct ethtool_drvinfo`.
 #[repr(C)]
@@ -68,6 +78,14 @@ impl Ethtool {
         // SAFETY: the command fills in this structure.
         let told = unsafe { self.ask(name, &mut channels)? };
         Ok(if told { channels.receive_queues() } else { (1, 1) })
+    }
+
+    /// Whether the device takes VLAN tags off received frames.
+    pub(super) fn strips_tags(&self, name: &str) -> io::Result<bool> {
+        let mut flags = Value { command: ETHTOOL_GFLAGS, data: 0 };
+        // SAFETY: the command fills in this structure.
+        let told = unsafe { self.ask(name, &mut flags)? };
+        Ok(told && flags.data & STRIPS_TAGS != 0)
     }
 
     /// Has the kernel carry out the command that `argument` begins with; `false` where the device does not know it.

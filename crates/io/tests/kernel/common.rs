@@ -11,12 +11,12 @@ use std::thread;
 use flowhop_flow::forward::Hit;
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::{
-    Action, Adjacency, Block, Bucket, Config, Gate, NextHop, PORT_PROBES, PORT_SLOTS, Port, Steer, TICK_SHIFT, Tick,
+    Action, Adjacency, Block, Bucket, Config, Gate, NextHop, PORT_PROBES, Port, PortKey, Steer, TICK_SHIFT, Tick,
     local_flags,
 };
 use flowhop_flow::rewrite::{self, Rewrite};
 use flowhop_flow::{Arrival, Host, Key, Kind, Level, Packet, Verdict, forward, tcp};
-use flowhop_io::bpf::{Context, Geometry, IndexKind, Kernel, Program, Shared, TestRun};
+use flowhop_io::bpf::{Attachment, Context, Geometry, IndexKind, Kernel, Program, Shared, TestRun};
 use flowhop_io::tap::{self, Tap, metadata::Punt};
 use flowhop_table::lookup::{self, Arrays};
 use flowhop_wire::build::Spec;
@@ -199,8 +199,8 @@ impl Bed {
         let _ = fs::remove_dir_all(&state);
         let tap = Tap::open(tap::NAME).unwrap();
         let mut kernel = Kernel::load(&state, Geometry { index, ..GEOMETRY }).unwrap();
-        kernel.attach(lan, 1, lan_mac).unwrap();
-        kernel.attach(wan, 2, wan_mac).unwrap();
+        kernel.attach(&Attachment::skb(lan, 1, lan_mac)).unwrap();
+        kernel.attach(&Attachment::skb(wan, 2, wan_mac)).unwrap();
         kernel.attach_tap(tap.ifindex()).unwrap();
         let config = &kernel.shared().config[0];
         config.heartbeat.store(tick());
@@ -210,6 +210,8 @@ impl Bed {
         let [a, b, c, d, e, f] = NEIGHBOUR;
         let [g, h, i, j, k, l] = wan_mac;
         kernel.shared().adjacencies[ADJACENCY].write(&NextHop {
+            lower: wan,
+            vid: 0,
             ifindex: wan,
             generation: 3,
             port: 2,
@@ -252,6 +254,7 @@ impl Bed {
         hot.deltas.store(u32::from(rewrite.address_delta) | u32::from(rewrite.port_delta) << 16);
         hot.steer.store(
             Steer {
+                skb: true,
                 adjacency: ADJACENCY as u16,
                 ingress: 1,
                 action: Action::Forward,
@@ -420,13 +423,13 @@ impl Arrays for Native<'_> {
 }
 
 impl Host for Native<'_> {
-    const LEVEL: Level = Level::Kernel;
+    const LEVEL: Level = Level::Skb;
     fn config(&self) -> Option<&Config> {
         self.shared.config.first()
     }
-    fn port(&self, ifindex: u32) -> Option<(u8, &Port)> {
-        (0..PORT_PROBES).find_map(|probe| {
-            let number = self.shared.port_slots[(ifindex as usize + probe) % PORT_SLOTS].port_of(ifindex)?;
+    fn port(&self, key: PortKey) -> Option<(u8, &Port)> {
+        (0..PORT_PROBES as u32).find_map(|probe| {
+            let number = self.shared.port_slots[key.slot(probe) as usize].port_of(key)?;
             Some((number, &self.shared.ports[usize::from(number)]))
         })
     }
@@ -463,7 +466,7 @@ pub(crate) fn compare(bed: &mut Bed, frame: &[u8], segment: u32) -> Compared {
     restore(bed, &before);
 
     let mut copy = frame.to_vec();
-    let arrival = Arrival { ifindex: bed.lan, tagged: false, segment };
+    let arrival = Arrival::ethernet(bed.lan, segment);
     let locals = bed.kernel.locals().unwrap();
     let native = Native { shared: bed.kernel.shared(), locals };
     let verdict = forward(&native, &mut Plain(SliceFrame::new(&mut copy)), &arrival, tick());

@@ -17,8 +17,11 @@ const NOT_ZONES: [&str; 2] = ["any", "self"];
 /// The kernel's limit without the closing zero (IFNAMSIZ in linux/if.h).
 const LONGEST_DEVICE: usize = 15;
 
-const PATHS: [Choice<ForwardingPath>; 3] =
-    [("driver", None), ("skb", Some(ForwardingPath::Skb)), ("user", Some(ForwardingPath::User))];
+const PATHS: [Choice<ForwardingPath>; 3] = [
+    ("driver", Some(ForwardingPath::Driver)),
+    ("skb", Some(ForwardingPath::Skb)),
+    ("user", Some(ForwardingPath::User)),
+];
 const RPF: [Choice<ReversePath>; 4] =
     [("off", Some(ReversePath::Off)), ("strict", None), ("feasible", None), ("loose", None)];
 const MARTIANS: [Choice<Martians>; 3] =

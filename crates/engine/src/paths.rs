@@ -1,0 +1,267 @@
+//! Which path carries a connection's packets, and moving a live connection to another (checklist A3 to A5).
+//!
+//! The path of a direction follows from what its input and its output can do. When it changes, packets of the direction
+//! may be anywhere: in a driver's batch, in the socket buffer's receive queue, in the queues to user space. So the entry
+//! becomes pending, which brings all further packets here; and where the level changes (driver or socket buffer, each
+//! with a queue of its own to user space), packets that come by the new level's queue are held until the kernel
+//! programs' grace period has passed and the old level's queue is empty. Then nothing of before is on its way any more.
+
+use std::collections::HashMap;
+
+use flowhop_flow::Reason;
+use flowhop_flow::forward::gate_of;
+use flowhop_flow::record::{Action, Steer, Tick};
+use flowhop_table::{BlockIndex, is_live, key_of};
+
+use crate::buffer::Buffer;
+use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::hold::Wait;
+use crate::interfaces::{FastPath, PathReason};
+
+/// Where established flows are forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// By the program in the driver.
+    Driver,
+    /// By the program on the socket buffer.
+    Skb,
+    /// By the daemon.
+    User,
+}
+
+impl Path {
+    /// The name that operators see.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Driver => "driver",
+            Self::Skb => "skb",
+            Self::User => "user",
+        }
+    }
+
+    /// The path that an entry's word stands for.
+    #[must_use]
+    pub const fn of(steer: Steer) -> Self {
+        match (steer.action, steer.skb) {
+            (Action::Forward, false) => Self::Driver,
+            (Action::Forward, true) => Self::Skb,
+            _ => Self::User,
+        }
+    }
+}
+
+/// The way of one direction's packets, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// What the kernel paths do.
+    pub(crate) action: Action,
+    /// The program in the driver passes packets on.
+    pub(crate) skb: bool,
+    /// Why.
+    pub(crate) reason: PathReason,
+}
+
+/// Directions whose level changed a moment ago.
+#[derive(Debug, Default)]
+pub(crate) struct Moves(HashMap<(BlockIndex, usize), Move>);
+
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    /// The new level is the driver's.
+    driver: bool,
+    /// The last grace period that had begun.
+    grace: u64,
+}
+
+impl Moves {
+    /// Whether a packet that came by one of the two queues has to wait.
+    pub(crate) fn holds(&self, block: BlockIndex, direction: usize, driver: bool) -> bool {
+        !self.0.is_empty() && self.0.get(&(block, direction)).is_some_and(|change| change.driver == driver)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Why a connection was not moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MoveError {
+    /// There is no such connection.
+    Unknown,
+    /// Its input has no program there, or its output takes nothing from it.
+    Impossible,
+}
+
+impl Engine {
+    /// The way of packets from one port to another, the fastest that both can do.
+    pub(crate) fn way(&self, accelerate: bool, input: u8, output: u8) -> Way {
+        let Some(input) = self.interfaces.port(input) else {
+            return Way { action: Action::User, skb: true, reason: PathReason::NoKernel };
+        };
+        let skb = input.fast != FastPath::Driver;
+        if !accelerate {
+            return Way { action: Action::User, skb, reason: PathReason::Rule };
+        }
+        match input.fast {
+            FastPath::None => Way { action: Action::User, skb, reason: input.reason },
+            FastPath::Skb => Way { action: Action::Forward, skb, reason: input.reason },
+            FastPath::Driver if self.takes_frames(output) => Way { action: Action::Forward, skb, reason: input.reason },
+            FastPath::Driver if input.falls_back => {
+                Way { action: Action::Forward, skb: true, reason: PathReason::Output }
+            }
+            FastPath::Driver => Way { action: Action::User, skb, reason: PathReason::Output },
+        }
+    }
+
+    fn takes_frames(&self, port: u8) -> bool {
+        self.interfaces.port(port).is_some_and(|output| output.takes_frames)
+    }
+
+    /// What the interfaces can do changed: connections follow in slices, by [`maintain`](Self::maintain).
+    pub const fn paths_changed(&mut self) {
+        self.sweep.paths();
+    }
+
+    /// Moves a connection, by its identifier, to a path of the operator's choice; `None` gives the choice back. Returns
+    /// the path of each direction: one whose interfaces cannot do it stays where it is.
+    ///
+    /// # Errors
+    /// When there is no such connection, or neither direction can take that path.
+    pub fn move_flow(&mut self, serial: u32, path: Option<Path>, now: Tick) -> Result<[Path; 2], MoveError> {
+        let found = self
+            .table
+            .live_blocks()
+            .find(|&number| self.table.block(number).is_some_and(|block| block.owner.serial.load() == serial));
+        self.move_block(found.ok_or(MoveError::Unknown)?, path, now)
+    }
+
+    /// Moves all connections that can be moved; returns how many.
+    pub fn move_flows(&mut self, path: Option<Path>, now: Tick) -> u32 {
+        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
+        live.into_iter().filter(|&number| self.move_block(number, path, now).is_ok()).count() as u32
+    }
+
+    fn move_block(&mut self, number: BlockIndex, path: Option<Path>, now: Tick) -> Result<[Path; 2], MoveError> {
+        let mut moved = false;
+        for direction in 0..2 {
+            let way = match path {
+                None => self.default_way(number, direction),
+                Some(path) => self.way_by(number, direction, path),
+            };
+            if let Some(way) = way {
+                self.put(number, direction, way, now);
+                moved = true;
+            }
+        }
+        let block = self.table.block(number).ok_or(MoveError::Unknown)?;
+        let paths = [0, 1].map(|direction| Path::of(Steer::unpack(block.hot[direction].steer.load())));
+        if moved { Ok(paths) } else { Err(MoveError::Impossible) }
+    }
+
+    /// The ports of a direction: input, output.
+    fn ends(&self, number: BlockIndex, direction: usize) -> Option<(u8, u8)> {
+        let block = self.table.block(number).filter(|block| is_live(block))?;
+        let port = |direction: usize| Steer::unpack(block.hot[direction & 1].steer.load()).ingress;
+        Some((port(direction), port(direction ^ 1)))
+    }
+
+    /// The way of a live direction by what its ports can do; a rule's choice stays.
+    fn default_way(&self, number: BlockIndex, direction: usize) -> Option<Way> {
+        let (input, output) = self.ends(number, direction)?;
+        Some(self.way(self.reason(number, direction)? != PathReason::Rule, input, output))
+    }
+
+    /// A way of the operator's choice, if the ports can do it.
+    fn way_by(&self, number: BlockIndex, direction: usize, path: Path) -> Option<Way> {
+        let (input, output) = self.ends(number, direction)?;
+        let fast = self.interfaces.port(input)?.fast;
+        let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
+        let (action, skb) = match path {
+            // Handed down from where it is now.
+            Path::User => (Action::User, steer.skb),
+            Path::Skb if fast != FastPath::None => (Action::Forward, true),
+            Path::Driver if fast == FastPath::Driver && self.takes_frames(output) => (Action::Forward, false),
+            Path::Skb | Path::Driver => return None,
+        };
+        Some(Way { action, skb, reason: PathReason::Moved })
+    }
+
+    fn reason(&self, number: BlockIndex, direction: usize) -> Option<PathReason> {
+        let flags = self.table.block(number)?.owner.flags.load();
+        Some(PathReason::from_number((flags >> (8 * (direction & 1))) as u8))
+    }
+
+    /// One connection of a sweep after interfaces changed. An operator's choice stays while it is possible.
+    pub(crate) fn follow_paths(&mut self, number: BlockIndex, now: Tick) {
+        for direction in 0..2 {
+            let chosen = self.reason(number, direction) == Some(PathReason::Moved);
+            let steer = self.table.block(number).map(|block| Steer::unpack(block.hot[direction].steer.load()));
+            let possible = steer.and_then(|steer| self.way_by(number, direction, Path::of(steer)));
+            if chosen && possible.is_some() {
+                continue;
+            }
+            if let Some(way) = self.default_way(number, direction) {
+                self.put(number, direction, way, now);
+            }
+        }
+    }
+
+    /// Puts a direction on a way; see the module for how it gets there.
+    pub(crate) fn put(&mut self, number: BlockIndex, direction: usize, way: Way, now: Tick) {
+        let Some(block) = self.table.block(number).filter(|block| is_live(block)) else { return };
+        let shift = 8 * direction;
+        let others = block.owner.flags.load() & !(0xff << shift);
+        block.owner.flags.store(others | u32::from(way.reason as u8) << shift);
+        let steer = Steer::unpack(block.hot[direction].steer.load());
+        if (steer.action, steer.skb) == (way.action, way.skb) || !self.kernel {
+            return;
+        }
+        let serial = block.owner.serial.load();
+        let changes_level = steer.skb != way.skb;
+        let gate = gate_of(self.table.hash(&key_of(block, direction)));
+        // What the daemon forwards itself from now on it gets in order, unless the queue changes as well.
+        let pending = way.action == Action::Forward;
+        let epoch = if pending { self.gates.epoch(gate) } else { 0 };
+        let new = Steer { action: way.action, skb: way.skb, pending, epoch, ..steer };
+        block.hot[direction].steer.store(new.pack());
+        let grace = self.table.epoch();
+        if pending {
+            self.gates.wait_again(number, serial, direction, gate, grace, now);
+        }
+        if changes_level {
+            self.moves.0.insert((number, direction), Move { driver: !way.skb, grace });
+        }
+    }
+
+    /// A packet that came by the new level's queue before all of the old one's have.
+    pub(crate) fn hold_for_move(
+        &mut self,
+        arrived: &Arrived,
+        number: BlockIndex,
+        direction: usize,
+        packet: &Buffer<'_>,
+    ) -> Outcome {
+        Outcome::of(self.keep(arrived, Wait::Move(number, direction), packet))
+    }
+
+    /// Lets go what waited for moves that are complete. The queues from the kernel are empty.
+    pub(crate) fn finish_moves(&mut self, now: Tick, io: &mut dyn Io) {
+        if self.moves.is_empty() {
+            return;
+        }
+        let passed = self.passed;
+        let complete = |change: &Move| passed > change.grace;
+        let done: Vec<_> = self.moves.0.iter().filter(|(_, change)| complete(change)).map(|(key, _)| *key).collect();
+        for (number, direction) in done {
+            self.moves.0.remove(&(number, direction));
+            for mut held in self.hold.take(Wait::Move(number, direction)) {
+                self.counters.take_back(held.port, Reason::HeldMove, held.bytes.len());
+                let arrived = Arrived { port: held.port, gate: held.gate, driver: held.driver, now };
+                let mut packet = Buffer::new(&mut held.bytes, held.offload);
+                self.receive(&arrived, &mut packet, io);
+            }
+        }
+    }
+}

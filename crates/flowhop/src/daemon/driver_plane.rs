@@ -1,0 +1,128 @@
+//! Packets that programs in drivers hand down: AF_XDP sockets, one for each receive queue of a device.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use flowhop_engine::{Arrived, Offload};
+use flowhop_flow::parse::ETHERNET;
+use flowhop_flow::record::{QUEUES, SOCKETS, Tick};
+use flowhop_io::bpf::Kernel;
+use flowhop_io::tap::metadata::Punt;
+use flowhop_io::xsk::Sockets;
+use flowhop_wire::ethertype;
+
+/// Length of a VLAN tag in a frame.
+const TAG: usize = 4;
+
+/// The sockets, and where those of each device begin in the map that the programs look them up in.
+#[derive(Default)]
+pub(super) struct DriverPlane {
+    sockets: Sockets,
+    first: HashMap<u32, u16>,
+    /// Queues that could not be served, so that it is said once.
+    failed: HashSet<(u32, u32)>,
+}
+
+impl DriverPlane {
+    /// Where the sockets of a device begin in the map; beyond its end when there is no room for another device, whose
+    /// packets then take the socket buffer's way to the daemon.
+    pub(super) fn first_socket(&mut self, ifindex: u32) -> u16 {
+        if let Some(first) = self.first.get(&ifindex) {
+            return *first;
+        }
+        let mut places = (0..SOCKETS as u16).step_by(QUEUES);
+        let Some(first) = places.find(|place| !self.first.values().any(|taken| taken == place)) else {
+            return SOCKETS as u16;
+        };
+        self.first.insert(ifindex, first);
+        first
+    }
+
+    /// Opens a socket for every queue of a device that has none yet; tells whether one was opened.
+    pub(super) fn open(&mut self, ifindex: u32, queues: u32, kernel: &mut Kernel) -> bool {
+        let first = self.first_socket(ifindex);
+        let mut opened = false;
+        for queue in (0..queues.min(QUEUES as u32)).take_while(|_| usize::from(first) < SOCKETS) {
+            if self.sockets.is_bound(ifindex, queue) {
+                continue;
+            }
+            let result = self.sockets.bind(ifindex, queue).map_err(|error| error.to_string()).and_then(|()| {
+                let socket = self.sockets.fd(ifindex, queue).ok_or_else(|| "no socket".to_owned())?;
+                kernel.set_socket(first + queue as u16, socket).map_err(|error| error.to_string())
+            });
+            match result {
+                Ok(()) => {
+                    opened = true;
+                    self.failed.remove(&(ifindex, queue));
+                }
+                Err(error) => {
+                    if self.failed.insert((ifindex, queue)) {
+                        say!("flowhop: no AF_XDP socket for queue {queue} of interface {ifindex}: {error}");
+                    }
+                }
+            }
+        }
+        opened
+    }
+
+    /// Closes the sockets of a device.
+    pub(super) fn close(&mut self, ifindex: u32) {
+        self.sockets.close(ifindex);
+        self.first.remove(&ifindex);
+        self.failed.retain(|(device, _)| *device != ifindex);
+    }
+
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.fds()
+    }
+
+    /// The next packet, with where it is in the buffer; `None` when there is none.
+    pub(super) fn receive(&mut self, frame: &mut [u8], now: Tick) -> Option<(Arrived, Offload, Range<usize>)> {
+        loop {
+            let received = self.sockets.receive(frame)?;
+            let [metadata @ .., _, _] = received.metadata;
+            // Anything without metadata was not handed down by our program.
+            let Some(punt) = Punt::parse(metadata) else { continue };
+            let arrived = Arrived { port: punt.port, gate: u32::from(punt.gate), driver: true, now };
+            return Some((arrived, Offload::default(), take_tag(frame, received.len)));
+        }
+    }
+
+    /// Sends a frame out of a device; `false` where that has to take another way.
+    pub(super) fn send(&mut self, ifindex: u32, frame: &[u8]) -> bool {
+        self.sockets.send(ifindex, frame)
+    }
+
+    /// Has the kernel send what was handed over.
+    pub(super) fn flush(&mut self) {
+        self.sockets.flush();
+    }
+}
+
+/// Takes the VLAN tag off a frame: the port that it came in through says what it said. Returns where the frame is.
+fn take_tag(frame: &mut [u8], length: usize) -> Range<usize> {
+    let tagged = frame.get(12..14).is_some_and(|bytes| bytes == ethertype::VLAN.to_be_bytes());
+    if !tagged || length < ETHERNET + TAG {
+        return 0..length;
+    }
+    frame.copy_within(..12, TAG);
+    TAG..length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_taken_off_and_a_frame_without_one_stays() {
+        let mut frame: Vec<u8> = (0..40).collect();
+        assert_eq!(take_tag(&mut frame, 40), 0..40);
+        frame[12..18].copy_from_slice(&[0x81, 0, 0x20, 10, 8, 0]);
+        let place = take_tag(&mut frame, 40);
+        assert_eq!(place, 4..40);
+        let rest = &frame[place];
+        assert_eq!(rest[..14], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 8, 0]);
+        assert_eq!(rest[14], 18);
+    }
+}

@@ -1,0 +1,28 @@
+//! Reading and writing packet bytes in a form that the kernel's verifier can follow.
+
+use core::arch::asm;
+
+/// Every offset that the forwarding function asks for is below this, since it reads headers only; the verifier needs
+/// to see a bound.
+const REACH: usize = 1024;
+
+/// Hides from LLVM where a value comes from, so that it keeps the comparisons that the verifier wants to see.
+#[inline(always)]
+pub fn opaque(value: usize) -> usize {
+    let mut value = value as u64;
+    // SAFETY: no instruction at all; the value passes through a register unchanged.
+    unsafe { asm!("/* {0} */", inout(reg) value) };
+    value as usize
+}
+
+/// The address of `N` bytes at `offset` of a packet whose directly readable bytes begin at `start`; `end` reads where
+/// they end, after the address is made.
+#[inline(always)]
+pub fn at<const N: usize>(start: u32, offset: usize, end: impl FnOnce() -> u32) -> Option<*mut [u8; N]> {
+    // A mask and no comparison: a comparison whose outcome the verifier can tell makes it follow the exact value
+    // of the offset through the loop over TCP options, which then has too many states.
+    let start = start as usize + (opaque(offset) & (REACH - 1));
+    let end = end() as usize;
+    // Hidden, or LLVM makes `start < end` of one byte's check, from which the verifier learns nothing.
+    (opaque(start + N) <= end).then_some(start as *mut [u8; N])
+}
