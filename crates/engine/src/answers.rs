@@ -15,11 +15,12 @@ use zerocopy::transmute_ref;
 
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io};
+use crate::errors::Headers;
 
 /// An ICMP error for IPv4 is at most this long (RFC 1812 section 4.3.2.3).
 const MAX_ERROR_V4: usize = 576;
 /// An ICMPv6 error is at most as long as the smallest MTU (RFC 4443 section 2.4 c).
-const MAX_ERROR_V6: usize = 1280;
+pub(crate) const MAX_ERROR_V6: usize = 1280;
 /// Ticks in a second, about.
 const SECOND: Tick = 954;
 
@@ -27,7 +28,8 @@ const SECOND: Tick = 954;
 #[derive(Debug)]
 pub struct Answers {
     per_second: u32,
-    tokens: u32,
+    /// What is in the bucket: `SECOND` for each answer, so that a tick earns a whole number.
+    credit: u64,
     at: Tick,
 }
 
@@ -35,18 +37,18 @@ impl Answers {
     /// A full bucket.
     #[must_use]
     pub const fn new(per_second: u32, now: Tick) -> Self {
-        Self { per_second, tokens: per_second, at: now }
+        Self { per_second, credit: per_second as u64 * SECOND as u64, at: now }
     }
 
     fn take(&mut self, now: Tick) -> bool {
         let elapsed = now.wrapping_sub(self.at).min(SECOND);
-        let earned = u64::from(elapsed) * u64::from(self.per_second) / u64::from(SECOND);
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned as u32).min(self.per_second);
-            self.at = now;
+        self.at = now;
+        let depth = u64::from(self.per_second) * u64::from(SECOND);
+        self.credit = (self.credit + u64::from(elapsed) * u64::from(self.per_second)).min(depth);
+        let allowed = self.credit >= u64::from(SECOND);
+        if allowed {
+            self.credit -= u64::from(SECOND);
         }
-        let allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
         allowed
     }
 }
@@ -66,30 +68,12 @@ impl Error {
 }
 
 impl Engine {
-    pub(crate) fn answer_time_exceeded(
-        &mut self,
-        arrived: &Arrived,
-        parsed: &Parsed,
-        packet: &mut Buffer<'_>,
-        io: &mut dyn Io,
-    ) {
-        if !is_later_fragment(packet, parsed) {
-            let (v4, v6) = (Error::plain(icmp4::TIME_EXCEEDED, 0), Error::plain(icmp6::TIME_EXCEEDED, 0));
-            self.answer(arrived, v4, v6, packet, io);
-        }
+    pub(crate) fn answer_time_exceeded(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        let (v4, v6) = (Error::plain(icmp4::TIME_EXCEEDED, 0), Error::plain(icmp6::TIME_EXCEEDED, 0));
+        self.answer(arrived, v4, v6, packet, io);
     }
 
-    pub(crate) fn answer_too_big(
-        &mut self,
-        arrived: &Arrived,
-        parsed: &Parsed,
-        mtu: u32,
-        packet: &mut Buffer<'_>,
-        io: &mut dyn Io,
-    ) {
-        if is_later_fragment(packet, parsed) {
-            return;
-        }
+    pub(crate) fn answer_too_big(&mut self, arrived: &Arrived, mtu: u32, packet: &mut Buffer<'_>, io: &mut dyn Io) {
         let [_, _, high, low] = mtu.min(0xffff).to_be_bytes();
         // RFC 1191 section 4 and RFC 4443 section 3.2.
         let v4 = Error { kind: icmp4::UNREACHABLE, code: 4, rest: [0, 0, high, low] };
@@ -128,7 +112,7 @@ impl Engine {
     }
 
     fn answer(&mut self, arrived: &Arrived, v4: Error, v6: Error, packet: &mut Buffer<'_>, io: &mut dyn Io) {
-        let Some((source, family)) = sender(packet) else { return };
+        let Some((source, family)) = sender(packet).filter(|_| is_answerable(packet)) else { return };
         let Some(own) = self.own_address(arrived.port, source) else { return };
         packet.complete_checksum();
         let error = if family == 4 { v4 } else { v6 };
@@ -178,16 +162,10 @@ fn sender(packet: &Buffer<'_>) -> Option<(IpAddr, u8)> {
     single.then_some((address, family))
 }
 
-fn is_later_fragment(packet: &Buffer<'_>, parsed: &Parsed) -> bool {
-    parsed.key.family() == 4
-        && packet.read::<{ Ipv4::LEN }>(parsed.network).is_some_and(|bytes| {
-            let header: &Ipv4 = transmute_ref!(bytes);
-            header.fragment_offset() != 0
-        })
-        || parsed.key.family() == 6 && matches!(parsed.transport, Transport::Opaque) && parsed.key.ports == 0 && {
-            let fixed = parsed.network + 40;
-            parsed.transport_offset >= fixed + 8
-        }
+/// Whether a packet's kind allows an error about it: no ICMP error, no redirect, no fragment other than the first.
+fn is_answerable(packet: &Buffer<'_>) -> bool {
+    let ip = packet.bytes().get(ETHERNET..).unwrap_or_default();
+    Headers::read(ip).is_some_and(|headers| !headers.later_fragment && !headers.is_error(ip))
 }
 
 /// A reset in the name of the destination (RFC 9293 section 3.10.7.1).
@@ -299,4 +277,27 @@ fn set_fragment(frame: &mut [u8], header_length: usize, total: usize, offset: u1
     header[10..12].fill(0);
     let sum = checksum::finish(checksum::sum(header));
     header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 1812 section 4.3.2.8: the rate holds however often it is asked; what is left over between two is not lost.
+    #[test]
+    fn the_rate_of_answers_holds_however_often_it_is_asked() {
+        for (per_second, step) in [(200, 1), (200, 3), (200, 7), (10, 100), (950, 1), (2000, 1)] {
+            let mut answers = Answers::new(per_second, 0);
+            let burst = (0..2 * per_second).filter(|_| answers.take(0)).count();
+            assert_eq!(burst, per_second as usize, "one second's depth");
+            let mut taken = 0;
+            for now in (step..=100 * SECOND).step_by(step as usize) {
+                while answers.take(now) {
+                    taken += 1;
+                }
+            }
+            let right = 100 * per_second;
+            assert!(taken <= right && taken + 1 + per_second * step / SECOND >= right, "{taken} of {right}");
+        }
+    }
 }

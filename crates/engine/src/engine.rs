@@ -328,13 +328,7 @@ impl Engine {
             Err(reason) => Outcome::of(reason),
             Ok(Validated::NotIp) => self.to_stack(arrived.port, Reason::NotIp, packet, io),
             Ok(Validated::NeighbourDiscovery) => self.to_stack(arrived.port, Reason::NeighbourDiscovery, packet, io),
-            Ok(Validated::Message(parsed)) => {
-                if self.routing.is_own(key::ip(&parsed.key.destination)) {
-                    self.to_stack(arrived.port, Reason::Local, packet, io)
-                } else {
-                    Outcome::of(Reason::IcmpUnrelated)
-                }
-            }
+            Ok(Validated::Message(parsed)) => self.message(arrived, &parsed, packet, io),
             Ok(Validated::Flow(parsed, None)) => self.flow(arrived, &parsed, packet, io),
             Ok(Validated::Flow(parsed, Some(place)) | Validated::Later(parsed, place)) => {
                 self.fragment(arrived, &parsed, &place, packet, io)

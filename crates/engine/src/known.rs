@@ -61,7 +61,7 @@ impl Engine {
                     return outcome(reason);
                 }
                 Reason::TtlExceeded => {
-                    self.answer_time_exceeded(arrived, &parsed, packet, io);
+                    self.answer_time_exceeded(arrived, packet, io);
                     return outcome(reason);
                 }
                 Reason::TooBig => {
@@ -198,7 +198,13 @@ impl Engine {
         self.gates.wait_again(number, block.owner.serial.load(), direction, gate, self.table.epoch(), now);
     }
 
-    fn hold_packet(&mut self, arrived: &Arrived, adjacency: u16, packet: &Buffer<'_>, io: &mut dyn Io) -> Reason {
+    pub(crate) fn hold_packet(
+        &mut self,
+        arrived: &Arrived,
+        adjacency: u16,
+        packet: &Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Reason {
         let index = AdjacencyIndex::new(adjacency);
         if self.routing.adjacency(index).is_some_and(|adjacency| adjacency.state == AdjacencyState::Resolved) {
             // Its output is not an interface of policy's any more, or the record lags behind.
@@ -268,7 +274,7 @@ impl Engine {
         let Some(hop) = self.hop_of(number, direction) else { return outcome };
         debug_assert!(wire_length(parsed, packet.segment()) > hop.mtu);
         if !answers::may_fragment(packet, parsed) || packet.offload.segmentation != 0 {
-            self.answer_too_big(arrived, parsed, hop.mtu, packet, io);
+            self.answer_too_big(arrived, hop.mtu, packet, io);
             return outcome;
         }
         // Judged as if it fitted, so that state and counters move; then cut.

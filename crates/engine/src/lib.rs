@@ -11,7 +11,8 @@
 //! [`Engine::receive`] → [`validate`] → [`fragments`] → the connection is known: `known` judges it by its entry
 //! and mends what the entry lacks (neighbour, route, policy); or it is new: `open` asks the modules, installs
 //! the pair and goes on as for a known one. [`hold`] keeps packets whose neighbour is being resolved, [`ageing`]
-//! ends idle connections, [`answers`] builds the router's own ICMP errors and resets.
+//! ends idle connections, [`answers`] builds the router's own ICMP errors and resets, `errors` forwards those of others
+//! about a connection.
 //!
 //! # Rules
 //! No clock, randomness, file or socket: `now` is an argument, the random generator is seeded by the caller.
@@ -24,6 +25,7 @@ pub mod answers;
 pub mod buffer;
 pub mod counters;
 pub mod engine;
+mod errors;
 pub mod fragments;
 pub mod gates;
 pub mod hold;

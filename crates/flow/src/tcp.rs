@@ -199,6 +199,25 @@ pub fn repeats(own: &TcpHalf, segment: &Segment) -> bool {
     end.wrapping_sub(end_of(segment)) <= MAX_ACK_DISTANCE
 }
 
+/// Whether a sequence number may be that of a segment under way from the side of `own`: neither acknowledged by `peer`
+/// nor beyond what was sent. What an ICMP error quotes has to be (RFC 5927 section 4.1).
+///
+/// The end of what was sent counts, as there a segment without data is. Before the peer has acknowledged anything, only
+/// the SYN and what it carried can be under way.
+#[must_use]
+pub fn in_flight(own: &TcpHalf, peer: &TcpHalf, sequence: u32) -> bool {
+    if own.flags() & flag::KNOWN == 0 {
+        return false;
+    }
+    let (end, _) = split(own.sent.load());
+    let oldest = if peer.flags() & flag::GRANTED != 0 {
+        split(peer.allowed.load()).0
+    } else {
+        end.wrapping_sub(1 + MAX_SYN_DATA)
+    };
+    at_most(oldest, sequence) && at_most(sequence, end)
+}
+
 /// Checks a segment from the side of `own` to the side of `peer` and moves the context on.
 ///
 /// `offer` is asked for the options of an acceptable SYN|ACK only.

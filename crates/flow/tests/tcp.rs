@@ -4,7 +4,9 @@
 use flowhop_flow::Reason;
 use flowhop_flow::parse::Segment;
 use flowhop_flow::record::TcpHalf;
-use flowhop_flow::tcp::{MAX_ACK_DISTANCE, MAX_SCALE, Offer, Phase, check, flag, offer, open, open_too, repeats};
+use flowhop_flow::tcp::{
+    MAX_ACK_DISTANCE, MAX_SCALE, Offer, Phase, check, flag, in_flight, offer, open, open_too, repeats,
+};
 use flowhop_wire::SliceFrame;
 use flowhop_wire::tcp_flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
 use proptest::prelude::*;
@@ -388,6 +390,28 @@ proptest! {
             let results = [&one, &other].map(|wire| wire.send(side, flags, seq, ack, payload, window));
             prop_assert_eq!(results[0], results[1]);
             prop_assert_eq!(one.phase(), other.phase());
+        }
+    }
+}
+
+// RFC 5927 section 4.1: SND.UNA <= SEG.SEQ <= SND.NXT, also across the wrap; the SYN alone before an answer.
+#[test]
+fn what_an_error_quotes_is_in_flight() {
+    for (a, b) in STARTS {
+        let wire = Wire::opened(a, NOTHING, 1000);
+        let [own, peer] = &wire.halves;
+        let at = |offset: u32| a.wrapping_add(offset);
+        for (sequence, expected) in [(at(0), true), (at(1), true), (at(2), false), (a.wrapping_sub(70_000), false)] {
+            assert_eq!(in_flight(own, peer, sequence), expected, "{a}: {sequence}");
+        }
+        assert!(!in_flight(peer, own, 0), "nothing is known of the other side");
+
+        let wire = Wire::established(a, b);
+        assert_eq!(wire.send(0, ACK, 1, 1, 500, 1000), Ok(()));
+        assert_eq!(wire.send(1, ACK, 1, 201, 0, 2000), Ok(()));
+        let [own, peer] = &wire.halves;
+        for (offset, expected) in [(200, false), (201, true), (501, true), (502, false), (1 << 31, false)] {
+            assert_eq!(in_flight(own, peer, at(offset)), expected, "{a}: {offset}");
         }
     }
 }

@@ -17,6 +17,9 @@ use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{Ipv4, Tcp, tcp_flags, verify};
 use zerocopy::FromBytes;
 
+#[path = "firewall/errors.rs"]
+mod errors;
+
 const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const WAN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const INSIDE_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
@@ -81,7 +84,11 @@ fn at(text: &str) -> SocketAddr {
 
 impl Bed {
     fn new(resolved: bool) -> Self {
-        let source = Source { name: "test.toml".into(), text: POLICY.into() };
+        Self::with_policy(resolved, POLICY)
+    }
+
+    fn with_policy(resolved: bool, policy: &str) -> Self {
+        let source = Source { name: "test.toml".into(), text: policy.into() };
         let policy = flowhop_policy::parse(&[source]).expect("a good policy").policy;
         let (mut rules, mut nats) = (Names::default(), Names::default());
         let shared = Shared::new(policy, &mut rules, &mut nats);
@@ -158,9 +165,12 @@ impl Bed {
 
     fn send(&mut self, port: u8, spec: &Spec<'_>) -> Outcome {
         let (from, to) = if port == 1 { (INSIDE_MAC, LAN_MAC) } else { (OUTSIDE_MAC, WAN_MAC) };
-        let mut bytes = spec.with_link(from, to).to_vec().unwrap();
+        self.receive(port, spec.with_link(from, to).to_vec().unwrap())
+    }
+
+    fn receive(&mut self, port: u8, mut frame: Vec<u8>) -> Outcome {
         let arrived = Arrived { port, gate: 0, driver: false, now: self.now };
-        self.engine.receive(&arrived, &mut Buffer::new(&mut bytes, Offload::default()), &mut self.outside)
+        self.engine.receive(&arrived, &mut Buffer::new(&mut frame, Offload::default()), &mut self.outside)
     }
 
     fn last(&mut self) -> (u8, Vec<u8>) {
