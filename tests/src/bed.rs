@@ -8,6 +8,14 @@
 //!                                     2001:db8:0:3::1     2001:db8:0:3::2
 //! ```
 //!
+//! With [hops](Bed::with_hops), inside and outside host are routers themselves, with a host behind each:
+//!
+//! ```text
+//!  deep            inside                          outside              far
+//!  eth0 10.2.0.2   eth1 10.2.0.1  ...  router ...  eth1 198.18.0.1      eth0 198.18.0.2
+//!  fd00:0:0:5::2   fd00:0:0:5::1                   2001:db8:0:4::1      2001:db8:0:4::2
+//! ```
+//!
 //! With a second outside host, both outside hosts own the [`Family::roaming`] address, which the router
 //! reaches through `wan0` to begin with: a changed route moves its traffic from one to the other.
 
@@ -69,6 +77,26 @@ impl Family {
         self.pick([203, 0, 113, 1], [0x2001, 0xdb8, 0, 3, 0, 0, 0, 1])
     }
 
+    /// The host behind the inside one.
+    pub fn deep_host(self) -> IpAddr {
+        self.pick([10, 2, 0, 2], [0xfd00, 0, 0, 5, 0, 0, 0, 2])
+    }
+
+    /// The inside host's address towards the one behind it.
+    pub fn deep_router(self) -> IpAddr {
+        self.pick([10, 2, 0, 1], [0xfd00, 0, 0, 5, 0, 0, 0, 1])
+    }
+
+    /// The host behind the outside one.
+    pub fn far_host(self) -> IpAddr {
+        self.pick([198, 18, 0, 2], [0x2001, 0xdb8, 0, 4, 0, 0, 0, 2])
+    }
+
+    /// The outside host's address towards the one behind it.
+    pub fn far_router(self) -> IpAddr {
+        self.pick([198, 18, 0, 1], [0x2001, 0xdb8, 0, 4, 0, 0, 0, 1])
+    }
+
     /// An address that both outside hosts own.
     pub fn roaming(self) -> IpAddr {
         self.pick([192, 0, 2, 10], [0x2001, 0xdb8, 0, 0xff, 0, 0, 0, 0x10])
@@ -96,6 +124,7 @@ pub struct Bed {
     /// The host on the far side; its device is `eth0`.
     pub outside: Arc<Namespace>,
     second: Option<Arc<Namespace>>,
+    hops: Option<[Arc<Namespace>; 2]>,
 }
 
 impl Bed {
@@ -114,12 +143,60 @@ impl Bed {
         Self::build(label, Offloads::Default, true)
     }
 
+    /// A bed whose inside and outside hosts are routers with a host behind each. They limit no ICMP errors.
+    pub fn with_hops(label: &str) -> Self {
+        let mut bed = Self::build(label, Offloads::Default, false);
+        let [deep, far] = ["deep", "far"].map(|name| Namespace::new(&format!("{label}-{name}")));
+        wire(&bed.inside, "eth1", Family::deep_router, &deep, Family::deep_host);
+        wire(&bed.outside, "eth1", Family::far_router, &far, Family::far_host);
+        bed.make_hop(&bed.inside, Family::deep_router, "lan0", Family::inside_host);
+        bed.make_hop(&bed.outside, Family::far_router, "wan0", Family::outside_host);
+        for namespace in [&bed.inside, &bed.outside, &deep, &far] {
+            namespace.sysctl("net/ipv4/icmp_ratelimit", "0");
+            namespace.sysctl("net/ipv6/icmp/ratelimit", "0");
+        }
+        bed.hops = Some([deep, far]);
+        bed
+    }
+
+    /// Has a host forward, and the router send it what is for the network behind it.
+    fn make_hop(&self, hop: &Namespace, behind: Address, device: &str, via: Address) {
+        hop.sysctl("net/ipv4/ip_forward", "1");
+        hop.sysctl("net/ipv6/conf/all/forwarding", "1");
+        let [v4, v6] = Family::BOTH;
+        self.router.ip_batch(&format!(
+            "route add {}/24 via {} dev {device}\nroute add {}/64 via {} dev {device}\n",
+            network(behind(v4)),
+            via(v4),
+            network(behind(v6)),
+            via(v6),
+        ));
+    }
+
+    /// The hosts behind the inside and the outside one, of [`with_hops`](Self::with_hops).
+    pub fn behind(&self) -> [&Arc<Namespace>; 2] {
+        self.hops.as_ref().expect("the bed was built with hops").each_ref()
+    }
+
+    /// Has inside and outside host refuse to forward packets larger than this to the hosts behind them, as if the link
+    /// there were of that MTU; the other way, and the links themselves, stay as they are.
+    pub fn narrow(&self, mtu: u32) {
+        for (hop, address) in [(&self.inside, Family::deep_router as Address), (&self.outside, Family::far_router)] {
+            let [v4, v6] = Family::BOTH.map(|family| network(address(family)));
+            hop.ip_batch(&format!(
+                "route replace {v4}/24 dev eth1 mtu lock {mtu}\n\
+                 route replace {v6}/64 dev eth1 metric 256 mtu lock {mtu}\n"
+            ));
+        }
+    }
+
     fn build(label: &str, offloads: Offloads, second: bool) -> Self {
         let bed = Self {
             inside: Namespace::new(&format!("{label}-in")),
             router: Namespace::new(&format!("{label}-rt")),
             outside: Namespace::new(&format!("{label}-out")),
             second: second.then(|| Namespace::new(&format!("{label}-out2"))),
+            hops: None,
         };
         bed.connect(&bed.inside, "lan0", Family::inside_router, Family::inside_host);
         bed.connect_outside();
@@ -139,26 +216,11 @@ impl Bed {
     }
 
     fn connect(&self, host: &Namespace, device: &str, ours: Address, theirs: Address) {
-        let [v4, v6] = Family::BOTH;
-        self.router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
-        self.router.ip_batch(&format!(
-            "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
-            ours(v4),
-            ours(v6),
-        ));
-        let mut lines = format!(
-            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
-             route add default via {}\nroute add default via {}\n",
-            theirs(v4),
-            theirs(v6),
-            ours(v4),
-            ours(v6),
-        );
+        wire(&self.router, device, ours, host, theirs);
         if self.second.is_some() && device != "lan0" {
-            let _ = writeln!(lines, "addr add {}/32 dev lo", v4.roaming());
-            let _ = writeln!(lines, "addr add {}/128 dev lo nodad", v6.roaming());
+            let [v4, v6] = Family::BOTH.map(Family::roaming);
+            host.ip_batch(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n"));
         }
-        host.ip_batch(&lines);
     }
 
     /// The second outside host of [`with_second`](Self::with_second).
@@ -226,6 +288,33 @@ impl Bed {
 
 /// One of the addresses of [`Family`].
 type Address = fn(Family) -> IpAddr;
+
+/// Connects a router's device to a host's `eth0`, with addresses, and default routes of the host through the router.
+fn wire(router: &Namespace, device: &str, ours: Address, host: &Namespace, theirs: Address) {
+    let [v4, v6] = Family::BOTH;
+    router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
+    router.ip_batch(&format!(
+        "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
+        ours(v4),
+        ours(v6),
+    ));
+    host.ip_batch(&format!(
+        "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
+         route add default via {}\nroute add default via {}\n",
+        theirs(v4),
+        theirs(v6),
+        ours(v4),
+        ours(v6),
+    ));
+}
+
+/// The network of an address of the bed: of 24 or 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & !0xff).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
 
 /// `ethtool -K device rx|tx|tso|gso|gro on|off`, by the system call that it makes.
 fn switch_offloads(namespace: &Namespace, device: &str, on: bool) {

@@ -255,6 +255,41 @@ fn an_error_from_inside_reaches_the_server() {
     }
 }
 
+// A connection whose destination is translated: from outside to a mapping that lets everybody in (RFC 4787 REQ-8). Its
+// errors are those of the others with the directions in exchange.
+#[test]
+fn errors_about_a_translated_destination_are_translated() {
+    let policy = TRANSLATED.replace("translate.source", "filtering = \"endpoint-independent\"\ntranslate.source");
+    let mut bed = Bed::with_policy(true, &policy);
+    let Places { client, server, inside_router, outside_router, external } = places(false);
+    bed.send(1, &Spec::udp((client, 40000).into(), (server, 53).into(), b"opens the mapping"));
+    let (_, frame) = bed.last();
+    let mapped = (external, u16::from_be_bytes([frame[34], frame[35]]));
+    let peer = (ip("198.51.100.7"), 7000);
+    let (ifindex, state) = (12, NeighbourState::Resolved(OUTSIDE_MAC));
+    bed.event(Event::NeighbourChanged { ifindex, address: peer.0, state });
+    let request = Spec::udp(peer.into(), mapped.into(), b"some payload");
+    assert_eq!(bed.send(2, &request).kind, Kind::Forward);
+    let request_sent = bed.last().1[14..].to_vec();
+    for from in [client, inside_router] {
+        assert_eq!(bed.send(1, &error(from, peer.0, UNREACHABLE, &request_sent)).kind, Kind::Forward);
+        let (port, frame) = bed.last();
+        let (source, destination, message) = parts(&frame);
+        assert_eq!((port, source, destination), (2, external, peer.0), "the inside is not shown");
+        assert_eq!(message[8..], hop(&request));
+        assert!(is_sound_error(&frame));
+    }
+    let answer = Spec::udp((client, 40000).into(), peer.into(), b"some answer");
+    assert_eq!(bed.send(1, &answer).kind, Kind::Forward);
+    let answer_sent = bed.last().1[14..].to_vec();
+    assert_eq!(bed.send(2, &error(outside_router, external, UNREACHABLE, &answer_sent)).kind, Kind::Forward);
+    let (port, frame) = bed.last();
+    let (source, destination, message) = parts(&frame);
+    assert_eq!((port, source, destination), (1, outside_router, client));
+    assert_eq!(message[8..], hop(&answer));
+    assert!(is_sound_error(&frame));
+}
+
 // RFC 5927 section 4.1, at its edges; RFC 5382 REQ-10: nothing ends or changes.
 #[test]
 fn what_is_quoted_of_a_segment_has_to_be_in_flight() {
