@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::show::What;
 
+/// Where the policy is unless something else is said.
+pub const POLICY: &str = "/etc/flowhop/flowhop.toml";
+
 /// A stateful firewall and NAT router whose second packet never leaves the driver.
 #[derive(Debug, Parser)]
 #[command(name = "flowhop", version, arg_required_else_help = true, max_term_width = 120)]
@@ -35,6 +38,8 @@ pub enum Command {
     Delete(Delete),
     /// Send the packets of a capture through the very same code: no root, no devices, virtual clock
     Replay(ReplayArgs),
+    /// Say what this machine has and lacks, which path each interface takes and why, and what would make it faster
+    Doctor(DoctorArgs),
     /// Measure how fast it is on this machine, side by side with the kernel
     Bench(BenchArgs),
 }
@@ -62,7 +67,7 @@ pub struct CheckArgs {
     the kernel side forwarding what is cached, for the next start to adopt; `flowhop down` takes that away.")]
 pub struct RunArgs {
     /// The policy file
-    #[arg(short, long, value_name = "FILE", default_value = "/etc/flowhop/flowhop.toml")]
+    #[arg(short, long, value_name = "FILE", default_value = POLICY)]
     pub config: PathBuf,
     /// The state directory [default: /run/flowhop, in another network namespace /run/flowhop/NAMESPACE]
     #[arg(long, value_name = "DIR")]
@@ -82,6 +87,19 @@ pub struct DownArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Example: flowhop demo\n\nNeeds no preparation and leaves nothing behind.")]
 pub struct DemoArgs {}
+
+/// `flowhop doctor`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop doctor -c /etc/flowhop/flowhop.toml\n\n\
+    Changes nothing and asks no daemon. Exit code 0: all that is needed is there; 1: something is missing.")]
+pub struct DoctorArgs {
+    /// The policy whose interfaces are looked at [default: /etc/flowhop/flowhop.toml if it is there, else all devices]
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(short, long)]
+    pub json: bool,
+}
 
 /// `flowhop bench`.
 #[derive(Args, Debug)]

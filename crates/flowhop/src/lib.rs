@@ -19,6 +19,7 @@ pub mod control;
 pub mod convert;
 pub mod daemon;
 pub mod demo;
+pub mod doctor;
 pub mod down;
 pub mod exit;
 pub mod lab;
@@ -62,6 +63,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::check(&args.file, &mut out),
         Command::Show(args) => client::show(&args, &mut out),
         Command::Delete(Delete::Flow(args)) => client::delete_flow(&args, &mut out),
+        Command::Doctor(args) => doctor::doctor(args.config.as_deref(), args.json, &mut out),
         Command::Demo(_) => demo::demo(&mut out),
         Command::Bench(args) => {
             let options = bench::Options { quick: args.quick, json: args.json, markdown: args.markdown };

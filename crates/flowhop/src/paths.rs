@@ -1,8 +1,10 @@
 //! Which kernel path an interface's flows take, and why: one answer for the daemon, `show` and `doctor`.
 
 use flowhop_engine::{FastPath, PathReason};
-use flowhop_io::device::XdpFeatures;
+use flowhop_flow::record::PortKey;
+use flowhop_io::device::{Capabilities, XdpFeatures};
 use flowhop_policy::{ForwardingPath, Interface, Policy};
+use flowhop_routing::{Link, LinkLayer};
 
 /// Drivers of virtual devices: their peers leave checksums and segmentation to whoever comes last, which a program in
 /// the driver would have to do without.
@@ -30,6 +32,21 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// What is known of a link and of the one below it that has the driver (itself, unless it is a VLAN interface).
+    #[must_use]
+    pub fn of(link: &Link, below: &Link, device: Option<&Capabilities>) -> Self {
+        Self {
+            kernel: true,
+            headerless: link.layer2 == LinkLayer::Headerless,
+            kind: below.kind.clone(),
+            driver: device.map(|device| device.driver.clone()).unwrap_or_default(),
+            xdp: device.and_then(|device| device.xdp),
+            strips_tags: device.is_some_and(|device| device.strips_tags),
+            partial: false,
+            refused: None,
+        }
+    }
+
     /// Whether the device is not a piece of hardware.
     #[must_use]
     pub fn is_virtual(&self) -> bool {
@@ -120,6 +137,34 @@ fn risk(facts: &Facts) -> Option<String> {
     facts.strips_tags.then(|| {
         "the device takes VLAN tags off before a program in the driver sees them: ethtool -K … rxvlan off".to_owned()
     })
+}
+
+/// What drivers know an interface's frames by.
+#[must_use]
+pub fn lower(link: &Link) -> PortKey {
+    match (link.kind.as_deref(), link.lower, link.vlan) {
+        (Some("vlan"), Some(ifindex), Some(vid)) => PortKey { ifindex, vid },
+        _ => PortKey::of(link.ifindex),
+    }
+}
+
+/// Whether a device can be an interface.
+///
+/// # Errors
+/// Why it cannot.
+pub fn usable(link: &Link) -> Result<(), String> {
+    if link.loopback {
+        return Err("the loopback device forwards nothing".to_owned());
+    }
+    match link.master_kind.as_deref() {
+        Some("bridge") => return Err("it is a port of a bridge; name the bridge instead".to_owned()),
+        Some("bond" | "team") => return Err("it is part of a bond; name the bond instead".to_owned()),
+        _ => {}
+    }
+    match (link.layer2, link.mac) {
+        (LinkLayer::Ethernet, Some(_)) | (LinkLayer::Headerless, _) => Ok(()),
+        _ => Err("neither an Ethernet device nor one without link-layer header".to_owned()),
+    }
 }
 
 #[cfg(test)]

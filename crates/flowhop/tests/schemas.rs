@@ -171,3 +171,27 @@ fn received_is_what_became_of_it() {
     assert_eq!(number("received"), fates.iter().sum::<u64>(), "{value}");
     assert_eq!(number("received"), 4 + 3);
 }
+
+// What is found depends on the machine; its form does not, with and without the rights to look at everything.
+#[test]
+fn doctor_says_what_it_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, POLICY).unwrap();
+    for config in [None, Some(policy.as_path())] {
+        let mut out = Vec::new();
+        let exit = flowhop::doctor::doctor(config, true, &mut out).unwrap();
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        let root = schema("doctor");
+        check(&root, &root, &value, "doctor");
+        assert_eq!(value["well"] == true, exit == flowhop::exit::Exit::Done);
+        if config.is_some() {
+            let interfaces = value["interfaces"].as_array().unwrap();
+            let names: Vec<&Value> = interfaces.iter().map(|interface| &interface["name"]).collect();
+            assert_eq!(names, ["lan", "wan"]);
+            assert!(interfaces.iter().all(|interface| interface["path_reason"] == "absent"));
+        }
+    }
+    let missing = flowhop::doctor::doctor(Some(&folder.path().join("none")), false, &mut Vec::new()).unwrap();
+    assert_eq!(missing, flowhop::exit::Exit::Refused);
+}

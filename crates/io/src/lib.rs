@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod cbpf;
 pub mod clock;
 pub mod device;
+pub mod features;
 pub mod map;
 pub mod netlink;
 pub mod packet;

@@ -10,7 +10,7 @@ use flowhop_flow::record::PortKey;
 use flowhop_io::bpf::KernelError;
 use flowhop_io::device::{Capabilities, DeviceQueries, XdpFeatures};
 use flowhop_policy::{ForwardingPath, Martians};
-use flowhop_routing::{Link, LinkLayer};
+use flowhop_routing::Link;
 
 use super::Daemon;
 use super::plane::Plane;
@@ -124,12 +124,12 @@ impl Daemon {
                 continue;
             };
             let link = self.engine.routing().links().find(|link| link.name == spec.device).cloned();
-            let usable = link.as_ref().map(usable);
+            let usable = link.as_ref().map(paths::usable);
             if let Some(Err(reason)) = &usable {
                 self.refused.push((spec.name.clone(), reason.clone()));
             }
             let link = link.filter(|_| matches!(usable, Some(Ok(()))));
-            let lower = link.as_ref().map_or(PortKey::of(0), lower);
+            let lower = link.as_ref().map_or(PortKey::of(0), paths::lower);
             let facts = self.facts(link.as_ref(), lower.ifindex);
             let choice = paths::choose(&policy, spec, &facts);
             self.speak_of(&spec.name, spec.path == Some(ForwardingPath::Driver), choice.doubt);
@@ -160,16 +160,11 @@ impl Daemon {
         };
         self.devices.ask(lower);
         let below = self.engine.routing().links().find(|link| link.ifindex == lower).unwrap_or(link);
-        let device = self.devices.known.get(&lower);
         Facts {
             kernel: matches!(self.outside.plane, Plane::Kernel(_)),
-            headerless: link.layer2 == LinkLayer::Headerless,
-            kind: below.kind.clone(),
-            driver: device.map(|device| device.driver.clone()).unwrap_or_default(),
-            xdp: device.and_then(|device| device.xdp),
-            strips_tags: device.is_some_and(|device| device.strips_tags),
             partial: self.devices.partial.contains(&lower),
             refused: self.devices.refused.get(&lower).cloned(),
+            ..Facts::of(link, below, self.devices.known.get(&lower))
         }
     }
 
@@ -236,29 +231,5 @@ impl Daemon {
         if self.devices.known != before {
             self.sync_interfaces();
         }
-    }
-}
-
-/// What drivers know an interface's frames by.
-fn lower(link: &Link) -> PortKey {
-    match (link.kind.as_deref(), link.lower, link.vlan) {
-        (Some("vlan"), Some(ifindex), Some(vid)) => PortKey { ifindex, vid },
-        _ => PortKey::of(link.ifindex),
-    }
-}
-
-/// Whether a device can be an interface, or why it cannot.
-fn usable(link: &Link) -> Result<(), String> {
-    if link.loopback {
-        return Err("the loopback device forwards nothing".to_owned());
-    }
-    match link.master_kind.as_deref() {
-        Some("bridge") => return Err("it is a port of a bridge; name the bridge instead".to_owned()),
-        Some("bond" | "team") => return Err("it is part of a bond; name the bond instead".to_owned()),
-        _ => {}
-    }
-    match (link.layer2, link.mac) {
-        (LinkLayer::Ethernet, Some(_)) | (LinkLayer::Headerless, _) => Ok(()),
-        _ => Err("neither an Ethernet device nor one without link-layer header".to_owned()),
     }
 }

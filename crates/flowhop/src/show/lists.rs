@@ -86,7 +86,13 @@ const fn state(port: &Port) -> &'static str {
 
 /// The path of flows that come in there.
 pub(super) fn path(port: &Port) -> &'static str {
-    match port.interface.fast {
+    fast_path_name(port.interface.fast)
+}
+
+/// The name of the path that an interface's flows take.
+#[must_use]
+pub(crate) const fn fast_path_name(fast: FastPath) -> &'static str {
+    match fast {
         FastPath::Driver => "driver",
         FastPath::Skb => "skb",
         FastPath::None => "user",

@@ -10,7 +10,7 @@ pub mod accounts;
 pub mod connection;
 mod fib;
 mod flows;
-mod lists;
+pub(crate) mod lists;
 mod status;
 pub mod text;
 

@@ -149,7 +149,7 @@ impl KernelError {
     }
 
     /// An error of the loader, with the common causes told apart.
-    pub(super) fn of_load(error: EbpfError) -> Self {
+    pub(crate) fn of_load(error: EbpfError) -> Self {
         match io_of(&error).and_then(io::Error::raw_os_error) {
             Some(libc::EPERM | libc::EACCES) if !is_root() => Self::NotPermitted,
             Some(libc::ENOSYS) => Self::NoBpf,
@@ -158,7 +158,7 @@ impl KernelError {
     }
 
     /// An error of a program: loading, attaching.
-    pub(super) fn of_program(name: &'static str, error: ProgramError) -> Self {
+    pub(crate) fn of_program(name: &'static str, error: ProgramError) -> Self {
         match io_of(&error).and_then(io::Error::raw_os_error) {
             Some(libc::EPERM) => Self::NotPermitted,
             Some(libc::ENOSYS) => Self::NoBpf,

@@ -33,6 +33,7 @@ use flowhop_flow::{Key, record};
 
 pub use attach::Attachment;
 pub use error::KernelError;
+pub(crate) use run::load_program;
 pub use run::{Context, Program, TestRun};
 
 use crate::map::{MappedArray, Record};
@@ -41,6 +42,11 @@ use pins::Pins;
 
 /// The compiled programs; see `cargo xtask bpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/flowhop.o"));
+
+/// The compiled programs.
+pub(crate) const fn object() -> &'static [u8] {
+    OBJECT
+}
 
 /// All maps by name; `CONFIG`, by which the others are judged, is pinned first and removed last.
 const MAPS: [&str; 14] = [
@@ -239,13 +245,10 @@ impl Kernel {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::of_load)?;
-        for program in [Program::ingress(geometry.index), Program::headerless(geometry.index), Program::Tap] {
-            let loaded = attach::classifier(&mut ebpf, program)?.load();
-            loaded.map_err(|error| KernelError::of_program(program.name(), error))?;
+        let index = geometry.index;
+        for program in [Program::driver(index), Program::ingress(index), Program::headerless(index), Program::Tap] {
+            load_program(&mut ebpf, program)?;
         }
-        let program = Program::driver(geometry.index);
-        let loaded = attach::driver(&mut ebpf, program)?.load();
-        loaded.map_err(|error| KernelError::of_program(program.name(), error))?;
         let shared = Shared::of(&mut ebpf, geometry)?;
         if !adopted {
             initialise(&shared.config[0], geometry)?;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use aya::Ebpf;
 use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
 
 use super::attach::{classifier, driver};
 use super::{IndexKind, Kernel, KernelError};
+use crate::features::Loaded;
 
 /// A kernel program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,22 @@ pub enum Program {
 }
 
 impl Program {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Driver,
+        Self::DriverHash,
+        Self::Ingress,
+        Self::IngressHash,
+        Self::Headerless,
+        Self::HeaderlessHash,
+        Self::Tap,
+    ];
+
+    /// It runs in drivers.
+    pub(super) const fn is_driver(self) -> bool {
+        matches!(self, Self::Driver | Self::DriverHash)
+    }
+
     /// Its name in the object.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -122,7 +140,7 @@ impl Kernel {
         context: Context,
         repeat: u32,
     ) -> Result<TestRun, KernelError> {
-        if matches!(program, Program::Driver | Program::DriverHash) {
+        if program.is_driver() {
             return self.run_in_driver(program, frame, context.ifindex, repeat);
         }
         let name = program.name();
@@ -175,10 +193,19 @@ impl Kernel {
     /// # Errors
     /// When the program is not loaded.
     pub fn program_info(&mut self, program: Program) -> Result<ProgramInfo, KernelError> {
-        let info = match program {
-            Program::Driver | Program::DriverHash => driver(&mut self.ebpf, program)?.info(),
-            _ => classifier(&mut self.ebpf, program)?.info(),
-        };
-        info.map_err(|error| KernelError::of_program(program.name(), error))
+        info(&mut self.ebpf, program)
     }
+}
+
+/// Has the kernel take a program of a loaded object.
+pub(crate) fn load_program(ebpf: &mut Ebpf, program: Program) -> Result<Loaded, KernelError> {
+    let name = program.name();
+    let loaded = if program.is_driver() { driver(ebpf, program)?.load() } else { classifier(ebpf, program)?.load() };
+    loaded.map_err(|error| KernelError::of_program(name, error))?;
+    Ok(Loaded { name, verified: info(ebpf, program)?.verified_instruction_count() })
+}
+
+fn info(ebpf: &mut Ebpf, program: Program) -> Result<ProgramInfo, KernelError> {
+    let info = if program.is_driver() { driver(ebpf, program)?.info() } else { classifier(ebpf, program)?.info() };
+    info.map_err(|error| KernelError::of_program(program.name(), error))
 }
