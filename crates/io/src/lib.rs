@@ -1,4 +1,4 @@
-//! All input and output: kernel programs, TAP, AF_PACKET, netlink, captures, clock.
+//! All input and output: kernel programs, TAP, AF_PACKET, AF_XDP, netlink, devices, captures, clock.
 
 pub mod bpf;
 pub mod cbpf;
@@ -10,5 +10,4 @@ pub mod netlink;
 pub mod packet;
 pub mod poll;
 pub mod tap;
-
 pub mod xsk;
