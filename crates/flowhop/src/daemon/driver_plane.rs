@@ -1,6 +1,6 @@
 //! Packets that programs in drivers hand down: AF_XDP sockets, one for each receive queue of a device.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
@@ -20,9 +20,14 @@ const TAG: usize = 4;
 pub(super) struct DriverPlane {
     sockets: Sockets,
     first: HashMap<u32, u16>,
-    /// Queues that could not be served, so that it is said once.
-    failed: HashSet<(u32, u32)>,
+    /// Receive queues that devices had when their sockets were opened.
+    queues: HashMap<u32, u32>,
+    /// How often the socket of a queue could not be opened.
+    failed: HashMap<(u32, u32), u32>,
 }
+
+/// Attempts before it is said that a queue has no socket: one that was closed a moment ago is busy for a while.
+const QUIET_FAILURES: u32 = 3;
 
 impl DriverPlane {
     /// Where the sockets of a device begin in the map; beyond its end when there is no room for another device, whose
@@ -57,7 +62,9 @@ impl DriverPlane {
                     self.failed.remove(&(ifindex, queue));
                 }
                 Err(error) => {
-                    if self.failed.insert((ifindex, queue)) {
+                    let failures = self.failed.entry((ifindex, queue)).or_default();
+                    *failures += 1;
+                    if *failures == QUIET_FAILURES {
                         say!("flowhop: no AF_XDP socket for queue {queue} of interface {ifindex}: {error}");
                     }
                 }
@@ -66,11 +73,17 @@ impl DriverPlane {
         opened
     }
 
+    /// Notes how many receive queues a device has; tells whether that has changed.
+    pub(super) fn queues_changed(&mut self, ifindex: u32, queues: u32) -> bool {
+        self.queues.insert(ifindex, queues).is_some_and(|before| before != queues)
+    }
+
     /// Closes the sockets of a device.
     pub(super) fn close(&mut self, ifindex: u32) {
         self.sockets.close(ifindex);
         self.first.remove(&ifindex);
-        self.failed.retain(|(device, _)| *device != ifindex);
+        self.queues.remove(&ifindex);
+        self.failed.retain(|(device, _), _| *device != ifindex);
     }
 
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {

@@ -103,10 +103,7 @@ impl Daemon {
         if let Err(error) = retained {
             say!("flowhop: {error}");
         }
-        if let Plane::Kernel(kernel) = &mut self.outside.plane {
-            let known = &self.devices.known;
-            kernel.open_sockets(|ifindex| known.get(&ifindex).map_or(1, |device| device.queues));
-        }
+        self.open_sockets();
         self.engine.interfaces_changed();
         if paths_changed {
             self.engine.paths_changed();
@@ -228,8 +225,20 @@ impl Daemon {
         for lower in lowers.into_iter().filter(|lower| *lower != 0) {
             self.devices.ask(lower);
         }
-        if self.devices.known != before {
+        if self.devices.known == before {
+            self.open_sockets();
+        } else {
             self.sync_interfaces();
+        }
+    }
+
+    /// Gives receive queues that have none a socket to hand packets down to.
+    fn open_sockets(&mut self) {
+        let Plane::Kernel(kernel) = &mut self.outside.plane else { return };
+        let known = &self.devices.known;
+        match kernel.open_sockets(|ifindex| known.get(&ifindex).map_or(1, |device| device.queues)) {
+            Ok(opened) => self.descriptors_changed |= opened,
+            Err(error) => say!("flowhop: {error}"),
         }
     }
 }

@@ -175,12 +175,23 @@ impl KernelPlane {
         Ok(())
     }
 
-    /// Opens sockets for receive queues of devices with a program in the driver that have none.
-    pub(super) fn open_sockets(&mut self, queues: impl Fn(u32) -> u32) {
-        let devices: HashSet<PortKey> = self.attached.values().filter_map(|port| port.driver).collect();
+    /// Opens sockets for receive queues of devices with a program in the driver that have none; tells whether there
+    /// are new ones. A device whose number of queues has changed gets its program anew: veth runs it on the queues only
+    /// that were there when it came. Until then the program on the socket buffer does the work.
+    pub(super) fn open_sockets(&mut self, queues: impl Fn(u32) -> u32) -> Result<bool, KernelError> {
+        let mut opened = false;
+        let devices: HashSet<u32> =
+            self.attached.values().filter_map(|port| port.driver).map(|lower| lower.ifindex).collect();
         for device in devices {
-            self.driver.open(device.ifindex, queues(device.ifindex), &mut self.kernel);
+            let queues = queues(device);
+            if self.driver.queues_changed(device, queues) {
+                self.kernel.detach_driver(device)?;
+                let ports = self.attached.values().filter(|port| port.driver.is_some_and(|key| key.ifindex == device));
+                ports.copied().collect::<Vec<_>>().iter().try_for_each(|port| self.kernel.attach(port))?;
+            }
+            opened |= self.driver.open(device, queues, &mut self.kernel);
         }
+        Ok(opened)
     }
 
     /// Tells the programs the box's own addresses.
