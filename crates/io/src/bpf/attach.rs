@@ -14,6 +14,7 @@ use aya::util::KernelVersion;
 use flowhop_flow::record::{PORT_PROBES, PORTS, PortKey, PortSlot, port_flags};
 
 use super::pins::{Hook, Pins};
+use super::run::load_program;
 use super::{Kernel, KernelError, Program, Shared};
 use crate::tap;
 
@@ -132,6 +133,7 @@ impl Kernel {
     fn link(&mut self, ifindex: u32, program: Program) -> Result<(), KernelError> {
         let path = self.pins.link(Hook::Ingress, ifindex);
         let name = program.name();
+        load_program(&mut self.ebpf, program)?;
         let classifier = classifier(&mut self.ebpf, program)?;
         if let Some(pinned) = pinned(ifindex, &path)? {
             let link = SchedClassifierLink::try_from(pinned).map_err(|error| KernelError::Link { ifindex, error })?;
@@ -159,6 +161,7 @@ impl Kernel {
         let path = self.pins.link(Hook::Driver, ifindex);
         let program = Program::driver(self.geometry.index);
         let name = program.name();
+        load_program(&mut self.ebpf, program)?;
         let driver = driver(&mut self.ebpf, program)?;
         if let Some(pinned) = pinned(ifindex, &path)? {
             let link = XdpLink::try_from(pinned).map_err(|error| KernelError::Link { ifindex, error })?;

@@ -245,8 +245,8 @@ impl Kernel {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::of_load)?;
-        let index = geometry.index;
-        for program in [Program::driver(index), Program::ingress(index), Program::headerless(index), Program::Tap] {
+        // The others when an interface needs them: the verifier takes its time for each.
+        for program in [Program::ingress(geometry.index), Program::Tap] {
             load_program(&mut ebpf, program)?;
         }
         let shared = Shared::of(&mut ebpf, geometry)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::programs::{ProgramInfo, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, ProgramInfo, TestRun as _, TestRunOptions};
 
 use super::attach::{classifier, driver};
 use super::{IndexKind, Kernel, KernelError};
@@ -140,6 +140,7 @@ impl Kernel {
         context: Context,
         repeat: u32,
     ) -> Result<TestRun, KernelError> {
+        load_program(&mut self.ebpf, program)?;
         if program.is_driver() {
             return self.run_in_driver(program, frame, context.ifindex, repeat);
         }
@@ -193,15 +194,19 @@ impl Kernel {
     /// # Errors
     /// When the program is not loaded.
     pub fn program_info(&mut self, program: Program) -> Result<ProgramInfo, KernelError> {
+        load_program(&mut self.ebpf, program)?;
         info(&mut self.ebpf, program)
     }
 }
 
-/// Has the kernel take a program of a loaded object.
+/// Has the kernel take a program of a loaded object, unless it has done so before.
 pub(crate) fn load_program(ebpf: &mut Ebpf, program: Program) -> Result<Loaded, KernelError> {
     let name = program.name();
     let loaded = if program.is_driver() { driver(ebpf, program)?.load() } else { classifier(ebpf, program)?.load() };
-    loaded.map_err(|error| KernelError::of_program(name, error))?;
+    match loaded {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+        Err(error) => return Err(KernelError::of_program(name, error)),
+    }
     Ok(Loaded { name, verified: info(ebpf, program)?.verified_instruction_count() })
 }
 
