@@ -296,8 +296,8 @@ pub fn judge<H: Host, P: Packet>(
     if let Transport::Tcp(segment) = &parsed.transport
         && !segment.vouched
     {
-        // The options of every common stack's SYN|ACK are read in six steps; the kernel's verifier goes through each
-        // step on every way that leads here. More are read by the slow path.
+        // The options of a SYN|ACK of Linux, Windows and the BSDs take six steps; the kernel's verifier goes through
+        // each step on every way that leads here. More are read by the slow path.
         let turns = if H::LEVEL == Level::User { 40 } else { 6 };
         tcp::check(own, peer, segment, || tcp::offer(packet, parsed.transport_offset, segment, turns))?;
     }

@@ -88,12 +88,12 @@ fn end_of(segment: &Segment) -> u32 {
     ((u64::from(segment.sequence) + u64::from(length)) % (1 << 32)) as u32
 }
 
-/// Window scale and SACK of a SYN; `None` for options that are malformed or more than ten.
+/// Window scale and SACK of a SYN; `None` for options that are malformed or more than six.
 #[must_use]
 pub fn offers(options: &[u8]) -> Option<(Option<u8>, bool)> {
     let (mut scale, mut sack) = (None, false);
     let mut rest = options;
-    for _ in 0..10 {
+    for _ in 0..6 {
         match rest {
             [] | [0, ..] => return Some((scale, sack)),
             [1, more @ ..] => rest = more,
