@@ -112,6 +112,16 @@ pub enum Offloads {
     On,
     /// tx, rx, tso, gso and gro off.
     Off,
+    /// As programs in drivers want the other side: the hosts complete their checksums (tx off) and take frames from
+    /// programs (gro on). The router's devices stay as the kernel makes them.
+    Driver,
+}
+
+impl Offloads {
+    /// What a path that is forced on all interfaces needs.
+    pub fn for_path(path: &str) -> Self {
+        if path == "driver" { Self::Driver } else { Self::Default }
+    }
 }
 
 /// The namespaces of a test and the wires between them.
@@ -190,6 +200,16 @@ impl Bed {
         }
     }
 
+    /// A bed whose hosts are as a path wants them: as the kernel makes them, except for `driver`.
+    pub fn for_path(label: &str, path: &str) -> Self {
+        Self::build(label, Offloads::for_path(path), false)
+    }
+
+    /// The same with a second outside host.
+    pub fn for_path_with_second(label: &str, path: &str) -> Self {
+        Self::build(label, Offloads::for_path(path), true)
+    }
+
     fn build(label: &str, offloads: Offloads, second: bool) -> Self {
         let bed = Self {
             inside: Namespace::new(&format!("{label}-in")),
@@ -247,6 +267,7 @@ impl Bed {
             Offloads::Default => return,
             Offloads::On => true,
             Offloads::Off => false,
+            Offloads::Driver => return self.hosts().into_iter().for_each(|host| complete_and_take_frames(host)),
         };
         let mut ends =
             vec![(&self.inside, "eth0"), (&self.outside, "eth0"), (&self.router, "lan0"), (&self.router, "wan0")];
@@ -254,8 +275,25 @@ impl Bed {
             ends.extend([(second, "eth0"), (&self.router, "wan1")]);
         }
         for (namespace, device) in ends {
-            switch_offloads(namespace, device, on);
+            switch_all(namespace, device, on);
         }
+    }
+
+    /// Every host completes its checksums and its segments by itself, as a program in the router's driver needs it
+    /// for packets that come in. Whether it takes frames from such a program is another thing: see
+    /// [`take_frames`](Self::take_frames).
+    pub fn complete_checksums(&self) {
+        self.hosts().into_iter().for_each(|host| complete(host));
+    }
+
+    /// Whether the router's device on the other side of a host's offers to send what programs redirect to it.
+    pub fn take_frames(&self, host: &Namespace, on: bool) {
+        switch_offload(host, "eth0", Offload::Coalescing, on);
+    }
+
+    /// All hosts; the device of each is `eth0`.
+    fn hosts(&self) -> Vec<&Arc<Namespace>> {
+        [&self.inside, &self.outside].into_iter().chain(&self.second).collect()
     }
 
     /// Makes the kernel itself the router, for tests of the bed.
@@ -316,8 +354,47 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// `ethtool -K device rx|tx|tso|gso|gro on|off`, by the system call that it makes.
-fn switch_offloads(namespace: &Namespace, device: &str, on: bool) {
+/// An offload that `ethtool -K` knows, by the number of the command that sets it (linux/ethtool.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Offload {
+    /// `rx`: checksums of what comes in.
+    Receive = 0x15,
+    /// `tx`: checksums of what goes out are left to whoever comes last.
+    Transmit = 0x17,
+    /// `tso`.
+    TcpSegmentation = 0x1f,
+    /// `gso`.
+    Segmentation = 0x24,
+    /// `gro`; for a veth device also: its peer offers to send frames that programs redirect to it.
+    Coalescing = 0x2c,
+}
+
+impl Offload {
+    /// All of them, in the order that dependencies ask for: no segmentation without checksums.
+    const ALL: [Self; 5] =
+        [Self::Receive, Self::Transmit, Self::TcpSegmentation, Self::Segmentation, Self::Coalescing];
+}
+
+fn switch_all(namespace: &Namespace, device: &str, on: bool) {
+    Offload::ALL.into_iter().for_each(|offload| switch_offload(namespace, device, offload, on));
+}
+
+/// What a host owes a program in the driver of the router: whole checksums, and room for frames.
+fn complete_and_take_frames(host: &Namespace) {
+    complete(host);
+    switch_offload(host, "eth0", Offload::Coalescing, true);
+}
+
+/// Has a host complete its checksums and queue what the wire does not take at once: a veth device with a program in its
+/// driver takes its frames from a ring of 256, and what finds it full is lost unless there is a queue before it.
+fn complete(host: &Namespace) {
+    switch_offload(host, "eth0", Offload::Transmit, false);
+    host.run("tc", &["qdisc", "replace", "dev", "eth0", "root", "pfifo", "limit", "100000"]).ok();
+}
+
+/// `ethtool -K device offload on|off`, by the system call that it makes.
+pub fn switch_offload(namespace: &Namespace, device: &str, offload: Offload, on: bool) {
     #[repr(C)]
     struct Value {
         command: u32,
@@ -330,9 +407,6 @@ fn switch_offloads(namespace: &Namespace, device: &str, on: bool) {
         // The kernel's `struct ifreq` has a union of 24 bytes here.
         rest: [u64; 2],
     }
-    // ETHTOOL_SRXCSUM, STXCSUM, STSO, SGSO, SGRO of linux/ethtool.h, in the order that dependencies
-    // ask for: no segmentation without checksums.
-    const COMMANDS: [u32; 5] = [0x15, 0x17, 0x1f, 0x24, 0x2c];
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
 
     let socket = namespace.enter(|| {
@@ -342,20 +416,13 @@ fn switch_offloads(namespace: &Namespace, device: &str, on: bool) {
         // SAFETY: a descriptor just opened, owned by nobody else.
         unsafe { OwnedFd::from_raw_fd(fd) }
     });
-    for command in COMMANDS {
-        let mut value = Value { command, data: u32::from(on) };
-        let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
-        request.name[..device.len()].copy_from_slice(device.as_bytes());
-        // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that
-        // these five commands take.
-        let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-        assert!(
-            done == 0,
-            "[{}] offload {command:#x} of {device}: {}",
-            namespace.name(),
-            std::io::Error::last_os_error()
-        );
-    }
+    let mut value = Value { command: offload as u32, data: u32::from(on) };
+    let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
+    request.name[..device.len()].copy_from_slice(device.as_bytes());
+    // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that these commands take.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+    let name = namespace.name();
+    assert!(done == 0, "[{name}] {offload:?} of {device}: {}", std::io::Error::last_os_error());
 }
 
 /// `address:port` in the spelling of URLs and of the daemon.

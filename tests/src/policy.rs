@@ -1,5 +1,6 @@
 //! Policy files for the bed, as text.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::bed::Family;
@@ -10,6 +11,8 @@ use crate::bed::Family;
 pub struct Policy {
     masquerade: bool,
     path: Option<String>,
+    paths: BTreeMap<String, String>,
+    devices: BTreeMap<String, String>,
     second: bool,
     services: Option<Vec<String>>,
     accelerate: bool,
@@ -29,6 +32,8 @@ impl Policy {
         Self {
             masquerade: false,
             path: None,
+            paths: BTreeMap::new(),
+            devices: BTreeMap::new(),
             second: false,
             services: None,
             accelerate: true,
@@ -46,6 +51,18 @@ impl Policy {
     /// Forces a path (`driver`, `skb`, `user`) on every interface; `default` leaves the choice.
     pub fn path(mut self, path: &str) -> Self {
         self.path = (path != "default").then(|| path.to_owned());
+        self
+    }
+
+    /// Forces a path on one interface (`lan`, `wan`, `second`), whatever the others have.
+    pub fn path_of(mut self, interface: &str, path: &str) -> Self {
+        self.paths.insert(interface.to_owned(), path.to_owned());
+        self
+    }
+
+    /// Another device than the bed's for an interface (`lan`, `wan`, `second`).
+    pub fn device(mut self, interface: &str, device: &str) -> Self {
+        self.devices.insert(interface.to_owned(), device.to_owned());
         self
     }
 
@@ -83,20 +100,19 @@ impl Policy {
     /// The text of the file.
     pub fn text(&self) -> String {
         let mut text = "[interfaces]\n".to_owned();
-        let path = match &self.path {
-            Some(path) => format!(", path = \"{path}\""),
-            None => String::new(),
-        };
         let mut interfaces = vec![("lan", "inside"), ("wan", "outside")];
         if self.second {
             interfaces.push(("second", "outside"));
         }
         for (name, zone) in interfaces {
-            let device = match name {
-                "lan" => "lan0",
-                "wan" => "wan0",
-                _ => "wan1",
+            let device = match (self.devices.get(name), name) {
+                (Some(device), _) => device,
+                (None, "lan") => "lan0",
+                (None, "wan") => "wan0",
+                (None, _) => "wan1",
             };
+            let path = self.paths.get(name).or(self.path.as_ref());
+            let path = path.map_or(String::new(), |path| format!(", path = \"{path}\""));
             let _ = writeln!(text, "{name} = {{ device = \"{device}\", zone = \"{zone}\"{path} }}");
         }
         text.push_str("\n[[rule]]\nname = \"inside to outside\"\nfrom = \"inside\"\nto = \"outside\"\n");

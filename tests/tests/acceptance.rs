@@ -17,8 +17,10 @@ use flowhop_tests::{
 };
 use serde_json::Value;
 
-/// Paths that are forced in turn where both have to behave the same.
-const PATHS: [&str; 2] = ["skb", "user"];
+/// Paths that are forced in turn where all have to behave the same.
+const PATHS: [&str; 3] = ["driver", "skb", "user"];
+/// Those that the daemon has no part in.
+const KERNEL_PATHS: [&str; 2] = ["driver", "skb"];
 /// Where the numbered packets go.
 const PORT: u16 = 5000;
 /// How long a packet that must not come is waited for, after one that must has come.
@@ -89,6 +91,8 @@ matrix! {
     matrix_skb_plain_offloads_off: "skb", false, Off;
     matrix_skb_masqueraded_offloads_on: "skb", true, On;
     matrix_skb_masqueraded_offloads_off: "skb", true, Off;
+    matrix_driver_plain: "driver", false, Driver;
+    matrix_driver_masqueraded: "driver", true, Driver;
     matrix_user_plain_offloads_on: "user", false, On;
     matrix_user_plain_offloads_off: "user", false, Off;
     matrix_user_masqueraded_offloads_on: "user", true, On;
@@ -103,7 +107,7 @@ matrix! {
 fn many_flows_there_and_back() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::new("many");
+        let bed = Bed::for_path("many", path);
         let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path(path));
         for family in Family::BOTH {
             let host = family.outside_host();
@@ -119,22 +123,24 @@ fn many_flows_there_and_back() {
 #[test]
 fn a_fast_packet_costs_the_daemon_no_system_call() {
     let _turn = alone();
-    let bed = Bed::new("calls");
-    let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path("skb"));
-    let load = Load::new(Family::V4.outside_host(), PORT).rate(20_000, 4000);
-    let running = numbered::start(&bed.inside, &[&bed.outside], &load);
-    running.wait_sent(10_000);
-    let (busy, ()) = tools::activity(daemon.id(), || running.wait_sent(70_000));
-    running.finish().assert_clean("while system calls are counted");
-    // The same time with nothing to do; strace itself shows up in both.
-    let (idle, ()) = tools::activity(daemon.id(), || std::thread::sleep(3 * SECOND));
-    println!("60 000 fast packets: {busy:?}; none: {idle:?}");
-    let more = |busy: u64, idle: u64, what: &str| {
-        assert!(busy <= idle + idle / 4 + 60, "{what}: {busy} in 3 s with 60 000 fast packets, {idle} without");
-    };
-    more(busy.reads_and_writes, idle.reads_and_writes, "reads and writes");
-    if let (Some(busy), Some(idle)) = (busy.system_calls, idle.system_calls) {
-        more(busy, idle, "system calls");
+    for path in KERNEL_PATHS {
+        let bed = Bed::for_path("calls", path);
+        let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path(path));
+        let load = Load::new(Family::V4.outside_host(), PORT).rate(20_000, 4000);
+        let running = numbered::start(&bed.inside, &[&bed.outside], &load);
+        running.wait_sent(10_000);
+        let (busy, ()) = tools::activity(daemon.id(), || running.wait_sent(70_000));
+        running.finish().assert_clean("while system calls are counted");
+        // The same time with nothing to do; strace itself shows up in both.
+        let (idle, ()) = tools::activity(daemon.id(), || std::thread::sleep(3 * SECOND));
+        println!("{path}: 60 000 fast packets: {busy:?}; none: {idle:?}");
+        let more = |busy: u64, idle: u64, what: &str| {
+            assert!(busy <= idle + idle / 4 + 60, "{path}: {what}: {busy} in 3 s with 60 000 packets, {idle} without");
+        };
+        more(busy.reads_and_writes, idle.reads_and_writes, "reads and writes");
+        if let (Some(busy), Some(idle)) = (busy.system_calls, idle.system_calls) {
+            more(busy, idle, "system calls");
+        }
     }
 }
 
@@ -142,7 +148,7 @@ fn a_fast_packet_costs_the_daemon_no_system_call() {
 fn what_no_rule_allows_does_not_pass() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::new("denied");
+        let bed = Bed::for_path("denied", path);
         let daemon = Daemon::start(&bed.router, &Policy::new().path(path).services(&["udp/5000"]));
         let (inside, outside) = (RawPort::open(&bed.inside, "eth0"), RawPort::open(&bed.outside, "eth0"));
         let to_router = |port: &RawPort, device: &str| (port.mac, bed.router.mac(device));
@@ -177,7 +183,7 @@ fn an_outside_host_with_an_inside_five_tuple_gets_nowhere() {
     let _turn = alone();
     for path in PATHS {
         for masquerade in [false, true] {
-            let bed = Bed::new("spoof");
+            let bed = Bed::for_path("spoof", path);
             let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(masquerade).path(path));
             let (inside, outside) = (RawPort::open(&bed.inside, "eth0"), RawPort::open(&bed.outside, "eth0"));
             for family in Family::BOTH {
@@ -212,7 +218,7 @@ fn an_outside_host_with_an_inside_five_tuple_gets_nowhere() {
 fn segments_out_of_the_window_neither_close_nor_enter_a_connection() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::new("window");
+        let bed = Bed::for_path("window", path);
         let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path(path));
         for family in Family::BOTH {
             let context = format!("{path}, {family:?}");
@@ -265,7 +271,8 @@ fn every_packet_is_accounted_for() {
     let _turn = alone();
     for path in PATHS {
         // Without offloads a frame is a packet for everybody who counts.
-        let bed = Bed::with_offloads("account", Offloads::Off);
+        let offloads = if path == "driver" { Offloads::Driver } else { Offloads::Off };
+        let bed = Bed::with_offloads("account", offloads);
         let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path(path).services(&["udp"]));
         let outside = RawPort::open(&bed.outside, "eth0");
         let host = Family::V4.outside_host();
@@ -311,10 +318,15 @@ fn every_packet_is_accounted_for() {
 #[test]
 fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
     let _turn = alone();
-    for (launch, family) in [(Launch::Direct, Family::V4), (Launch::IpNetnsExec, Family::V6)] {
-        let context = format!("{launch:?}, {family:?}");
-        let bed = Bed::new("kill");
-        let policy = Policy::new().masquerade(true).path("skb");
+    let cases = [
+        ("driver", Launch::Direct, Family::V6),
+        ("skb", Launch::Direct, Family::V4),
+        ("driver", Launch::IpNetnsExec, Family::V4),
+    ];
+    for (path, launch, family) in cases {
+        let context = format!("{path}, {launch:?}, {family:?}");
+        let bed = Bed::for_path("kill", path);
+        let policy = Policy::new().masquerade(true).path(path);
         let mut daemon = Daemon::start_by(launch, &bed.router, &policy);
         let host = family.outside_host();
         let mut connection = Connection::open(&bed, family);
@@ -324,7 +336,7 @@ fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
         running.wait_sent(20_000);
         let before = identities(&daemon);
         let counted = only_flow(&daemon, &endpoint(host, PORT))["forward"]["packets"].as_u64();
-        let carried = daemon.path_packets("skb");
+        let carried = daemon.path_packets(path);
         assert!(counted >= Some(19_000), "{context}: {counted:?}");
         daemon.kill9();
         running.wait_sent(60_000);
@@ -336,7 +348,7 @@ fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
         }
         let adopted = only_flow(&daemon, &endpoint(host, PORT))["forward"]["packets"].as_u64();
         assert!(adopted >= Some(59_000), "{context}: {counted:?} packets before the kill, {adopted:?} adopted");
-        assert!(daemon.path_packets("skb") >= carried, "{context}: the counters of the paths start anew");
+        assert!(daemon.path_packets(path) >= carried, "{context}: the counters of the paths start anew");
         let report = running.finish();
         println!("{context}: {report}");
         report.assert_clean(&context);
@@ -355,8 +367,8 @@ fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
 #[test]
 fn a_terminated_daemon_is_followed_without_loss() {
     let _turn = alone();
-    let bed = Bed::new("term");
-    let mut daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path("skb"));
+    let bed = Bed::for_path("term", "driver");
+    let mut daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path("driver"));
     let load = Load::new(Family::V4.outside_host(), PORT).flows(20).rate(10_000, 2000).echo();
     let running = numbered::start(&bed.inside, &[&bed.outside], &load);
     running.wait_sent(4000);
@@ -372,8 +384,8 @@ fn a_terminated_daemon_is_followed_without_loss() {
 #[test]
 fn an_orphaned_kernel_side_stops_after_the_grace() {
     let _turn = alone();
-    let bed = Bed::new("orphan");
-    let policy = Policy::new().path("skb").extra("[paths]\norphan_grace = \"1s\"");
+    let bed = Bed::for_path("orphan", "driver");
+    let policy = Policy::new().path("driver").extra("[paths]\norphan_grace = \"1s\"");
     let mut daemon = Daemon::start(&bed.router, &policy);
     let load = Load::new(Family::V4.outside_host(), PORT).rate(1000, 6000);
     let running = numbered::start(&bed.inside, &[&bed.outside], &load);
@@ -398,9 +410,11 @@ fn an_orphaned_kernel_side_stops_after_the_grace() {
 fn down_takes_everything_off() {
     let _turn = alone();
     for alive in [true, false] {
-        let bed = Bed::new("down");
+        let bed = Bed::for_path("down", "driver");
         let before = bed.router.ip("-br link");
-        let mut daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true));
+        let mut daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path_of("lan", "driver"));
+        let in_drivers = || bed.router.ip("-d link").matches("prog/xdp").count();
+        assert_eq!(in_drivers(), 1, "{}", bed.router.ip("-d link"));
         assert!(tools::ping(&bed.inside, Family::V4.outside_host(), 2).is_clean());
         if !alive {
             daemon.kill9();
@@ -409,7 +423,7 @@ fn down_takes_everything_off() {
         let after = || bed.router.ip("-br link");
         until("the devices to be as before", 5 * SECOND, || (after() == before).then_some(()));
         assert_eq!(tools::ping(&bed.inside, Family::V4.outside_host(), 1).received, 0);
-        assert!(!bed.router.ip("-d link").contains("xdp"));
+        assert_eq!(in_drivers(), 0);
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(daemon.state().to_str().unwrap()), "{mounts}");
         assert!(!Path::new(&daemon.state()).join("control.sock").exists());
@@ -420,7 +434,7 @@ fn down_takes_everything_off() {
 fn a_changed_neighbour_is_followed_within_a_second() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::new("mac");
+        let bed = Bed::for_path("mac", path);
         let _daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path(path));
         for (family, mac) in [(Family::V4, "02:00:00:00:00:77"), (Family::V6, "02:00:00:00:00:78")] {
             let load = Load::new(family.outside_host(), PORT).rate(5000, 2500);
@@ -439,7 +453,7 @@ fn a_changed_neighbour_is_followed_within_a_second() {
 fn a_changed_route_is_followed_within_a_second() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::with_second("route");
+        let bed = Bed::for_path_with_second("route", path);
         let daemon = Daemon::start(&bed.router, &Policy::new().path(path).second());
         for family in Family::BOTH {
             let context = format!("{path}, {family:?}");
