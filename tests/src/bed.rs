@@ -16,15 +16,19 @@
 //!  fd00:0:0:5::2   fd00:0:0:5::1                   2001:db8:0:4::1      2001:db8:0:4::2
 //! ```
 //!
+//! In a [tagged](Bed::tagged) bed addresses are on VLAN devices over these (`lan0.10`, `eth0.10`).
+//!
 //! With a second outside host, both outside hosts own the [`Family::roaming`] address, which the router
 //! reaches through `wan0` to begin with: a changed route moves its traffic from one to the other.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::namespace::Namespace;
+use crate::offloads::{
+    Offload, Offloads, complete, complete_and_take_frames, put_tags_into_frames, switch_all, switch_offload,
+};
 use crate::tools;
 
 /// Which internet protocol.
@@ -103,27 +107,6 @@ impl Family {
     }
 }
 
-/// Checksum, segmentation and coalescing offloads of all veth ends of a bed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offloads {
-    /// As the kernel makes the devices: everything but GRO is on.
-    Default,
-    /// tx, rx, tso, gso and gro on.
-    On,
-    /// tx, rx, tso, gso and gro off.
-    Off,
-    /// As programs in drivers want the other side: the hosts complete their checksums (tx off) and take frames from
-    /// programs (gro on). The router's devices stay as the kernel makes them.
-    Driver,
-}
-
-impl Offloads {
-    /// What a path that is forced on all interfaces needs.
-    pub fn for_path(path: &str) -> Self {
-        if path == "driver" { Self::Driver } else { Self::Default }
-    }
-}
-
 /// The namespaces of a test and the wires between them.
 #[derive(Debug)]
 pub struct Bed {
@@ -135,30 +118,32 @@ pub struct Bed {
     pub outside: Arc<Namespace>,
     second: Option<Arc<Namespace>>,
     hops: Option<[Arc<Namespace>; 2]>,
+    /// VLANs of the wires behind `lan0` and `wan0`.
+    vlans: [Option<u16>; 2],
 }
 
 impl Bed {
     /// A bed with default offloads and one outside host.
     pub fn new(label: &str) -> Self {
-        Self::build(label, Offloads::Default, false)
+        Self::build(label, Offloads::Default, false, [None; 2])
     }
 
     /// A bed with all offloads switched.
     pub fn with_offloads(label: &str, offloads: Offloads) -> Self {
-        Self::build(label, offloads, false)
+        Self::build(label, offloads, false, [None; 2])
     }
 
     /// A bed with a second outside host behind `wan1`.
     pub fn with_second(label: &str) -> Self {
-        Self::build(label, Offloads::Default, true)
+        Self::build(label, Offloads::Default, true, [None; 2])
     }
 
     /// A bed whose inside and outside hosts are routers with a host behind each. They limit no ICMP errors.
     pub fn with_hops(label: &str) -> Self {
-        let mut bed = Self::build(label, Offloads::Default, false);
+        let mut bed = Self::build(label, Offloads::Default, false, [None; 2]);
         let [deep, far] = ["deep", "far"].map(|name| Namespace::new(&format!("{label}-{name}")));
-        wire(&bed.inside, "eth1", Family::deep_router, &deep, Family::deep_host);
-        wire(&bed.outside, "eth1", Family::far_router, &far, Family::far_host);
+        wire(&bed.inside, "eth1", Family::deep_router, &deep, Family::deep_host, None);
+        wire(&bed.outside, "eth1", Family::far_router, &far, Family::far_host, None);
         bed.make_hop(&bed.inside, Family::deep_router, "lan0", Family::inside_host);
         bed.make_hop(&bed.outside, Family::far_router, "wan0", Family::outside_host);
         for namespace in [&bed.inside, &bed.outside, &deep, &far] {
@@ -202,21 +187,38 @@ impl Bed {
 
     /// A bed whose hosts are as a path wants them: as the kernel makes them, except for `driver`.
     pub fn for_path(label: &str, path: &str) -> Self {
-        Self::build(label, Offloads::for_path(path), false)
+        Self::build(label, Offloads::for_path(path), false, [None; 2])
     }
 
     /// The same with a second outside host.
     pub fn for_path_with_second(label: &str, path: &str) -> Self {
-        Self::build(label, Offloads::for_path(path), true)
+        Self::build(label, Offloads::for_path(path), true, [None; 2])
     }
 
-    fn build(label: &str, offloads: Offloads, second: bool) -> Self {
+    /// A bed for a path whose inside and outside wires carry frames with these VLAN ids, in the frames. Needs
+    /// [`tells_vlans`](Self::tells_vlans).
+    pub fn tagged(label: &str, path: &str, vlans: [Option<u16>; 2]) -> Self {
+        Self::build(label, Offloads::for_path(path), false, vlans)
+    }
+
+    /// Whether the kernel has VLAN devices.
+    pub fn tells_vlans() -> bool {
+        let namespace = Namespace::new("vlan");
+        namespace.ip("link add probe type veth peer name other");
+        namespace
+            .run("ip", &["link", "add", "link", "probe", "name", "tagged", "type", "vlan", "id", "10"])
+            .status
+            .success()
+    }
+
+    fn build(label: &str, offloads: Offloads, second: bool, vlans: [Option<u16>; 2]) -> Self {
         let bed = Self {
             inside: Namespace::new(&format!("{label}-in")),
             router: Namespace::new(&format!("{label}-rt")),
             outside: Namespace::new(&format!("{label}-out")),
             second: second.then(|| Namespace::new(&format!("{label}-out2"))),
             hops: None,
+            vlans,
         };
         bed.connect(&bed.inside, "lan0", Family::inside_router, Family::inside_host);
         bed.connect_outside();
@@ -236,7 +238,12 @@ impl Bed {
     }
 
     fn connect(&self, host: &Namespace, device: &str, ours: Address, theirs: Address) {
-        wire(&self.router, device, ours, host, theirs);
+        let vlan = match device {
+            "lan0" => self.vlans[0],
+            "wan0" => self.vlans[1],
+            _ => None,
+        };
+        wire(&self.router, device, ours, host, theirs, vlan);
         if self.second.is_some() && device != "lan0" {
             let [v4, v6] = Family::BOTH.map(Family::roaming);
             host.ip_batch(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n"));
@@ -324,20 +331,35 @@ impl Bed {
     }
 }
 
+/// The device that addresses go to: itself, or one for a VLAN over it. Either is to be set up by the caller.
+///
+/// A host puts its tags into its frames instead of beside them, as they would be on a wire: there a program in the
+/// driver of the other side sees them.
+fn over(namespace: &Namespace, device: &str, vlan: Option<u16>) -> String {
+    let Some(vlan) = vlan else { return device.to_owned() };
+    if device == "eth0" {
+        put_tags_into_frames(namespace, device);
+    }
+    let name = format!("{device}.{vlan}");
+    namespace.ip_batch(&format!("link set {device} up\nlink add link {device} name {name} type vlan id {vlan}\n"));
+    name
+}
+
 /// One of the addresses of [`Family`].
 type Address = fn(Family) -> IpAddr;
 
 /// Connects a router's device to a host's `eth0`, with addresses, and default routes of the host through the router.
-fn wire(router: &Namespace, device: &str, ours: Address, host: &Namespace, theirs: Address) {
+fn wire(router: &Namespace, device: &str, ours: Address, host: &Namespace, theirs: Address, vlan: Option<u16>) {
     let [v4, v6] = Family::BOTH;
     router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
+    let (device, eth0) = (over(router, device, vlan), over(host, "eth0", vlan));
     router.ip_batch(&format!(
         "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
         ours(v4),
         ours(v6),
     ));
     host.ip_batch(&format!(
-        "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\nlink set eth0 up\n\
+        "addr add {}/24 dev {eth0}\naddr add {}/64 dev {eth0} nodad\nlink set {eth0} up\n\
          route add default via {}\nroute add default via {}\n",
         theirs(v4),
         theirs(v6),
@@ -352,77 +374,6 @@ fn network(address: IpAddr) -> IpAddr {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & !0xff).into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
-}
-
-/// An offload that `ethtool -K` knows, by the number of the command that sets it (linux/ethtool.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Offload {
-    /// `rx`: checksums of what comes in.
-    Receive = 0x15,
-    /// `tx`: checksums of what goes out are left to whoever comes last.
-    Transmit = 0x17,
-    /// `tso`.
-    TcpSegmentation = 0x1f,
-    /// `gso`.
-    Segmentation = 0x24,
-    /// `gro`; for a veth device also: its peer offers to send frames that programs redirect to it.
-    Coalescing = 0x2c,
-}
-
-impl Offload {
-    /// All of them, in the order that dependencies ask for: no segmentation without checksums.
-    const ALL: [Self; 5] =
-        [Self::Receive, Self::Transmit, Self::TcpSegmentation, Self::Segmentation, Self::Coalescing];
-}
-
-fn switch_all(namespace: &Namespace, device: &str, on: bool) {
-    Offload::ALL.into_iter().for_each(|offload| switch_offload(namespace, device, offload, on));
-}
-
-/// What a host owes a program in the driver of the router: whole checksums, and room for frames.
-fn complete_and_take_frames(host: &Namespace) {
-    complete(host);
-    switch_offload(host, "eth0", Offload::Coalescing, true);
-}
-
-/// Has a host complete its checksums and queue what the wire does not take at once: a veth device with a program in its
-/// driver takes its frames from a ring of 256, and what finds it full is lost unless there is a queue before it.
-fn complete(host: &Namespace) {
-    switch_offload(host, "eth0", Offload::Transmit, false);
-    host.run("tc", &["qdisc", "replace", "dev", "eth0", "root", "pfifo", "limit", "100000"]).ok();
-}
-
-/// `ethtool -K device offload on|off`, by the system call that it makes.
-pub fn switch_offload(namespace: &Namespace, device: &str, offload: Offload, on: bool) {
-    #[repr(C)]
-    struct Value {
-        command: u32,
-        data: u32,
-    }
-    #[repr(C)]
-    struct Request {
-        name: [u8; libc::IFNAMSIZ],
-        value: *mut Value,
-        // The kernel's `struct ifreq` has a union of 24 bytes here.
-        rest: [u64; 2],
-    }
-    const SIOCETHTOOL: libc::c_ulong = 0x8946;
-
-    let socket = namespace.enter(|| {
-        // SAFETY: plain system call.
-        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-        assert!(fd >= 0, "socket: {}", std::io::Error::last_os_error());
-        // SAFETY: a descriptor just opened, owned by nobody else.
-        unsafe { OwnedFd::from_raw_fd(fd) }
-    });
-    let mut value = Value { command: offload as u32, data: u32::from(on) };
-    let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
-    request.name[..device.len()].copy_from_slice(device.as_bytes());
-    // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that these commands take.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
-    let name = namespace.name();
-    assert!(done == 0, "[{name}] {offload:?} of {device}: {}", std::io::Error::last_os_error());
 }
 
 /// `address:port` in the spelling of URLs and of the daemon.

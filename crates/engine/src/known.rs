@@ -51,7 +51,7 @@ impl Engine {
             };
             last = reason;
             let mended = match reason {
-                Reason::WrongInterface => self.follow_interface(number, direction, arrived.port, &parsed),
+                Reason::WrongInterface => self.follow_interface(number, direction, arrived, &parsed),
                 Reason::StalePolicy => self.revalidate(number),
                 Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
                 Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet),
@@ -97,9 +97,10 @@ impl Engine {
         &mut self,
         number: BlockIndex,
         direction: usize,
-        port: u8,
+        arrived: &Arrived,
         parsed: &Parsed,
     ) -> Result<(), Reason> {
+        let port = arrived.port;
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         let steer = Steer::unpack(block.hot[direction].steer.load());
         let zone_of = |port| self.interfaces.port(port).map(|interface| interface.zone);
@@ -110,6 +111,7 @@ impl Engine {
             return Err(Reason::WrongInterface);
         }
         block.hot[direction].steer.store(Steer { ingress: port, ..steer }.pack());
+        self.follow_paths(number, arrived.now);
         Ok(())
     }
 
@@ -173,6 +175,7 @@ impl Engine {
         }
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         block.hot[direction].steer.store(new.pack());
+        self.follow_paths(number, now);
         self.want_neighbour(adjacency, now, io);
         Ok(true)
     }

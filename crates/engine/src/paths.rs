@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use flowhop_flow::Reason;
 use flowhop_flow::forward::gate_of;
-use flowhop_flow::record::{Action, Steer, Tick};
+use flowhop_flow::record::{Action, Adjacency, Steer, Tick};
 use flowhop_table::{BlockIndex, is_live, key_of};
 
 use crate::buffer::Buffer;
@@ -160,11 +160,13 @@ impl Engine {
         if moved { Ok(paths) } else { Err(MoveError::Impossible) }
     }
 
-    /// The ports of a direction: input, output.
+    /// The ports of a direction: input, output. Where its adjacency is of no port, the output is where answers come in.
     fn ends(&self, number: BlockIndex, direction: usize) -> Option<(u8, u8)> {
         let block = self.table.block(number).filter(|block| is_live(block))?;
-        let port = |direction: usize| Steer::unpack(block.hot[direction & 1].steer.load()).ingress;
-        Some((port(direction), port(direction ^ 1)))
+        let steer = |direction: usize| Steer::unpack(block.hot[direction & 1].steer.load());
+        let adjacency = self.table.regions().adjacencies.get(usize::from(steer(direction).adjacency));
+        let output = adjacency.and_then(Adjacency::read).map(|hop| hop.port).filter(|port| *port != 0);
+        Some((steer(direction).ingress, output.unwrap_or_else(|| steer(direction ^ 1).ingress)))
     }
 
     /// The way of a live direction by what its ports can do; a rule's choice stays.
@@ -193,7 +195,7 @@ impl Engine {
         Some(PathReason::from_number((flags >> (8 * (direction & 1))) as u8))
     }
 
-    /// One connection of a sweep after interfaces changed. An operator's choice stays while it is possible.
+    /// A connection whose interfaces changed, or what they can do. An operator's choice stays while it is possible.
     pub(crate) fn follow_paths(&mut self, number: BlockIndex, now: Tick) {
         for direction in 0..2 {
             let chosen = self.reason(number, direction) == Some(PathReason::Moved);
