@@ -40,9 +40,9 @@ fn assert_carried(bed: &Bed, daemon: &Daemon, expected: [(&str, &str); 2], conte
         assert!(ping.is_clean(), "{context}: {ping:?}");
         let server = HttpServer::start(&bed.outside, host);
         tools::assert_download(&bed.inside, &server);
-        let load = Load::new(host, PORT).flows(10).rate(10_000, 600).size(600).echo();
+        let load = Load::new(host, PORT + 1).flows(10).rate(10_000, 600).size(600).echo();
         numbered::run(&bed.inside, &bed.outside, &load).assert_clean(&context);
-        let flows = daemon.flows_to(&endpoint(host, PORT));
+        let flows = daemon.flows_to(&endpoint(host, PORT + 1));
         assert_eq!(flows.len(), 10, "{context}");
         for flow in flows {
             assert_eq!(ways(&flow), expected, "{context}: {flow}");
