@@ -102,12 +102,18 @@ pub enum Step {
 pub const ALIVE_FOR: u32 = 1000;
 /// See [`ALIVE_FOR`].
 pub const ORPHAN_GRACE: u32 = 5000;
-/// Interface indices: three ports, and one that is none.
-pub const INTERFACES: [u32; 4] = [2, 3, 4, 5];
+/// Interface indices of ports.
+pub const PORTS: [u32; 4] = [2, 3, 4, 6];
+/// Interface index of no port.
+pub const NO_PORT: u32 = 5;
+/// The last port is a VLAN of a device that is a port itself: the index of that device, and the VLAN id.
+pub const VLAN: (u32, u16) = (2, 100);
+/// The port that programs in drivers leave alone.
+pub const NOT_IN_DRIVER: u32 = 4;
 /// Generation that the policy starts with.
 pub const POLICY: u16 = 7;
 
-/// Number of the port of one of the first three [`INTERFACES`].
+/// Number of the port of one of the [`PORTS`].
 #[must_use]
 pub const fn port_number(ifindex: u32) -> u8 {
     ifindex as u8 * 3
@@ -119,12 +125,29 @@ pub const fn port_mac(ifindex: u32) -> [u8; 6] {
     [0x02, 0, 0x5e, 0x10, 0x20, ifindex as u8]
 }
 
-/// Next hops that an episode starts with: toward the inside, the outside, a small MTU, unresolved.
+/// What a frame is like on the wire where a program in a driver sees it: a VLAN device's has its tag, with priority
+/// bits, and comes in through the device below.
 #[must_use]
-pub fn neighbours() -> [NextHop; 5] {
-    let hop = |i: u8, ifindex, mtu, flags| NextHop {
-        lower: 0,
-        vid: 0,
+pub fn on_the_wire(packet: &Packet) -> Packet {
+    let mut packet = packet.clone();
+    if packet.arrival.ifindex == PORTS[3] {
+        packet.arrival.ifindex = VLAN.0;
+        if packet.bytes.len() >= 12 {
+            let [high, low] = VLAN.1.to_be_bytes();
+            packet.bytes.splice(12..12, [0x81, 0, 0xa0 | high, low]);
+        }
+    }
+    packet.arrival.segment = 0;
+    packet
+}
+
+/// Next hops that an episode starts with: toward the inside, the outside, a VLAN with a small MTU, unresolved, through a
+/// device that takes no frames from drivers, and to the VLAN of [`VLAN`].
+#[must_use]
+pub fn neighbours() -> [NextHop; 6] {
+    let hop = |i: u8, ifindex, mtu, flags, (lower, vid)| NextHop {
+        lower,
+        vid,
         ifindex,
         generation: 100 + u16::from(i),
         port: port_number(ifindex),
@@ -132,7 +155,14 @@ pub fn neighbours() -> [NextHop; 5] {
         macs: [2, 1, 1, 1, 1, i, 2, 0, 0x5e, 0x10, 0x20, ifindex as u8],
         mtu,
     };
-    [hop(0, 2, 1500, 1), hop(1, 3, 1500, 1), hop(2, 3, 600, 1), hop(3, 3, 1500, 0), hop(4, 4, 9000, 1)]
+    [
+        hop(0, 2, 1500, 1, (2, 0)),
+        hop(1, 3, 1500, 1, (3, 0)),
+        hop(2, 3, 600, 1, (3, 20)),
+        hop(3, 3, 1500, 0, (3, 0)),
+        hop(4, 4, 9000, 1, (0, 0)),
+        hop(5, 6, 1500, 1, VLAN),
+    ]
 }
 
 const NAT4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -198,8 +228,8 @@ pub struct Episode {
     talks: Vec<Talk>,
     numbers: usize,
     policy: u16,
-    hops: [NextHop; 5],
-    torn: [bool; 5],
+    hops: [NextHop; 6],
+    torn: [bool; 6],
     steps: Vec<Step>,
 }
 
@@ -213,7 +243,7 @@ impl Episode {
             numbers: 0,
             policy: POLICY,
             hops: neighbours(),
-            torn: [false; 5],
+            torn: [false; 6],
             steps: Vec::new(),
         };
         let talks = 24 + episode.random.below(40);
@@ -288,14 +318,11 @@ impl Episode {
             _ => plain,
         };
         let from_outside = keys[0].source == outside;
-        let (there, back) = match random.below(12) {
-            0 => (2, 0),
-            1 => (3, 0),
-            2 => (4, 0),
-            _ => (1, 0),
-        };
-        let steer = |adjacency: u16, ifindex| Steer {
-            skb: true,
+        let there = random.pick(&[2, 2, 3, 4, 5, 1, 1, 1, 1, 1, 1, 1]);
+        let (inner, back) = random.pick(&[(2, 0), (2, 0), (6, 5)]);
+        let passed = [random.chance(10), random.chance(10)];
+        let steer = |direction: usize, adjacency: u16, ifindex| Steer {
+            skb: passed[direction],
             adjacency,
             ingress: port_number(ifindex),
             action: Action::Forward,
@@ -304,7 +331,11 @@ impl Episode {
             policy_generation: self.policy,
             adjacency_generation: self.hops[usize::from(adjacency)].generation,
         };
-        let steers = if from_outside { [steer(0, 3), steer(1, 2)] } else { [steer(there, 2), steer(back, 3)] };
+        let steers = if from_outside {
+            [steer(0, back, 3), steer(1, 1, inner)]
+        } else {
+            [steer(0, there, inner), steer(1, back, 3)]
+        };
         Talk { keys, steers, peers: <[Peer; 2]>::default(), number: 0, tcp_packets: 0 }
     }
 
@@ -384,7 +415,8 @@ impl Episode {
             9..=14 => {
                 let index = self.random.below(self.hops.len() as u32) as usize;
                 let hop = &mut self.hops[index];
-                match self.random.below(5) {
+                match self.random.below(6) {
+                    5 => hop.lower = if hop.lower == 0 { hop.ifindex } else { 0 },
                     0 => hop.generation = hop.generation.wrapping_add(1),
                     1 => hop.flags ^= NextHop::RESOLVED,
                     2 => hop.mtu = self.random.pick(&[68, 576, 600, 1280, 1499, 1500, 9000]),
@@ -398,6 +430,7 @@ impl Episode {
                 // Mended soon, so that most packets are forwarded.
                 self.torn[index] = false;
                 self.hops[index].flags = u8::from(index != 3 || self.random.chance(20));
+                self.hops[index].lower = neighbours()[index].lower;
                 self.hops[index].mtu = self.hops[index].mtu.max(if index == 2 { 600 } else { 1500 });
                 self.steps.push(Step::Neighbour(index as u16, self.hops[index], false));
                 for n in 0..self.talks.len() {
@@ -438,6 +471,11 @@ impl Episode {
                     let talk = self.invent(n);
                     self.connect(talk);
                 }
+            }
+            32..=34 => {
+                self.talks[which].steers[direction].skb ^= true;
+                self.renew(which, direction);
+                self.packet_of(which);
             }
             _ => {
                 // A key that is taken: nothing is made.
@@ -849,8 +887,8 @@ impl Episode {
                 "padding"
             }
             16 => {
-                arrival.ifindex = random.pick(&INTERFACES);
-                if arrival.ifindex != 5 {
+                arrival.ifindex = random.pick(&[PORTS[0], PORTS[1], PORTS[2], PORTS[3], NO_PORT]);
+                if arrival.ifindex != NO_PORT {
                     bytes[..6].copy_from_slice(&port_mac(arrival.ifindex));
                 }
                 "another interface"
@@ -873,7 +911,9 @@ impl Episode {
                 if random.chance(50) {
                     arrival.tagged = true;
                 } else {
-                    bytes.splice(12..12, random.pick(&[[0x81, 0, 0, 5], [0x88, 0xa8, 0, 5]]));
+                    // Nobody's, double, and priority tags.
+                    let tags = [[0x81, 0, 0, 5], [0x88, 0xa8, 0, 5], [0x81, 0, 0xe0, 0], [0x81, 0, 0, 100]];
+                    bytes.splice(12..12, random.pick(&tags));
                 }
                 "VLAN"
             }

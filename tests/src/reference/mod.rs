@@ -6,6 +6,9 @@
 //! What it shares with that code are names: [`Reason`], [`Kind`], and the plain records [`Steer`] and
 //! [`NextHop`].
 //!
+//! It judges as the path of the socket buffer does, or, when told, as a program in a driver, which knows VLANs by their
+//! tags and passes on what is not for its level.
+//!
 //! * [`packet`]: reading and rewriting bytes;
 //! * [`tcp`]: the context of a TCP connection;
 //! * [`World`]: tables, the order of the checks, counters.
@@ -122,6 +125,17 @@ pub struct Gate {
     pub epoch: u32,
 }
 
+/// An interface of policy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its number.
+    pub number: u8,
+    /// Its link-layer address.
+    pub mac: [u8; 6],
+    /// Programs in drivers judge its packets.
+    pub driver: bool,
+}
+
 /// A port: an own address's use by translations is a set of (TCP 0, UDP 1, ICMP 2; port).
 pub type UsedPorts = HashSet<(u8, u16)>;
 
@@ -142,8 +156,12 @@ pub struct World {
     pub judge_local: bool,
     /// Secret of the key hash.
     pub secret: [u32; 10],
-    /// Number and address of ports by interface index.
-    pub ports: HashMap<u32, (u8, [u8; 6])>,
+    /// It judges as a program in a driver does.
+    pub in_driver: bool,
+    /// Programs in drivers have no sockets to hand down to: they pass such packets on as well.
+    pub no_sockets: bool,
+    /// Ports by interface index and VLAN id.
+    pub ports: HashMap<(u32, u16), Port>,
     /// Next hops.
     pub neighbours: HashMap<u16, Neighbour>,
     /// The box's own addresses; with a set of ports where translations use them.
@@ -165,7 +183,7 @@ pub struct Outcome {
     pub reason: Reason,
     /// Port that it came in through.
     pub port: u8,
-    /// Output interface of a forwarded packet, else 0.
+    /// Output interface of a forwarded packet, else 0; in a driver, that of the device that carries it.
     pub ifindex: u32,
     /// The gate that it was counted at, plus one; 0 = none.
     pub gate: u32,
@@ -175,6 +193,22 @@ pub struct Outcome {
     pub loose: Option<usize>,
     /// Connection and direction that it belongs to.
     pub hit: Option<(usize, usize)>,
+    /// The gate of its key, if it has one.
+    pub door: Option<u32>,
+}
+
+/// Why a packet is not forwarded here.
+enum No {
+    /// For this reason.
+    Because(Reason),
+    /// It is for the path of the socket buffer, which will say why.
+    NextLevel,
+}
+
+impl From<Reason> for No {
+    fn from(reason: Reason) -> Self {
+        Self::Because(reason)
+    }
 }
 
 /// What the fast path does for a reason (`reason.rs`: the list of reasons).
@@ -265,8 +299,9 @@ impl World {
 
     /// Judges a packet and moves the world on. Steps are those of the page of `forward.rs`.
     pub fn judge(&mut self, frame: &[u8], arrival: &Arrival) -> Outcome {
+        let stack = if self.in_driver { Kind::Pass } else { Kind::Stack };
         let mut outcome = Outcome {
-            kind: Kind::Stack,
+            kind: stack,
             reason: Reason::NoInterface,
             port: 0,
             ifindex: 0,
@@ -274,40 +309,99 @@ impl World {
             bytes: frame.to_vec(),
             loose: None,
             hit: None,
+            door: None,
         };
-        let Some(&(port, mac)) = self.ports.get(&arrival.ifindex) else {
+        // Only drivers have tags in their frames; the stack takes them out.
+        let (plain, tag) = if self.in_driver { packet::untag(frame) } else { (frame.to_vec(), None) };
+        let Some(&port) = self.ports.get(&(arrival.ifindex, tag.unwrap_or(0) % 0x1000)) else {
             return outcome;
         };
-        outcome.port = port;
-        match self.decide(frame, arrival, port, mac, &mut outcome) {
-            Ok(()) => {
+        outcome.port = port.number;
+        match self.decide(&plain, arrival, port, &mut outcome) {
+            Ok(hop) => {
                 outcome.kind = Kind::Forward;
                 outcome.reason = Reason::Forwarded;
-            }
-            Err(reason) => {
-                outcome.reason = reason;
-                outcome.kind = kind_of(reason);
-                if outcome.kind == Kind::HandDown && self.silence() > i64::from(self.alive_for) {
-                    outcome.reason = Reason::NoDaemon;
-                    outcome.kind = Kind::Drop;
-                    outcome.gate = 0;
-                } else if outcome.gate != 0 {
-                    let gate = self.gates.entry(outcome.gate - 1).or_default();
-                    gate.handed = gate.handed.wrapping_add(1);
+                outcome.ifindex = hop.ifindex;
+                if self.in_driver {
+                    outcome.ifindex = hop.lower;
+                    outcome.bytes = packet::retag(&outcome.bytes, tag, hop.vid);
+                    // The tag that it leaves with, if any, is in front of the checksum.
+                    outcome.loose = outcome.loose.map(|at| if hop.vid == 0 { at } else { at + 4 });
                 }
             }
+            Err(No::NextLevel) => {
+                outcome.kind = Kind::Pass;
+                outcome.reason = Reason::Forwarded;
+            }
+            Err(No::Because(reason)) => self.refuse(reason, stack, &mut outcome),
         }
         outcome
     }
 
-    fn decide(
-        &mut self,
-        frame: &[u8],
-        arrival: &Arrival,
-        port: u8,
-        mac: [u8; 6],
-        outcome: &mut Outcome,
-    ) -> Result<(), Reason> {
+    fn refuse(&mut self, reason: Reason, stack: Kind, outcome: &mut Outcome) {
+        outcome.reason = reason;
+        outcome.kind = if kind_of(reason) == Kind::Stack { stack } else { kind_of(reason) };
+        if outcome.kind == Kind::HandDown && self.silence() > i64::from(self.alive_for) {
+            outcome.reason = Reason::NoDaemon;
+            outcome.kind = Kind::Drop;
+            outcome.gate = 0;
+        } else if outcome.kind == Kind::HandDown && self.in_driver && self.no_sockets {
+            outcome.kind = Kind::Pass;
+            outcome.gate = 0;
+        } else if outcome.gate != 0 {
+            let gate = self.gates.entry(outcome.gate - 1).or_default();
+            gate.handed = gate.handed.wrapping_add(1);
+        }
+    }
+
+    fn decide(&mut self, frame: &[u8], arrival: &Arrival, port: Port, outcome: &mut Outcome) -> Result<NextHop, No> {
+        if self.in_driver && !port.driver {
+            return Err(No::NextLevel);
+        }
+        let headers = self.read(frame, arrival, port.mac)?;
+        // 3. Entry.
+        let gate = self.gate_of(&headers.key);
+        outcome.door = Some(gate);
+        let Some(&(number, direction)) = self.keys.get(&headers.key) else {
+            if self.is_own(headers.key.destination, Some(&headers)) {
+                return Err(No::Because(Reason::Local));
+            }
+            outcome.gate = gate + 1;
+            return Err(No::Because(Reason::Miss));
+        };
+        outcome.hit = Some((number, direction));
+        let steer = self.connections[number].directions[direction].steer;
+        if self.in_driver && steer.skb {
+            return Err(No::NextLevel);
+        }
+        if steer.pending {
+            let epoch = self.gates.get(&gate).copied().unwrap_or_default().epoch % 16;
+            if epoch == u32::from(steer.epoch) {
+                outcome.gate = gate + 1;
+                return Err(No::Because(Reason::Pending));
+            }
+        }
+        let hop = self.next_hop(steer, port.number, &headers, arrival)?;
+        // 6. TCP context.
+        let connection = &mut self.connections[number];
+        if let L4::Tcp(segment) = &headers.l4 {
+            let [forward, reverse] = &mut connection.directions;
+            let (own, peer) = if direction == 0 { (forward, reverse) } else { (reverse, forward) };
+            tcp::check(&mut own.tcp, &peer.tcp, segment)?;
+        }
+        // 7. Rewrite and count.
+        let entry = &mut connection.directions[direction];
+        outcome.bytes = frame.to_vec();
+        outcome.loose = packet::rewrite(&mut outcome.bytes, &headers, &entry.leaves_as, arrival.partial);
+        outcome.bytes[..12].copy_from_slice(&hop.macs);
+        entry.packets += 1;
+        entry.bytes += frame.len() as u64;
+        entry.last_seen = self.now;
+        Ok(hop)
+    }
+
+    /// Steps 1 and 2: the headers of a packet for this station.
+    fn read(&self, frame: &[u8], arrival: &Arrival, mac: [u8; 6]) -> Result<Headers, Reason> {
         // 1. Link.
         if arrival.tagged {
             return Err(Reason::Tagged);
@@ -335,31 +429,14 @@ impl World {
         if destination.is_some_and(stays_on_link) {
             return Err(Reason::LinkLocal);
         }
-        let headers = match read {
-            Ok(headers) => headers,
-            Err(refused) => {
-                let own = destination.is_some_and(|destination| self.is_own(destination, None));
-                return Err(if own { Reason::Local } else { refused.reason });
-            }
-        };
-        // 3. Entry.
-        let gate = self.gate_of(&headers.key);
-        let Some(&(number, direction)) = self.keys.get(&headers.key) else {
-            if self.is_own(headers.key.destination, Some(&headers)) {
-                return Err(Reason::Local);
-            }
-            outcome.gate = gate + 1;
-            return Err(Reason::Miss);
-        };
-        outcome.hit = Some((number, direction));
-        let steer = self.connections[number].directions[direction].steer;
-        if steer.pending {
-            let epoch = self.gates.get(&gate).copied().unwrap_or_default().epoch % 16;
-            if epoch == u32::from(steer.epoch) {
-                outcome.gate = gate + 1;
-                return Err(Reason::Pending);
-            }
-        }
+        read.map_err(|refused| {
+            let own = destination.is_some_and(|destination| self.is_own(destination, None));
+            if own { Reason::Local } else { refused.reason }
+        })
+    }
+
+    /// Steps 4 and 5: what the entry says, and its next hop.
+    fn next_hop(&self, steer: Steer, port: u8, headers: &Headers, arrival: &Arrival) -> Result<NextHop, Reason> {
         // 4. What the entry says.
         if self.silence() > i64::from(self.orphan_grace) {
             return Err(Reason::Orphaned);
@@ -385,31 +462,19 @@ impl World {
         if neighbour.hop.generation != steer.adjacency_generation {
             return Err(Reason::StaleAdjacency);
         }
+        if self.in_driver && neighbour.hop.lower == 0 {
+            return Err(Reason::OutputLevel);
+        }
         if neighbour.hop.flags & NextHop::RESOLVED == 0 {
             return Err(Reason::NeighbourUnresolved);
         }
         if headers.ttl < 2 {
             return Err(Reason::TtlExceeded);
         }
-        if wire_length(&headers, arrival) > neighbour.hop.mtu as usize {
+        if wire_length(headers, arrival) > neighbour.hop.mtu as usize {
             return Err(Reason::TooBig);
         }
-        // 6. TCP context.
-        let connection = &mut self.connections[number];
-        if let L4::Tcp(segment) = &headers.l4 {
-            let [forward, reverse] = &mut connection.directions;
-            let (own, peer) = if direction == 0 { (forward, reverse) } else { (reverse, forward) };
-            tcp::check(&mut own.tcp, &peer.tcp, segment)?;
-        }
-        // 7. Rewrite and count.
-        let entry = &mut connection.directions[direction];
-        outcome.loose = packet::rewrite(&mut outcome.bytes, &headers, &entry.leaves_as, arrival.partial);
-        outcome.bytes[..12].copy_from_slice(&neighbour.hop.macs);
-        outcome.ifindex = neighbour.hop.ifindex;
-        entry.packets += 1;
-        entry.bytes += frame.len() as u64;
-        entry.last_seen = self.now;
-        Ok(())
+        Ok(neighbour.hop)
     }
 
     /// Whether a packet that no flow knows is the box's own.

@@ -76,6 +76,28 @@ fn v6(frame: &[u8], at: usize) -> IpAddr {
     Ipv6Addr::from(octets).into()
 }
 
+/// Takes the VLAN tag out of a frame (IEEE 802.1Q): the frame without it, and the tag's second half. A frame that ends
+/// within the tag has none.
+#[must_use]
+pub fn untag(frame: &[u8]) -> (Vec<u8>, Option<u16>) {
+    match frame.get(12..16) {
+        Some([0x81, 0x00, high, low]) => {
+            ([&frame[..12], &frame[16..]].concat(), Some(u16::from_be_bytes([*high, *low])))
+        }
+        _ => (frame.to_vec(), None),
+    }
+}
+
+/// Gives a frame without a tag that of a VLAN, with the priority of the tag that it came with; none for VLAN 0.
+#[must_use]
+pub fn retag(frame: &[u8], came_with: Option<u16>, vid: u16) -> Vec<u8> {
+    if vid == 0 {
+        return frame.to_vec();
+    }
+    let tag = came_with.unwrap_or(0) / 0x1000 * 0x1000 + vid;
+    [&frame[..12], &[0x81, 0x00], &tag.to_be_bytes(), &frame[12..]].concat()
+}
+
 /// Reads a frame that is IP by its ethertype.
 ///
 /// # Errors
