@@ -38,6 +38,8 @@
 //! [[nat]]
 //! name = "…"                        # unique among these; from, to, source, destination and service as above
 //! translate.source = "interface"    # or an address, prefix, range, or list of them
+//! translate.destination = "10.1.0.80"           # or "10.1.0.80:8443", "[fd00::80]:8443", a prefix, a range
+//! one_to_one = true                 # with translate.source: equally many addresses, both ways
 //! mapping = "endpoint-independent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
 //! family = "ipv4"                   # or "ipv6"
@@ -62,7 +64,7 @@
 //! holds everything else. An IPv6 prefix holds no IPv4. Names may be defined in any order and in any of the files.
 //!
 //! What the language has but this version does not do is refused, never ignored: `path = "driver"`, the other values
-//! of `rpf`, `martians` and `mapping`, and `translate.destination`.
+//! of `rpf`, `martians` and `mapping`.
 //!
 //! Warnings are about rules that match nothing or are never reached because one earlier rule matches all that they
 //! match, timeouts below what the RFCs demand, prefixes with bits beyond their length, and rules with `to = "self"`
@@ -76,7 +78,9 @@ mod read;
 pub use diagnostic::{Diagnostic, Severity};
 pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
-pub use model::rule::{Action, Dependence, Family, NatRule, NewConnection, RateLimit, Rule, SourceTranslation};
+pub use model::rule::{
+    Action, Dependence, DestinationTranslation, Family, NatRule, NewConnection, RateLimit, Rule, SourceTranslation,
+};
 pub use model::service::{ICMP, ICMPV6, PortSet, ServiceSet, TCP, UDP};
 pub use model::zone::{Destination, RuleTarget, ZoneId, ZoneMatch, ZoneSet};
 pub use model::{

@@ -1,4 +1,4 @@
-//! The example of the contract: refused only for what this version does not do, and resolved as it says.
+//! The example of the contract, resolved as it says, and the meaning of translations.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use flowhop_policy::{
-    Action, Dependence, Destination, Family, ForwardingPath, ICMP, ICMPV6, Martians, NewConnection, Policy,
+    Action, Dependence, Destination, Family, ForwardingPath, ICMP, ICMPV6, Martians, NatRule, NewConnection, Policy,
     ReversePath, RuleTarget, Source, SourceTranslation, TCP, TableIndex, UDP, ZoneId, address_key, parse,
 };
 
@@ -20,13 +20,14 @@ fn source(text: &str) -> [Source; 1] {
     [Source { name: "policy.toml".to_owned(), text: text.to_owned() }]
 }
 
-/// The example without the one thing that is refused.
-fn supported() -> Policy {
-    let text =
-        CONTRACT.replace("translate.destination", "translate.enabled = false\ntranslate.source = \"interface\" #");
-    let checked = parse(&source(&text)).unwrap_or_else(|faults| panic!("{}", faults[0]));
+fn example() -> Policy {
+    let checked = parse(&source(CONTRACT)).unwrap_or_else(|faults| panic!("{}", faults[0]));
     assert_eq!(checked.warnings, []);
     checked.policy
+}
+
+fn range(first: &str, last: &str) -> (IpAddr, IpAddr) {
+    (first.parse().unwrap(), last.parse().unwrap())
 }
 
 fn connection(from: ZoneId, to: ZoneId, protocol: u8, source: &str, destination: &str, port: u16) -> NewConnection {
@@ -49,16 +50,8 @@ fn connection(from: ZoneId, to: ZoneId, protocol: u8, source: &str, destination:
 }
 
 #[test]
-fn only_destination_translation_is_refused() {
-    let faults = parse(&source(CONTRACT)).unwrap_err();
-    let line = CONTRACT.lines().position(|line| line.starts_with("translate.destination")).unwrap() + 1;
-    let found: Vec<_> = faults.iter().map(|fault| (fault.line as usize, fault.message.as_str())).collect();
-    assert_eq!(found, [(line, "translate.destination is not supported yet by this version")]);
-}
-
-#[test]
 fn the_example_means_what_it_says() {
-    let policy = supported();
+    let policy = example();
     assert_eq!(policy.zones, ["inside", "outside"]);
     let lan = policy.interface_by_name("lan").unwrap();
     assert_eq!((lan.device.as_str(), lan.zone, lan.path, lan.line), ("lan0", ZoneId(0), None, 2));
@@ -77,15 +70,20 @@ fn the_example_means_what_it_says() {
     assert!(!policy.guards_self_from(ZoneId(0)));
 
     let nat = &policy.nats[0];
-    assert_eq!(policy.nats.len(), 1);
+    assert_eq!(policy.nats.len(), 2);
     assert_eq!(nat.translate_source, Some(SourceTranslation::Interface));
     assert_eq!((nat.mapping, nat.filtering), (Dependence::EndpointIndependent, Dependence::AddressAndPortDependent));
-    assert_eq!(nat.family, Family::Ipv4);
+    assert_eq!((nat.family, &nat.translate_destination), (Family::Ipv4, &None));
+
+    let web = &policy.nats[1];
+    let new = web.translate_destination.as_ref().unwrap();
+    assert_eq!((&web.translate_source, new.inside, new.port), (&None, range("10.1.0.80", "10.1.0.80"), None));
+    assert_eq!(new.external, web.destination);
 }
 
 #[test]
 fn the_example_decides_what_it_says() {
-    let policy = supported();
+    let policy = example();
     let (inside, outside) = (ZoneId(0), ZoneId(1));
     let decide = |c: NewConnection| policy.first_match(&c).map(|(_, rule)| rule.name.as_str());
     let browses = Some("office browses");
@@ -108,6 +106,76 @@ fn the_example_decides_what_it_says() {
     assert!(nat.matches(&connection(inside, outside, TCP, "10.1.0.7", "192.0.2.1", 443)));
     assert!(!nat.matches(&connection(inside, outside, TCP, "fd00:0:0:1::9", "2001:db8::1", 443)));
     assert!(!nat.matches(&connection(outside, inside, TCP, "10.1.0.7", "192.0.2.1", 443)));
+
+    // Without `from`: also for inside clients.
+    let web = policy.nats[1].translate_destination.as_ref().unwrap();
+    for (from, protocol, destination, port, expected) in [
+        (outside, TCP, "198.51.100.1", 443, true),
+        (inside, TCP, "198.51.100.1", 443, true),
+        (outside, TCP, "198.51.100.1", 80, false),
+        (outside, UDP, "198.51.100.1", 443, false),
+        (outside, TCP, "198.51.100.2", 443, false),
+    ] {
+        assert_eq!(
+            web.matches(&connection(from, inside, protocol, "192.0.2.1", destination, port)),
+            expected,
+            "{port}"
+        );
+    }
+}
+
+fn nats(text: &str) -> Vec<NatRule> {
+    let text = format!(
+        "[interfaces]\nlan = {{ device = \"lan0\", zone = \"inside\" }}\nwan = {{ device = \"wan0\", zone = \"outside\" }}\n{text}"
+    );
+    let checked = parse(&source(&text)).unwrap_or_else(|faults| panic!("{}", faults[0]));
+    assert_eq!(checked.warnings, [], "{text}");
+    checked.policy.nats
+}
+
+#[test]
+fn a_destination_may_be_an_endpoint_a_prefix_or_a_range() {
+    for (written, family, inside, port) in [
+        ("10.1.0.80", "ipv4", range("10.1.0.80", "10.1.0.80"), None),
+        (" 10.1.0.80:8443 ", "ipv4", range("10.1.0.80", "10.1.0.80"), Some(8443)),
+        ("[fd00::80]:8443", "ipv6", range("fd00::80", "fd00::80"), Some(8443)),
+        ("fd00::80", "ipv6", range("fd00::80", "fd00::80"), None),
+        ("10.1.0.80/30", "ipv4", range("10.1.0.80", "10.1.0.83"), None),
+        ("10.1.0.80-10.1.0.82", "ipv4", range("10.1.0.80", "10.1.0.82"), None),
+    ] {
+        let external = if family == "ipv4" { "198.51.100.1" } else { "2001:db8::1" };
+        let text = format!(
+            "[[nat]]\nname = \"a\"\nfamily = \"{family}\"\ndestination = \"{external}\"\nservice = [\"tcp/443\", \"udp/443\"]\ntranslate.destination = \"{written}\"\n"
+        );
+        let new = nats(&text)[0].translate_destination.clone().unwrap();
+        assert_eq!((new.inside, new.port, new.place_of(0)), (inside, port, None), "{written}");
+    }
+}
+
+#[test]
+fn ranges_of_the_same_size_go_place_by_place() {
+    let text = "[addresses]\nboth = [\"198.51.100.16/30\", \"2001:db8::/126\"]\n[[nat]]\nname = \"a\"\ndestination = \"both\"\ntranslate.destination = \"10.1.0.4-10.1.0.7\"\n";
+    let new = nats(text)[0].translate_destination.clone().unwrap();
+    let key = |address: &str| address_key(address.parse().unwrap());
+    assert_eq!(new.place_of(key("198.51.100.18")), Some(2));
+    assert_eq!(new.member(2), key("10.1.0.6"));
+    assert_eq!(new.member(99), key("10.1.0.7"), "never beyond the last");
+    let text = text.replace("10.1.0.7", "10.1.0.6");
+    let new = nats(&text)[0].translate_destination.clone().unwrap();
+    assert_eq!((new.members(), new.place_of(key("198.51.100.18"))), (3, None));
+}
+
+#[test]
+fn one_to_one_goes_both_ways() {
+    let text = "[[nat]]\nname = \"a\"\nto = \"outside\"\nsource = \"10.1.0.16/30\"\ntranslate.source = \"198.51.100.20-198.51.100.23\"\none_to_one = true\n";
+    let nat = nats(text).remove(0);
+    let (inside, external) = (range("10.1.0.16", "10.1.0.19"), range("198.51.100.20", "198.51.100.23"));
+    assert_eq!(nat.translate_source, Some(SourceTranslation::OneToOne { inside, external }));
+    let back = nat.translate_destination.as_ref().unwrap();
+    assert_eq!((back.inside, back.port, nat.is_one_to_one(), nat.is_twofold()), (inside, None, true, false));
+    let from = |zone, destination| back.matches(&connection(ZoneId(zone), ZoneId(0), UDP, "192.0.2.1", destination, 9));
+    assert!(from(0, "198.51.100.20") && from(1, "198.51.100.23") && !from(1, "198.51.100.24"));
+    assert!(!nats(&text.replace("one_to_one = true", "one_to_one = false"))[0].is_one_to_one());
 }
 
 #[test]

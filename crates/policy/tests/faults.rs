@@ -200,7 +200,18 @@ nat = [ { name = \"a\" } ]
         "[[nat]]\nname = \"a\"\ntranslate.source = [\"127.0.0.1\", \"224.0.0.1\", \"10.0.0.5/24\"]\n",
         &[(8, "127.0.0.1"), (8, "224.0.0.1"), (8, "10.0.0.5/24")],
     ),
-    ("[[nat]]\nname = \"a\"\ntranslate.destination = \"10.1.0.80:http\"\n", &[(8, "no new destination")]),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\ntranslate.destination = \"10.1.0.80:http\"\n",
+        &[(9, "\"10.1.0.80:http\" is no new destination")],
+    ),
+    (
+        "nat = [\n { name = \"a\", destination = \"192.0.2.1\", translate.destination = \"10.1.0.80:0\" },\n { name = \"b\", destination = \"192.0.2.1\", translate.destination = \"10.1.0.9-10.1.0.1\" },\n { name = \"c\", destination = \"192.0.2.1\", translate.destination = \"127.0.0.1\" },\n { name = \"d\", destination = \"192.0.2.1\", translate.destination = [\"10.1.0.1\"] },\n]\n",
+        &[(7, "no new destination"), (8, "no new destination"), (9, "no new destination"), (10, "is a list")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nsource = \"10.0.0.1\"\none_to_one = \"yes\"\ntranslate.source = \"192.0.2.1\"\n",
+        &[(9, "\"one_to_one\" is a string")],
+    ),
     // Empty lists.
     (
         "[[rule]]\nname = \"a\"\naction = \"allow\"\nfrom = []\nsource = []\nservice = []\nsource_port = []\n",
@@ -271,6 +282,52 @@ nat = [ { name = \"a\" } ]
         "[[nat]]\nname = \"a\"\ntranslate.source = [\"interface\", \"198.51.100.7\"]\n",
         &[(8, "\"interface\" beside an address")],
     ),
+    // Destination translation: what would take everything, or is about something that is not known yet.
+    (
+        "[[nat]]\nname = \"a\"\ntranslate.destination = \"10.1.0.80\"\n",
+        &[(6, "a translation of destinations has no \"destination\"")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nto = \"outside\"\ndestination = \"198.51.100.1\"\ntranslate.destination = \"10.1.0.80\"\nmapping = \"endpoint-independent\"\nfiltering = \"address-dependent\"\n",
+        &[
+            (8, "\"to\" beside translate.destination alone"),
+            (11, "\"mapping\" beside translate.destination alone"),
+            (12, "\"filtering\" beside translate.destination alone"),
+        ],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nto = \"inside\"\ndestination = \"198.51.100.1\"\ntranslate.destination = \"10.1.0.80\"\ntranslate.source = \"interface\"\nfiltering = \"address-dependent\"\n",
+        &[(12, "\"filtering\" beside translate.destination")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\ntranslate.destination = \"10.1.0.80:8443\"\n[[nat]]\nname = \"b\"\ndestination = \"198.51.100.1\"\nservice = [\"tcp/443\", \"icmp\"]\ntranslate.destination = \"10.1.0.80:8443\"\n",
+        &[(9, "not all of \"service\" has ports"), (14, "not all of \"service\" has ports")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/443\"\ntranslate.destination = \"[fd00::80]:8443\"\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\ndestination = \"2001:db8::1\"\ntranslate.destination = \"10.1.0.80\"\n",
+        &[(10, "of the other family"), (15, "of the other family")],
+    ),
+    // One to one: as many of one as of the other.
+    (
+        "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.16/28\"\ntranslate.source = \"198.51.100.16/29\"\n",
+        &[(10, "16 source addresses and 8 to translate them to")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\none_to_one = true\ntranslate.source = \"198.51.100.16\"\n",
+        &[(6, "a one_to_one translation has no \"source\"")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\none_to_one = true\nsource = [\"10.1.0.1\", \"10.1.0.3\"]\ntranslate.source = [\"198.51.100.1\", \"198.51.100.3\"]\n[[nat]]\nname = \"b\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.source = \"interface\"\n",
+        &[(9, "more, or less, than one range"), (10, "several ranges"), (15, "to the address of an interface")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.1\"\ndestination = \"192.0.2.1\"\nservice = \"tcp\"\nfiltering = \"endpoint-independent\"\ntranslate.source = \"198.51.100.1\"\n",
+        &[(10, "\"destination\" beside one_to_one"), (11, "\"service\" beside"), (12, "\"filtering\" beside")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.destination = \"198.51.100.1\"\n",
+        &[(10, "beside translate.destination")],
+    ),
     (
         "[interfaces.vpn]\ndevice = \"wg0\"\nzone = \"vpn\"\npath = \"skb\"\n[paths]\nallowed = [\"user\"]\n",
         &[(9, "not among those that [paths] allows")],
@@ -291,14 +348,6 @@ nat = [ { name = \"a\" } ]
     (
         "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmapping = \"address-dependent\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"interface\"\nmapping = \"address-and-port-dependent\"\n",
         &[(9, "mapping = \"address-dependent\" is not supported yet"), (14, "is not supported yet")],
-    ),
-    (
-        "[[nat]]\nname = \"a\"\ntranslate.destination = \"10.1.0.80:8443\"\n",
-        &[(8, "translate.destination is not supported yet")],
-    ),
-    (
-        "[[nat]]\nname = \"a\"\ntranslate.destination = \"[fd00::1]:80\"\nmapping = \"address-dependent\"\n",
-        &[(8, "not supported yet"), (9, "not supported yet")],
     ),
     // What is disabled is checked all the same, but its names are not looked up.
     (
@@ -353,7 +402,19 @@ const DOUBTS: &[Case] = &[
         "nat = [\n { name = \"a\", translate.source = \"interface\" },\n { name = \"b\", to = \"outside\", translate.source = \"198.51.100.7\" },\n { name = \"c\", family = \"ipv6\", translate.source = \"fd00::1\" },\n]\n",
         &[(8, "translation \"b\" is never reached")],
     ),
+    (
+        "nat = [\n { name = \"a\", destination = \"198.51.100.0/24\", translate.destination = \"10.0.0.1\" },\n { name = \"b\", from = \"outside\", destination = \"198.51.100.1\", service = \"tcp/443\", translate.destination = \"10.0.0.2:80\" },\n { name = \"c\", to = \"inside\", destination = \"198.51.100.2\", translate.destination = \"10.0.0.2\", translate.source = \"interface\" },\n]\n",
+        &[(8, "translation \"b\" is never reached"), (9, "translation \"c\" is never reached")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"2001:db8::1\"\ntranslate.destination = \"10.0.0.1\"\n",
+        &[(6, "no addresses of its family")],
+    ),
     // Reached.
+    (
+        "nat = [\n { name = \"a\", translate.source = \"interface\" },\n { name = \"b\", destination = \"198.51.100.1\", translate.destination = \"10.0.0.1\" },\n { name = \"c\", source = \"10.0.0.1\", translate.source = \"198.51.100.1\", one_to_one = true },\n]\n",
+        &[],
+    ),
     (
         "rule = [\n { name = \"a\", to = \"any\", action = \"drop\" },\n { name = \"b\", to = \"self\", service = \"tcp/22\", action = \"allow\" },\n]\n",
         &[],

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ranges::Ranges;
+use super::rule::Family;
 
 /// First key of the IPv4 addresses: `::ffff:0.0.0.0`.
 pub(crate) const IPV4_FIRST: u128 = 0xffff_0000_0000;
@@ -63,6 +64,13 @@ impl AddressSet {
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
         Self(self.0.without(&other.0))
+    }
+
+    /// What of this set is of one family.
+    #[must_use]
+    pub fn of_family(&self, family: Family) -> Self {
+        let v6 = self.without(&Self::ipv4());
+        if family == Family::Ipv4 { self.without(&v6) } else { v6 }
     }
 
     /// Whether the address with this key is in the set. Binary search.

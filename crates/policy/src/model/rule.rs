@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address::AddressSet;
+use super::address::{AddressSet, address_key, key_address};
 use super::service::{PortSet, ServiceSet};
 use super::zone::{Destination, RuleTarget, ZoneId, ZoneMatch};
 
@@ -162,6 +162,82 @@ pub enum SourceTranslation {
     Interface,
     /// One of these addresses: inclusive ranges, sorted, disjoint, all of the family of the translation.
     Ranges(Vec<(IpAddr, IpAddr)>),
+    /// Of equally many addresses the one in the same place; ports stay.
+    OneToOne {
+        /// First and last source.
+        inside: (IpAddr, IpAddr),
+        /// First and last of what they become.
+        external: (IpAddr, IpAddr),
+    },
+}
+
+impl SourceTranslation {
+    /// Whether it may give a source this address. Own addresses of interfaces are not known here.
+    #[must_use]
+    pub fn offers(&self, address: IpAddr) -> bool {
+        let holds = |(first, last): &(IpAddr, IpAddr)| {
+            (address_key(*first)..=address_key(*last)).contains(&address_key(address))
+        };
+        match self {
+            Self::Interface => false,
+            Self::Ranges(ranges) => ranges.iter().any(holds),
+            Self::OneToOne { external, .. } => holds(external),
+        }
+    }
+}
+
+/// New connections to some addresses, and where they go instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationTranslation {
+    /// The family that it translates.
+    pub family: Family,
+    /// Zones that a connection comes in from.
+    pub from: ZoneMatch,
+    /// Sources.
+    pub source: AddressSet,
+    /// Destinations as received.
+    pub external: AddressSet,
+    /// Protocols, ports and types as received.
+    pub service: ServiceSet,
+    /// First and last of the addresses that they become.
+    pub inside: (IpAddr, IpAddr),
+    /// The port that they become; `None`: it stays.
+    pub port: Option<u16>,
+}
+
+impl DestinationTranslation {
+    /// Whether the translation is about this connection, described as received. Where it goes is not looked at: that
+    /// follows from the translation.
+    #[must_use]
+    pub fn matches(&self, connection: &NewConnection) -> bool {
+        let c = connection;
+        self.family.holds(key_address(c.destination))
+            && self.external.contains(c.destination)
+            && self.service.matches(c.protocol, c.source_port, c.destination_port, c.icmp_type)
+            && self.from.contains(c.from)
+            && self.source.contains(c.source)
+    }
+
+    /// Number of addresses that destinations may become.
+    #[must_use]
+    pub fn members(&self) -> u128 {
+        address_key(self.inside.1).saturating_sub(address_key(self.inside.0)).saturating_add(1)
+    }
+
+    /// The key of the address in a certain place.
+    #[must_use]
+    pub fn member(&self, place: u128) -> u128 {
+        address_key(self.inside.0).saturating_add(place.min(self.members() - 1))
+    }
+
+    /// The place of an external address, if each has a member of its own.
+    #[must_use]
+    pub fn place_of(&self, external: u128) -> Option<u128> {
+        match self.external.ranges() {
+            [(first, last)] if last - first == self.members() - 1 => external.checked_sub(*first),
+            _ => None,
+        }
+    }
 }
 
 /// One `[[nat]]`.
@@ -181,6 +257,8 @@ pub struct NatRule {
     pub service: ServiceSet,
     /// What the source becomes.
     pub translate_source: Option<SourceTranslation>,
+    /// What the destination becomes, and of which connections.
+    pub translate_destination: Option<DestinationTranslation>,
     /// Whether another destination gives the same source another port.
     pub mapping: Dependence,
     /// Who may send to a mapping from outside.
@@ -194,16 +272,34 @@ pub struct NatRule {
 }
 
 impl NatRule {
-    /// Whether the translation is about this connection, its family included.
+    /// Whether the source translation is about this connection, its family included. The destination is that after
+    /// translation.
     #[must_use]
     pub fn matches(&self, connection: &NewConnection) -> bool {
+        let Destination::Zone(to) = connection.to else { return false };
+        self.to.contains(to) && self.matches_anywhere(connection)
+    }
+
+    /// The same wherever the connection goes out to.
+    #[must_use]
+    pub fn matches_anywhere(&self, connection: &NewConnection) -> bool {
         let c = connection;
-        let Destination::Zone(to) = c.to else { return false };
         self.from.contains(c.from)
-            && self.to.contains(to)
-            && self.family.holds(super::address::key_address(c.source))
+            && self.family.holds(key_address(c.source))
             && self.service.matches(c.protocol, c.source_port, c.destination_port, c.icmp_type)
             && self.destination.contains(c.destination)
             && self.source.contains(c.source)
+    }
+
+    /// Whether its source translation is for those connections alone whose destination it translates.
+    #[must_use]
+    pub fn is_twofold(&self) -> bool {
+        self.translate_source.is_some() && self.translate_destination.is_some() && !self.is_one_to_one()
+    }
+
+    /// Whether it translates addresses to equally many others, in both directions.
+    #[must_use]
+    pub fn is_one_to_one(&self) -> bool {
+        matches!(self.translate_source, Some(SourceTranslation::OneToOne { .. }))
     }
 }

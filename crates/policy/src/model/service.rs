@@ -225,6 +225,53 @@ impl ServiceSet {
         !self.tcp.is_empty() || !self.udp.is_empty()
     }
 
+    /// Whether every packet in the set is of a protocol with ports.
+    #[must_use]
+    pub fn only_has_ports(&self) -> bool {
+        self.has_ports() && self.others().next().is_none() && [self.icmp, self.icmpv6] == [Bits::NONE; 2]
+    }
+
+    /// The destination ports of TCP, or else of UDP, in the set.
+    #[must_use]
+    pub fn ports(&self, protocol: u8) -> &PortSet {
+        if protocol == TCP { &self.tcp } else { &self.udp }
+    }
+
+    /// Protocols in the set that have neither ports nor types.
+    pub fn others(&self) -> impl Iterator<Item = u8> {
+        let whole = self.whole;
+        (0..=u8::MAX).filter(move |number| !matches!(*number, TCP | UDP | ICMP | ICMPV6) && whole.contains(*number))
+    }
+
+    /// The set as a policy file spells it, item by item; of ICMP types that have no name there the number.
+    #[must_use]
+    pub fn spelled(&self) -> Vec<String> {
+        if self.is_any() {
+            return vec!["any".to_owned()];
+        }
+        let mut words = Vec::new();
+        for (name, ports) in [("tcp", &self.tcp), ("udp", &self.udp)] {
+            words.extend(ports.ranges().iter().map(|range| match *range {
+                (0, u16::MAX) => name.to_owned(),
+                (first, last) if first == last => format!("{name}/{first}"),
+                (first, last) => format!("{name}/{first}-{last}"),
+            }));
+        }
+        let kinds = (0..=u8::MAX).filter(|kind| self.icmp.contains(*kind));
+        match self.icmp {
+            Bits::ALL => words.push("icmp".to_owned()),
+            _ => words.extend(kinds.map(|kind| match kind {
+                8 => "icmp/echo-request".to_owned(),
+                other => format!("icmp/{other}"),
+            })),
+        }
+        if self.icmp == Bits::NONE && self.icmpv6.contains(128) {
+            words.push("icmp/echo-request".to_owned());
+        }
+        words.extend(self.others().map(|number| number.to_string()));
+        words
+    }
+
     /// Whether nothing is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -13,6 +13,7 @@ mod rules;
 mod services;
 mod settings;
 mod suggest;
+mod translate;
 mod values;
 
 use std::borrow::Cow;

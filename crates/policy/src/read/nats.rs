@@ -1,23 +1,35 @@
 //! `[[nat]]`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::addresses::{AddressRange, Text, parse_text};
 use super::node::{Choice, Node, Section};
 use super::problem::Problem;
 use super::report::Report;
 use super::rules::{Placed, Scope, TakenNames, address_set, name, service_set, zone_match};
-use crate::model::address::{address_key, is_usable_unicast, key_address};
-use crate::{AddressSet, Dependence, Family, NatRule, SourceTranslation, ZoneMatch};
+use super::translate::{self, NewDestination};
+use crate::model::address::{address_key, key_address};
+use crate::{
+    AddressSet, Dependence, DestinationTranslation, Family, NatRule, ServiceSet, SourceTranslation, ZoneMatch,
+};
 
-const KEYS: [&str; 10] =
-    ["name", "from", "to", "source", "destination", "service", "translate", "mapping", "filtering", "family"];
+const KEYS: [&str; 11] = [
+    "name",
+    "from",
+    "to",
+    "source",
+    "destination",
+    "service",
+    "translate",
+    "one_to_one",
+    "mapping",
+    "filtering",
+    "family",
+];
 const TRANSLATE_KEYS: [&str; 2] = ["source", "destination"];
 const A_TRANSLATION: &str = "translate.source = \"…\" or translate.destination = \"…\"";
-const A_NEW_SOURCE: &str =
-    "\"interface\", an address, a range \"198.51.100.7-198.51.100.9\" or a list of addresses and ranges";
-const A_NEW_DESTINATION: &str = "an address \"10.1.0.80\", one with a port \"10.1.0.80:8443\", or a range";
+const AN_EXTERNAL_ADDRESS: &str = "\"198.51.100.1\", the address that clients use";
+const WHOLE_ADDRESSES: &str = "rules that say what may pass: one_to_one translates all that its addresses send and get";
 
 const MAPPINGS: [Choice<Dependence>; 3] = [
     ("endpoint-independent", Some(Dependence::EndpointIndependent)),
@@ -30,6 +42,28 @@ const FILTERINGS: [Choice<Dependence>; 3] = [
     ("address-and-port-dependent", Some(Dependence::AddressAndPortDependent)),
 ];
 const FAMILIES: [Choice<Family>; 2] = [("ipv4", Some(Family::Ipv4)), ("ipv6", Some(Family::Ipv6))];
+
+/// What an entry translates, as written.
+#[derive(Clone, Copy)]
+enum Kind<'d> {
+    /// `translate.source` alone.
+    Source,
+    /// `translate.destination` alone.
+    Destination,
+    /// Both.
+    Both,
+    /// `translate.source`, which is this, with `one_to_one`.
+    OneToOne(Node<'d>),
+}
+
+/// What an entry is about, where it could be read.
+struct Selection {
+    family: Option<Family>,
+    from: Option<ZoneMatch>,
+    source: Option<AddressSet>,
+    destination: Option<AddressSet>,
+    service: Option<ServiceSet>,
+}
 
 /// Reads one translation. `None` if it is disabled or at fault.
 pub(crate) fn read(
@@ -57,9 +91,10 @@ pub(crate) fn read(
     let filtering = table
         .get("filtering")
         .map_or(Some(Dependence::AddressAndPortDependent), |node| node.choice("filtering", &FILTERINGS, report));
-    let translate_source = match translate {
-        Some(section) => new_source(table, &section?, family, report),
-        None => no_translation(table, report),
+    let selection = Selection { family, from, source, destination, service };
+    let (translate_source, translate_destination) = match translate {
+        Some(section) => translations(table, &section?, &selection, report)?,
+        None => return no_translation(table, report),
     };
 
     if !enabled {
@@ -67,12 +102,13 @@ pub(crate) fn read(
     }
     let nat = NatRule {
         name: name?,
-        from: from?,
+        from: selection.from?,
         to: to?,
-        source: source?,
-        destination: destination?,
-        service: service?,
-        translate_source: translate_source?,
+        source: selection.source?,
+        destination: selection.destination?,
+        service: selection.service?,
+        translate_source,
+        translate_destination,
         mapping: mapping?,
         filtering: filtering?,
         family: family?,
@@ -90,107 +126,161 @@ fn no_translation<T>(table: &Section<'_>, report: &mut Report<'_>) -> Option<T> 
     None
 }
 
-/// Both keys of `translate`.
-fn new_source(
+type Translations = (Option<SourceTranslation>, Option<DestinationTranslation>);
+
+/// Both halves of an entry. `None` after a fault, or when what they need was at fault or not looked up.
+fn translations(
     table: &Section<'_>,
     translate: &Section<'_>,
-    family: Option<Family>,
+    selection: &Selection,
     report: &mut Report<'_>,
-) -> Option<Option<SourceTranslation>> {
-    let source = translate.get("source");
-    let destination = translate.get("destination");
-    if let Some(node) = destination {
-        refuse_destination(node, report);
-    }
-    match source {
-        Some(node) => source_translation(node, family, report).map(Some),
-        None if destination.is_some() => None,
-        None => no_translation(table, report),
-    }
-}
-
-fn source_translation(node: Node<'_>, family: Option<Family>, report: &mut Report<'_>) -> Option<SourceTranslation> {
-    let nodes = node.at_least_one(A_NEW_SOURCE, report);
-    let mut ranges = Vec::with_capacity(nodes.len());
-    for item in &nodes {
-        let text = item.string_expecting(A_NEW_SOURCE, report).map(str::trim);
-        match text {
-            Some("interface") if nodes.len() == 1 => return Some(SourceTranslation::Interface),
-            Some("interface") => {
-                let what = "\"interface\" beside an address".to_owned();
-                report.error(item.at, &Problem::Contradiction { what, expected: A_NEW_SOURCE });
-                ranges.push(None);
-            }
-            Some(text) => ranges.push(new_source_range(*item, text, family, report)),
-            None => ranges.push(None),
-        }
-    }
-    let ranges: Vec<AddressRange> = ranges.into_iter().collect::<Option<_>>()?;
-    if ranges.is_empty() {
+) -> Option<Translations> {
+    let kind = kind(table, translate, report)?;
+    let fits = fits(table, kind, report);
+    let new_source = translate.get("source").map(|node| translate::source_translation(node, selection.family, report));
+    let new_destination =
+        translate.get("destination").map(|node| translate::new_destination(node, selection.family, report));
+    let port = match (translate.get("destination"), new_destination, &selection.service) {
+        (Some(node), Some(Some(new)), Some(service)) => port_fits(node, new, service, report),
+        _ => true,
+    };
+    let (new_source, new_destination) = (transpose(new_source)?, transpose(new_destination)?);
+    if !fits || !port {
         return None;
     }
-    // Overlaps would let two mappings lease the same port.
-    let keys = ranges.iter().map(|range| (address_key(range.first), address_key(range.last))).collect();
-    let merged = AddressSet::of_keys(keys);
-    let addresses = merged.ranges().iter().map(|(first, last)| (key_address(*first), key_address(*last)));
-    Some(SourceTranslation::Ranges(addresses.collect()))
+    match (kind, new_source, new_destination) {
+        (Kind::OneToOne(node), Some(external), _) => one_to_one(table, node, &external, selection, report),
+        (_, new_source, None) => Some((new_source, None)),
+        (_, new_source, Some(new)) => {
+            let family = selection.family?;
+            let translation = DestinationTranslation {
+                family,
+                from: selection.from.clone()?,
+                source: selection.source.clone()?,
+                external: selection.destination.as_ref()?.of_family(family),
+                service: selection.service.clone()?,
+                inside: new.inside,
+                port: new.port,
+            };
+            Some((new_source, Some(translation)))
+        }
+    }
 }
 
-fn new_source_range(
+/// Absent is fine, unreadable is not.
+fn transpose<T>(read: Option<Option<T>>) -> Option<Option<T>> {
+    read.map_or(Some(None), |value| value.map(Some))
+}
+
+fn kind<'d>(table: &Section<'_>, translate: &Section<'d>, report: &mut Report<'_>) -> Option<Kind<'d>> {
+    let one_to_one = table.get("one_to_one").map_or(Some(false), |node| node.boolean(report));
+    match (translate.get("source"), translate.get("destination"), one_to_one?) {
+        (None, None, _) => no_translation(table, report),
+        (Some(node), None, true) => Some(Kind::OneToOne(node)),
+        (_, Some(node), true) => {
+            let what = "\"one_to_one\" beside translate.destination, which it says already".to_owned();
+            report.error(node.at, &Problem::Contradiction { what, expected: "translate.source alone" });
+            None
+        }
+        (Some(_), None, false) => Some(Kind::Source),
+        (Some(_), Some(_), false) => Some(Kind::Both),
+        (None, Some(_), false) => Some(Kind::Destination),
+    }
+}
+
+/// Reports keys that mean nothing, and lacks, for this kind of entry.
+fn fits(table: &Section<'_>, kind: Kind<'_>, report: &mut Report<'_>) -> bool {
+    let (beside, refused): (_, &[(&str, &str)]) = match kind {
+        Kind::Source => return true,
+        Kind::Destination => (
+            "translate.destination alone",
+            &[
+                ("to", "\"destination\" to say which packets it is about: where they go follows from the translation"),
+                ("mapping", "it only beside translate.source"),
+                ("filtering", "it only beside translate.source"),
+            ],
+        ),
+        Kind::Both => ("translate.destination", &[("filtering", "it in an entry with translate.source alone")]),
+        Kind::OneToOne(_) => (
+            "one_to_one",
+            &[("destination", WHOLE_ADDRESSES), ("service", WHOLE_ADDRESSES), ("filtering", WHOLE_ADDRESSES)],
+        ),
+    };
+    let mut fits = true;
+    for (key, expected) in refused {
+        if let Some(node) = table.get(key) {
+            report.error(node.at, &Problem::Contradiction { what: format!("{key:?} beside {beside}"), expected });
+            fits = false;
+        }
+    }
+    let (key, expected) = match kind {
+        Kind::OneToOne(_) => ("source", "\"10.1.0.16/28\", as many addresses as translate.source has"),
+        _ => ("destination", AN_EXTERNAL_ADDRESS),
+    };
+    if table.get(key).is_none() {
+        let place = if key == "source" { "a one_to_one translation" } else { "a translation of destinations" };
+        report.error(table.at, &Problem::MissingKey { key, place, expected });
+        fits = false;
+    }
+    fits
+}
+
+/// A new port means something only where all that is translated has ports.
+fn port_fits(node: Node<'_>, new: NewDestination, service: &ServiceSet, report: &mut Report<'_>) -> bool {
+    let fits = new.port.is_none() || service.only_has_ports();
+    if !fits {
+        let what = "a new port, but not all of \"service\" has ports".to_owned();
+        let expected = "a \"service\" of TCP and UDP alone, such as \"tcp/443\", or the new address without a port";
+        report.error(node.at, &Problem::Contradiction { what, expected });
+    }
+    fits
+}
+
+/// Source and external addresses, place by place, in both directions.
+fn one_to_one(
+    table: &Section<'_>,
     node: Node<'_>,
-    text: &str,
-    family: Option<Family>,
+    external: &SourceTranslation,
+    selection: &Selection,
     report: &mut Report<'_>,
-) -> Option<AddressRange> {
-    let (Ok(Text::Range(range)) | Ok(Text::Prefix { range, exact: None })) = parse_text(text) else {
-        let problem = Problem::BadValue {
-            what: "new source",
-            value: text.to_owned(),
-            near: None,
-            expected: A_NEW_SOURCE.to_owned(),
-        };
-        report.error(node.at, &problem);
+) -> Option<Translations> {
+    const ONE_RANGE: &str = "one address, prefix or range";
+    let SourceTranslation::Ranges(ranges) = external else {
+        let what = "\"one_to_one\" to the address of an interface".to_owned();
+        report.error(node.at, &Problem::Contradiction { what, expected: ONE_RANGE });
         return None;
     };
-    if let Some(family) = family.filter(|family| !family.holds(range.first)) {
-        let what = format!("{text:?} is of the other family: this translation is family = {:?}", family.name());
-        report.error(node.at, &Problem::Contradiction { what, expected: "addresses of its own family" });
+    let family = selection.family?;
+    let inside = selection.source.as_ref()?.of_family(family);
+    let mut single = true;
+    if let (Some(at), false) = (table.get("source"), inside.ranges().len() == 1) {
+        let what = "\"one_to_one\" from more, or less, than one range of its family".to_owned();
+        report.error(at.at, &Problem::Contradiction { what, expected: ONE_RANGE });
+        single = false;
+    }
+    let [(first, last)] = ranges[..] else {
+        let what = "\"one_to_one\" to several ranges".to_owned();
+        report.error(node.at, &Problem::Contradiction { what, expected: ONE_RANGE });
+        return None;
+    };
+    let (&(inside_first, inside_last), true) = (inside.ranges().first()?, single) else { return None };
+    let sizes =
+        [(inside_first, inside_last), (address_key(first), address_key(last))].map(|(first, last)| last - first);
+    if sizes[0] != sizes[1] {
+        let [inside, external] = sizes.map(|beyond| beyond.saturating_add(1));
+        let what = format!("{inside} source addresses and {external} to translate them to");
+        report.error(node.at, &Problem::Contradiction { what, expected: "as many of one as of the other" });
         return None;
     }
-    if !is_usable_unicast(range.first) || !is_usable_unicast(range.last) {
-        let expected = "unicast addresses that a host may have".to_owned();
-        report.error(node.at, &Problem::BadValue { what: "new source", value: text.to_owned(), near: None, expected });
-        return None;
-    }
-    Some(range)
-}
-
-/// Destination translation is checked like everything else, and refused.
-fn refuse_destination(node: Node<'_>, report: &mut Report<'_>) {
-    let nodes = node.at_least_one(A_NEW_DESTINATION, report);
-    let mut is_good = !nodes.is_empty();
-    for item in &nodes {
-        let Some(text) = item.string_expecting(A_NEW_DESTINATION, report) else {
-            is_good = false;
-            continue;
-        };
-        if !is_new_destination(text.trim()) {
-            let expected = A_NEW_DESTINATION.to_owned();
-            let problem = Problem::BadValue { what: "new destination", value: text.to_owned(), near: None, expected };
-            report.error(item.at, &problem);
-            is_good = false;
-        }
-    }
-    if is_good {
-        let what = "translate.destination".to_owned();
-        report.error(node.at, &Problem::NotSupported { what, expected: Some("translate.source".to_owned()) });
-    }
-}
-
-fn is_new_destination(text: &str) -> bool {
-    let is_usable = |address: IpAddr| is_usable_unicast(address);
-    match text.parse::<SocketAddr>() {
-        Ok(endpoint) => endpoint.port() > 0 && is_usable(endpoint.ip()),
-        Err(_) => matches!(parse_text(text), Ok(Text::Range(range)) if is_usable(range.first) && is_usable(range.last)),
-    }
+    let inside: (IpAddr, IpAddr) = (key_address(inside_first), key_address(inside_last));
+    let back = DestinationTranslation {
+        family,
+        from: ZoneMatch::Any,
+        source: AddressSet::any(),
+        external: AddressSet::of_keys(vec![(address_key(first), address_key(last))]),
+        service: ServiceSet::any(),
+        inside,
+        port: None,
+    };
+    Some((Some(SourceTranslation::OneToOne { inside, external: (first, last) }), Some(back)))
 }

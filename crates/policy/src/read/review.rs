@@ -78,14 +78,36 @@ fn hides_rule(by: &Rule, rule: &Rule, zone_count: usize) -> bool {
         && by.destination.covers(&rule.destination)
 }
 
+/// Whether no connection can get past `by` to either half of `nat`.
 fn hides_nat(by: &NatRule, nat: &NatRule, zone_count: usize) -> bool {
+    hides_source(by, nat, zone_count) && hides_destination(by, nat, zone_count)
+}
+
+fn hides_source(by: &NatRule, nat: &NatRule, zone_count: usize) -> bool {
+    if nat.translate_source.is_none() || nat.is_twofold() {
+        // Nothing to hide, or nothing that goes without the other half.
+        return true;
+    }
     let zones = |by: &ZoneMatch, nat: &ZoneMatch| by.covers(nat, zone_count);
-    by.family == nat.family
+    by.translate_source.is_some()
+        && !by.is_twofold()
+        && by.family == nat.family
         && zones(&by.from, &nat.from)
         && zones(&by.to, &nat.to)
         && by.service.covers(&nat.service)
         && by.source.covers(&nat.source)
         && by.destination.covers(&nat.destination)
+}
+
+fn hides_destination(by: &NatRule, nat: &NatRule, zone_count: usize) -> bool {
+    let Some(nat) = &nat.translate_destination else { return true };
+    by.translate_destination.as_ref().is_some_and(|by| {
+        by.family == nat.family
+            && by.from.covers(&nat.from, zone_count)
+            && by.service.covers(&nat.service)
+            && by.source.covers(&nat.source)
+            && by.external.covers(&nat.external)
+    })
 }
 
 fn nothing_matches(source: &AddressSet, destination: &AddressSet, service: &ServiceSet) -> Option<&'static str> {

@@ -1,0 +1,121 @@
+//! The addresses that a `[[nat]]` translates to.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::addresses::{AddressRange, Text, parse_text};
+use super::node::Node;
+use super::problem::Problem;
+use super::report::Report;
+use crate::model::address::{address_key, is_usable_unicast, key_address};
+use crate::{AddressSet, Family, SourceTranslation};
+
+const A_NEW_SOURCE: &str =
+    "\"interface\", an address, a range \"198.51.100.7-198.51.100.9\" or a list of addresses and ranges";
+const A_NEW_DESTINATION: &str =
+    "an address \"10.1.0.80\", one with a port \"10.1.0.80:8443\", \"[fd00::80]:8443\", a prefix or a range";
+
+/// Reads `translate.source`.
+pub(super) fn source_translation(
+    node: Node<'_>,
+    family: Option<Family>,
+    report: &mut Report<'_>,
+) -> Option<SourceTranslation> {
+    let nodes = node.at_least_one(A_NEW_SOURCE, report);
+    let mut ranges = Vec::with_capacity(nodes.len());
+    for item in &nodes {
+        let text = item.string_expecting(A_NEW_SOURCE, report).map(str::trim);
+        match text {
+            Some("interface") if nodes.len() == 1 => return Some(SourceTranslation::Interface),
+            Some("interface") => {
+                let what = "\"interface\" beside an address".to_owned();
+                report.error(item.at, &Problem::Contradiction { what, expected: A_NEW_SOURCE });
+                ranges.push(None);
+            }
+            Some(text) => ranges.push(new_source_range(*item, text, family, report)),
+            None => ranges.push(None),
+        }
+    }
+    let ranges: Vec<AddressRange> = ranges.into_iter().collect::<Option<_>>()?;
+    if ranges.is_empty() {
+        return None;
+    }
+    // Overlaps would let two mappings lease the same port.
+    let keys = ranges.iter().map(|range| (address_key(range.first), address_key(range.last))).collect();
+    let merged = AddressSet::of_keys(keys);
+    let addresses = merged.ranges().iter().map(|(first, last)| (key_address(*first), key_address(*last)));
+    Some(SourceTranslation::Ranges(addresses.collect()))
+}
+
+fn new_source_range(
+    node: Node<'_>,
+    text: &str,
+    family: Option<Family>,
+    report: &mut Report<'_>,
+) -> Option<AddressRange> {
+    let (Ok(Text::Range(range)) | Ok(Text::Prefix { range, exact: None })) = parse_text(text) else {
+        let problem = Problem::BadValue {
+            what: "new source",
+            value: text.to_owned(),
+            near: None,
+            expected: A_NEW_SOURCE.to_owned(),
+        };
+        report.error(node.at, &problem);
+        return None;
+    };
+    usable(node, text, "new source", (range.first, range.last), family, report).then_some(range)
+}
+
+/// What `translate.destination` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewDestination {
+    /// First and last address.
+    pub(super) inside: (IpAddr, IpAddr),
+    pub(super) port: Option<u16>,
+}
+
+/// Reads `translate.destination`.
+pub(super) fn new_destination(
+    node: Node<'_>,
+    family: Option<Family>,
+    report: &mut Report<'_>,
+) -> Option<NewDestination> {
+    let text = node.string_expecting(A_NEW_DESTINATION, report)?.trim();
+    let new = match (text.parse::<SocketAddr>(), parse_text(text)) {
+        (Ok(endpoint), _) if endpoint.port() > 0 => {
+            Some(NewDestination { inside: (endpoint.ip(), endpoint.ip()), port: Some(endpoint.port()) })
+        }
+        (Err(_), Ok(Text::Range(range) | Text::Prefix { range, exact: None })) => {
+            Some(NewDestination { inside: (range.first, range.last), port: None })
+        }
+        _ => None,
+    };
+    let Some(new) = new else {
+        let expected = A_NEW_DESTINATION.to_owned();
+        let problem = Problem::BadValue { what: "new destination", value: text.to_owned(), near: None, expected };
+        report.error(node.at, &problem);
+        return None;
+    };
+    usable(node, text, "new destination", new.inside, family, report).then_some(new)
+}
+
+/// Whether hosts of the family may have these addresses.
+fn usable(
+    node: Node<'_>,
+    text: &str,
+    what: &'static str,
+    (first, last): (IpAddr, IpAddr),
+    family: Option<Family>,
+    report: &mut Report<'_>,
+) -> bool {
+    if let Some(family) = family.filter(|family| !family.holds(first)) {
+        let what = format!("{text:?} is of the other family: this translation is family = {:?}", family.name());
+        report.error(node.at, &Problem::Contradiction { what, expected: "addresses of its own family" });
+        return false;
+    }
+    if !is_usable_unicast(first) || !is_usable_unicast(last) {
+        let expected = "unicast addresses that a host may have".to_owned();
+        report.error(node.at, &Problem::BadValue { what, value: text.to_owned(), near: None, expected });
+        return false;
+    }
+    true
+}
