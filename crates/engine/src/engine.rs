@@ -20,7 +20,7 @@ use crate::fragments::{Datagram, Decision, Fate, Fragments};
 use crate::gates::{Gates, Quiet};
 use crate::hold::Hold;
 use crate::interfaces::Interfaces;
-use crate::module::{Module, SessionView, Step, order};
+use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
 use crate::sweep::Sweep;
 use crate::validate::{FragmentPlace, Validated, validate};
@@ -346,7 +346,8 @@ impl Engine {
         // Whole prefixes can be the box's own, by a route of type `local`.
         let own =
             self.routing.is_own(destination) || self.routing.lookup(destination, hash as u32) == Resolution::Local;
-        if own && !self.modules.iter().any(|module| module.claims(&parsed.key)) {
+        let from = self.interfaces.port(arrived.port).map_or(u16::MAX, |interface| interface.zone);
+        if own && !self.modules.iter().any(|module| module.claims(&parsed.key, from)) {
             return self.local(arrived, parsed, packet, io);
         }
         if self.is_lease_for_box(arrived.port, parsed) {
@@ -613,15 +614,25 @@ impl Engine {
 /// A connection as modules see it.
 #[must_use]
 pub fn view_of(block: &flowhop_flow::record::Block) -> SessionView {
-    let rules = block.owner.rules.load();
-    SessionView {
-        keys: [key_of(block, 0), key_of(block, 1)],
-        ports: [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
-        rule: rules as u16,
-        nat: (rules >> 16) as u16,
-    }
+    view(
+        [key_of(block, 0), key_of(block, 1)],
+        [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
+        block.owner.rules.load(),
+        block.owner.flags.load(),
+    )
 }
 
 const fn freed_view(freed: &Freed) -> SessionView {
-    SessionView { keys: freed.keys, ports: freed.ports, rule: freed.rules as u16, nat: (freed.rules >> 16) as u16 }
+    view(freed.keys, freed.ports, freed.rules, freed.flags)
+}
+
+const fn view(keys: [Key; 2], ports: [u8; 2], rules: u32, flags: u32) -> SessionView {
+    SessionView {
+        keys,
+        ports,
+        rule: rules as u16,
+        nat: (rules >> 16) as u16,
+        destination_nat: (flags >> 16) as u16 & MAX_NAT,
+        inbound: flags >> 31 != 0,
+    }
 }

@@ -41,5 +41,5 @@ pub use buffer::{Buffer, Offload};
 pub use counters::Counters;
 pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
-pub use module::{Context, Module, NewSession, SessionView, Step, Via};
+pub use module::{Context, MAX_NAT, Module, NewSession, SessionView, Step, Via};
 pub use paths::Path;

@@ -5,15 +5,17 @@
 //! modules after it know the output interface.
 
 use flowhop_flow::Key;
-use flowhop_flow::key::Address;
+use flowhop_flow::key::{self, Address};
 use flowhop_flow::parse::Transport;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::Tick;
-use flowhop_routing::Routing;
+use flowhop_routing::{Resolution, Routing};
 use rand_chacha::ChaCha8Rng;
 
 use crate::interfaces::Interfaces;
 
+/// Highest identity of a translation: records have 15 bits for that of the destination's.
+pub const MAX_NAT: u16 = 0x7fff;
 /// Name of the engine's own step that chooses the output.
 pub const ROUTE: &str = "route";
 
@@ -64,13 +66,15 @@ pub struct NewSession {
     pub via: Option<Via>,
     /// Persistent identity of the rule that allowed it; 0 = none yet.
     pub rule: u16,
-    /// Persistent identity of the translation; 0 = none.
+    /// Persistent identity of the translation of its source; 0 = none.
     pub nat: u16,
+    /// Persistent identity of the translation that changed its destination, at most [`MAX_NAT`]; 0 = none.
+    pub destination_nat: u16,
     /// May take a kernel path.
     pub accelerate: bool,
     /// Its rule asks for a log line.
     pub log: bool,
-    /// A module vouches for it, so that rules are not asked (inbound to a translation with open filtering).
+    /// Its destination is a mapping of a source translation with open filtering, so that rules are not asked.
     pub admitted: bool,
     /// `class | queue << 8 | meter << 16`.
     pub service: u32,
@@ -88,6 +92,16 @@ pub struct Context<'a> {
     pub now: Tick,
 }
 
+impl Context<'_> {
+    /// The zone that packets to an address leave through; `None` if they go nowhere.
+    pub fn zone_towards(&mut self, address: &Address) -> Option<u16> {
+        match self.routing.lookup(key::ip(address), 0) {
+            Resolution::Via { ifindex, .. } => self.interfaces.ifindex(ifindex).map(|interface| interface.zone),
+            _ => None,
+        }
+    }
+}
+
 /// A connection that exists: both keys and what it was made under.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionView {
@@ -97,8 +111,12 @@ pub struct SessionView {
     pub ports: [u8; 2],
     /// Rule identity.
     pub rule: u16,
-    /// Translation identity.
+    /// Identity of the source translation; 0 = none.
     pub nat: u16,
+    /// Identity of the translation that changed the destination; 0 = none.
+    pub destination_nat: u16,
+    /// The destination was a mapping of a source translation.
+    pub inbound: bool,
 }
 
 /// An extension module.
@@ -135,8 +153,9 @@ pub trait Module: Send {
         Step::Continue
     }
 
-    /// Whether a packet to an own address that no flow knows belongs to this module rather than to the box.
-    fn claims(&self, _key: &Key) -> bool {
+    /// Whether a packet to an own address that no flow knows, from a zone, belongs to this module rather than to the
+    /// box.
+    fn claims(&self, _key: &Key, _from: u16) -> bool {
         false
     }
 }

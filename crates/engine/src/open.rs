@@ -14,7 +14,7 @@ use crate::ageing;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
 use crate::known::{NOWHERE, unreachable};
-use crate::module::{Context, NewSession, Step, Via};
+use crate::module::{Context, MAX_NAT, NewSession, Step, Via};
 use crate::paths::Way;
 
 /// Blocks looked at for one that may make room when the table is full.
@@ -50,6 +50,7 @@ impl Engine {
             via: None,
             rule: 0,
             nat: 0,
+            destination_nat: 0,
             accelerate: true,
             log: false,
             admitted: false,
@@ -201,7 +202,7 @@ impl Engine {
                 side(self, reverse, 1, via.port, back_adjacency, back_generation),
             ],
             rules: u32::from(session.rule) | u32::from(session.nat) << 16,
-            flags: u32::from(ways[0].reason as u8) | u32::from(ways[1].reason as u8) << 8,
+            flags: u32::from(ways[0].reason as u8) | u32::from(ways[1].reason as u8) << 8 | destination_flags(session),
         };
         let offer = match &mut parsed.transport {
             Transport::Tcp(segment) => {
@@ -291,6 +292,11 @@ fn reverse_key(session: &NewSession) -> Key {
         _ => u32::from_ne_bytes([c, d, a, b]),
     };
     Key { source: session.destination, destination: session.source, ports, identity: session.key.identity }
+}
+
+/// Who changed the destination, as a record's flags say it.
+fn destination_flags(session: &NewSession) -> u32 {
+    u32::from(session.destination_nat & MAX_NAT) << 16 | u32::from(session.admitted) << 31
 }
 
 fn is_expendable(block: &Block) -> bool {

@@ -452,11 +452,12 @@ pub struct TcpHalf {
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Owner {
-    /// Identity of the rule (low half) and of the translation (high half), 0 = none.
+    /// Identity of the rule (low half) and of the source translation (high half), 0 = none.
     pub rules: Cell32,
     /// When the connection was made.
     pub created: Cell32,
-    /// `zone pair and path reasons`: bits 0..8 path reason of Forward, 8..16 of Reverse, 16.. flags.
+    /// Bits 0..8 path reason of Forward, 8..16 of Reverse; 16..31 identity of the translation that changed the
+    /// destination, 0 = none; bit 31: that was done by a mapping of a source translation.
     pub flags: Cell32,
     /// Serial number of this use of the block, so that an identifier is not reused with the block.
     pub serial: Cell32,
@@ -570,8 +571,13 @@ pub struct PortMap(pub [[Cell64; 1024]; 3]);
 
 /// Flags of an own address in the map that is consulted after a miss.
 pub mod local_flags {
-    /// The address has a port bitmap; its number is in the low half.
+    /// The address has a port bitmap; its number is in the low half. A number that no bitmap has: all that is sent
+    /// to the address is for the slow path to judge.
     pub const TRANSLATED: u32 = 1 << 16;
+    /// Echo requests to it are translated.
+    pub const ECHO: u32 = 1 << 17;
+    /// Some protocol that has neither ports nor echo is translated.
+    pub const OTHERS: u32 = 1 << 18;
 }
 
 /// The upper words of an address with its low word.

@@ -130,14 +130,14 @@ fn is_untranslated(flags: u32, key: &Key) -> bool {
         (protocol::TCP, _) => (0, key.destination_port()),
         (protocol::UDP, _) => (1, key.destination_port()),
         (protocol::ICMP, 4) | (protocol::ICMPV6, 6) => {
-            // The second half of an echo's ports word is type and code; requests are for the box itself.
+            // The second half of an echo's ports word is type and code; no mapping waits for requests.
             let kind = (key.destination_port() >> 8) as u8;
             if kind == icmp4::ECHO_REQUEST || kind == icmp6::ECHO_REQUEST {
-                return true;
+                return flags & local_flags::ECHO == 0;
             }
             (2, key.source_port())
         }
-        _ => return false,
+        _ => return flags & local_flags::OTHERS == 0,
     };
     let Some(map) = PORT_BITS.get_ptr(flags & 0xffff) else {
         return false;

@@ -11,7 +11,8 @@ use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Action, Destination, RateLimit, ZoneId};
 use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 
-use crate::shared::{Shared, connection, is_inbound};
+use crate::nat::translated_ports;
+use crate::shared::{Shared, connection};
 
 /// Name of the module.
 pub const NAME: &str = "filter";
@@ -101,14 +102,14 @@ impl Module for Filter {
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
-        if is_inbound(session) {
+        if session.inbound {
             return Some(session.rule);
         }
         let current = self.shared.current();
         let from = interfaces.port(session.ports[0])?.zone;
         let to = Destination::Zone(ZoneId(interfaces.port(session.ports[1])?.zone));
         let [forward, reverse] = &session.keys;
-        let connection = connection(forward, &reverse.source, forward.ports, from, to);
+        let connection = connection(forward, &reverse.source, translated_ports(session), from, to);
         let (index, rule) = current.policy.first_match(&connection)?;
         (rule.action == Action::Allow).then(|| current.rules.get(index).copied().unwrap_or_default())
     }

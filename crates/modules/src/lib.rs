@@ -1,7 +1,8 @@
 //! Extension modules of the slow path.
 //!
 //! * [`filter`]: the rules of the policy, first match decides; limits of new connections.
-//! * [`nat`]: source translation with endpoint-independent mapping; inbound packets to a mapping.
+//! * [`nat`]: destination translation; source translation with endpoint-independent mapping, hairpinning included;
+//!   inbound packets to a mapping.
 //!
 //! Stateful inspection itself (connections, TCP windows) is the engine's and the forwarding function's work,
 //! because every path has to do it; these modules decide what may become a connection and how it looks.
@@ -16,13 +17,14 @@ pub mod shared;
 use flowhop_engine::Module;
 
 pub use names::Names;
-pub use nat::{Bindings, PortChange};
+pub use nat::{Bindings, PortChange, Published};
 pub use shared::{Current, Reserved, Shared};
 
 /// The modules of a firewall, sharing one policy and one set of bindings.
 #[must_use]
 pub fn standard(shared: &Shared, bindings: &Bindings) -> Vec<Box<dyn Module>> {
     vec![
+        Box::new(nat::Destination::new(shared.clone())),
         Box::new(nat::Inbound::new(shared.clone(), bindings.clone())),
         Box::new(filter::Filter::new(shared.clone())),
         Box::new(nat::Source::new(shared.clone(), bindings.clone())),

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flowhop_engine::SessionView;
+use flowhop_engine::MAX_NAT;
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address, port};
 use flowhop_policy::{Destination, NewConnection, Policy, ZoneId};
 use flowhop_wire::protocol;
 
 use crate::names::Names;
+use crate::nat::Published;
 
 /// A policy with the numbers of its rules and translations.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +20,10 @@ pub struct Current {
     pub policy: Policy,
     /// Identity of each rule, by its place in the policy.
     pub rules: Vec<u16>,
-    /// Identity of each translation, by its place in the policy.
+    /// Identity of each translation, by its place in the policy; 0 for one that no record could name.
     pub nats: Vec<u16>,
+    /// What its destination translations take.
+    pub published: Published,
 }
 
 /// Ports of the box's own addresses that its own sockets use: translations keep away from them.
@@ -61,7 +64,8 @@ impl Shared {
     pub fn replace(&self, policy: Policy, rules: &mut Names, nats: &mut Names) {
         let current = Current {
             rules: policy.rules.iter().map(|rule| rules.number(&rule.name)).collect(),
-            nats: policy.nats.iter().map(|nat| nats.number(&nat.name)).collect(),
+            nats: policy.nats.iter().map(|nat| nat_number(nats, &nat.name)).collect(),
+            published: Published::of(&policy),
             policy,
         };
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
@@ -85,6 +89,12 @@ impl Shared {
     }
 }
 
+/// The identity of a translation. Records have 15 bits for it.
+fn nat_number(nats: &mut Names, name: &str) -> u16 {
+    let number = nats.number(name);
+    if number <= MAX_NAT { number } else { 0 }
+}
+
 /// An address as the policy's sets hold it.
 pub(crate) const fn number(address: &Address) -> u128 {
     u128::from_be_bytes(key::bytes(address))
@@ -103,9 +113,4 @@ pub(crate) fn connection(key: &Key, destination: &Address, ports: u32, from: u16
         destination_port: if echo { 0 } else { port(ports, 2) },
         icmp_type: if echo { key.ports.to_ne_bytes()[2] } else { 0 },
     }
-}
-
-/// Whether a connection came in to a mapping, that is, has its destination translated.
-pub(crate) fn is_inbound(view: &SessionView) -> bool {
-    view.nat != 0 && view.keys[1].source != view.keys[0].destination
 }

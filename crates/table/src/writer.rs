@@ -99,6 +99,8 @@ pub struct Freed {
     pub ports: [u8; 2],
     /// Identities of rule (low half) and translation (high half).
     pub rules: u32,
+    /// Path reasons and flags, see [`flowhop_flow::record::Owner::flags`].
+    pub flags: u32,
 }
 
 /// What a grace period brought about.
@@ -460,6 +462,7 @@ impl Table {
             keys: [0, 1].map(|direction| key_with_identity(block, direction, aside.identities[direction])),
             ports: [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
             rules: block.owner.rules.load(),
+            flags: block.owner.flags.load(),
         }
     }
 

@@ -1,18 +1,19 @@
 //! Bindings: which external endpoint stands for which inside endpoint (RFC 3022, RFC 4787 terms: mappings).
 //!
-//! A binding lives as long as one of its connections; each takes a share. Inbound and source translation share
-//! the bindings, both on the engine's one thread; the lock is never contended.
+//! An inside endpoint has one binding under each translation, so that its external endpoint is the same for all
+//! destinations that the translation is about; it has another one beside it only where the address of the first is
+//! not to be used any more, or not by the interface that the connection leaves through. A binding lives as long as
+//! one of its connections; each takes a share. The modules share the bindings, all on the engine's one thread; the
+//! lock is never contended.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowhop_flow::key::Address;
 use flowhop_policy::Dependence;
-use flowhop_wire::protocol;
 use rand_core::RngCore;
 
 use super::pool::Ports;
-use crate::shared::Reserved;
 
 /// Address and port (or echo identifier) of one protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,12 +36,31 @@ pub struct PortChange {
     pub used: bool,
 }
 
+/// What a binding is made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The inside endpoint.
+    pub(super) inside: Endpoint,
+    /// Identity of the translation.
+    pub(super) nat: u16,
+    /// Identity of the rule that allowed its first connection.
+    pub(super) rule: u16,
+    pub(super) filtering: Dependence,
+}
+
+/// What a binding may look like from outside.
+pub(super) struct Choices<'a> {
+    /// Addresses for a new one, the best first.
+    pub(super) addresses: &'a [Address],
+    /// Whether one that has this address goes on being used.
+    pub(super) keeps: &'a dyn Fn(&Address) -> bool,
+    /// Whether a new one may have this port of this address.
+    pub(super) allowed: &'a dyn Fn(&Address, u16) -> bool,
+}
+
 #[derive(Debug)]
 struct Binding {
-    external: Endpoint,
-    nat: u16,
-    rule: u16,
-    filtering: Dependence,
+    terms: Terms,
     sessions: u32,
     /// Connections by remote address, kept where filtering asks for it.
     remotes: HashMap<Address, u32>,
@@ -56,8 +76,9 @@ pub(super) struct Admitted {
 
 #[derive(Debug, Default)]
 struct State {
-    by_inside: HashMap<Endpoint, Binding>,
-    by_external: HashMap<Endpoint, Endpoint>,
+    /// External endpoints of an inside one under a translation.
+    by_inside: HashMap<(Endpoint, u16), Vec<Endpoint>>,
+    by_external: HashMap<Endpoint, Binding>,
     ports: HashMap<(Address, u8), Ports>,
     changes: Vec<PortChange>,
 }
@@ -73,93 +94,75 @@ impl Bindings {
 
     /// The external endpoint of an inside one, an existing binding or a new one; takes a share in it. `None`
     /// when no port is free at any of the addresses.
-    #[expect(clippy::too_many_arguments, reason = "everything that a binding is made of")]
     pub(super) fn map(
         &self,
-        inside: Endpoint,
-        nat: u16,
-        rule: u16,
-        filtering: Dependence,
-        addresses: &[Address],
-        own: &dyn Fn(&Address) -> bool,
-        reserved: &Reserved,
+        terms: Terms,
+        choices: &Choices<'_>,
         remote: Address,
         random: &mut dyn RngCore,
     ) -> Option<Endpoint> {
         let mut state = self.state();
         let state = &mut *state;
-        if let Some(binding) = state.by_inside.get_mut(&inside).filter(|binding| binding.nat == nat) {
-            binding.take_share(remote);
-            return Some(binding.external);
+        let known = state.by_inside.get(&(terms.inside, terms.nat)).into_iter().flatten();
+        let kept = known.copied().find(|external| (choices.keeps)(&external.address));
+        if let Some(external) = kept {
+            if let Some(binding) = state.by_external.get_mut(&external) {
+                binding.take_share(remote);
+            }
+            return Some(external);
         }
-        if state.by_inside.contains_key(&inside) {
-            // Bound under another translation: a second external endpoint would not be endpoint-independent.
-            return None;
-        }
-        for address in addresses {
-            let is_own = own(address);
-            let in_use =
-                |port: u16| reserved.ephemeral.contains(&port) || reserved.bound.contains(&(inside.protocol, port));
-            let allowed =
-                |port: u16| !is_own || (reserved.within.contains(&port) && !(is_port(inside.protocol) && in_use(port)));
-            let ports = state.ports.entry((*address, inside.protocol)).or_insert_with(Ports::new);
-            let Some(port) = ports.take(random, allowed) else { continue };
-            let external = Endpoint { protocol: inside.protocol, address: *address, port };
-            state.bind(inside, external, nat, rule, filtering, remote);
+        let protocol = terms.inside.protocol;
+        for address in choices.addresses {
+            let ports = state.ports.entry((*address, protocol)).or_insert_with(Ports::new);
+            let Some(port) = ports.take(random, |port| (choices.allowed)(address, port)) else {
+                state.forget_empty(&(*address, protocol));
+                continue;
+            };
+            let external = Endpoint { protocol, address: *address, port };
+            state.bind(terms, external, remote);
             return Some(external);
         }
         None
     }
 
     /// Takes over a binding of an adopted connection; `false` when it contradicts another one.
-    pub(super) fn adopt(
-        &self,
-        inside: Endpoint,
-        external: Endpoint,
-        nat: u16,
-        rule: u16,
-        filtering: Dependence,
-        remote: Address,
-    ) -> bool {
+    pub(super) fn adopt(&self, terms: Terms, external: Endpoint, remote: Address) -> bool {
         let mut state = self.state();
-        let taken = state.by_external.contains_key(&external);
-        match (state.by_inside.get_mut(&inside), taken) {
-            (Some(binding), _) if binding.external == external => {
+        if let Some(binding) = state.by_external.get_mut(&external) {
+            let same = binding.is_of(&terms.inside, terms.nat);
+            if same {
                 binding.take_share(remote);
-                true
             }
-            (None, false) => {
-                state
-                    .ports
-                    .entry((external.address, external.protocol))
-                    .or_insert_with(Ports::new)
-                    .set(external.port, true);
-                state.bind(inside, external, nat, rule, filtering, remote);
-                true
-            }
-            _ => false,
+            return same;
         }
+        let place = (external.address, external.protocol);
+        state.ports.entry(place).or_insert_with(Ports::new).set(external.port, true);
+        state.bind(terms, external, remote);
+        true
     }
 
-    /// Gives a share back; the last one ends the binding.
-    pub(super) fn release(&self, inside: Endpoint, external: Endpoint, remote: Address) {
+    /// Gives a share back; the last one ends the binding. Does nothing if there is no such binding.
+    pub(super) fn release(&self, inside: Endpoint, nat: u16, external: Endpoint, remote: Address) {
         let mut state = self.state();
-        let Some(binding) = state.by_inside.get_mut(&inside).filter(|binding| binding.external == external) else {
+        let Some(binding) = state.by_external.get_mut(&external).filter(|binding| binding.is_of(&inside, nat)) else {
             return;
         };
         binding.give_share(remote);
         if binding.sessions > 0 {
             return;
         }
-        state.by_inside.remove(&inside);
         state.by_external.remove(&external);
+        if let Some(externals) = state.by_inside.get_mut(&(inside, nat)) {
+            externals.retain(|other| *other != external);
+            if externals.is_empty() {
+                state.by_inside.remove(&(inside, nat));
+            }
+        }
         let place = (external.address, external.protocol);
         if let Some(ports) = state.ports.get_mut(&place) {
             ports.set(external.port, false);
-            if ports.is_empty() {
-                state.ports.remove(&place);
-            }
         }
+        state.forget_empty(&place);
         state.changes.push(PortChange { endpoint: external, used: false });
     }
 
@@ -168,13 +171,17 @@ impl Bindings {
         self.state().by_external.contains_key(external)
     }
 
+    /// Whether an inside endpoint has this external one under a translation.
+    pub(super) fn holds(&self, inside: &Endpoint, nat: u16, external: &Endpoint) -> bool {
+        self.state().by_external.get(external).is_some_and(|binding| binding.is_of(inside, nat))
+    }
+
     /// The binding that an inbound packet from `remote` may use, by its filtering (RFC 4787 section 5); takes a
     /// share in it.
     pub(super) fn admit(&self, external: &Endpoint, remote: &Address) -> Option<Admitted> {
         let mut state = self.state();
-        let inside = *state.by_external.get(external)?;
-        let binding = state.by_inside.get_mut(&inside)?;
-        let admits = match binding.filtering {
+        let binding = state.by_external.get_mut(external)?;
+        let admits = match binding.terms.filtering {
             Dependence::EndpointIndependent => true,
             Dependence::AddressDependent => binding.remotes.contains_key(remote),
             Dependence::AddressAndPortDependent => false,
@@ -183,7 +190,8 @@ impl Bindings {
             return None;
         }
         binding.take_share(*remote);
-        Some(Admitted { inside, nat: binding.nat, rule: binding.rule })
+        let Terms { inside, nat, rule, .. } = binding.terms;
+        Some(Admitted { inside, nat, rule })
     }
 
     /// Ports that came into use or out of it since the last call.
@@ -192,10 +200,17 @@ impl Bindings {
         std::mem::take(&mut self.state().changes)
     }
 
+    /// The ports, or identifiers, of an address that bindings of a protocol use: one bit for each, the lowest first.
+    /// `None` when there is none.
+    #[must_use]
+    pub fn ports_of(&self, address: &Address, protocol: u8) -> Option<Box<[u64; 1024]>> {
+        self.state().ports.get(&(*address, protocol)).map(|ports| Box::new(*ports.bits()))
+    }
+
     /// Number of bindings.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state().by_inside.len()
+        self.state().by_external.len()
     }
 
     /// There is no binding.
@@ -205,32 +220,33 @@ impl Bindings {
     }
 }
 
-const fn is_port(protocol: u8) -> bool {
-    matches!(protocol, protocol::TCP | protocol::UDP)
-}
-
 impl State {
-    fn bind(
-        &mut self,
-        inside: Endpoint,
-        external: Endpoint,
-        nat: u16,
-        rule: u16,
-        filtering: Dependence,
-        remote: Address,
-    ) {
-        let mut binding = Binding { external, nat, rule, filtering, sessions: 0, remotes: HashMap::new() };
+    fn bind(&mut self, terms: Terms, external: Endpoint, remote: Address) {
+        let mut binding = Binding { terms, sessions: 0, remotes: HashMap::new() };
         binding.take_share(remote);
-        self.by_inside.insert(inside, binding);
-        self.by_external.insert(external, inside);
+        // One is the rule: the memory of a list that grows by itself would be wasted on most of them.
+        let externals = self.by_inside.entry((terms.inside, terms.nat)).or_default();
+        externals.reserve_exact(1);
+        externals.push(external);
+        self.by_external.insert(external, binding);
         self.changes.push(PortChange { endpoint: external, used: true });
+    }
+
+    fn forget_empty(&mut self, place: &(Address, u8)) {
+        if self.ports.get(place).is_some_and(Ports::is_empty) {
+            self.ports.remove(place);
+        }
     }
 }
 
 impl Binding {
+    fn is_of(&self, inside: &Endpoint, nat: u16) -> bool {
+        self.terms.inside == *inside && self.terms.nat == nat
+    }
+
     fn take_share(&mut self, remote: Address) {
         self.sessions += 1;
-        if self.filtering == Dependence::AddressDependent {
+        if self.terms.filtering == Dependence::AddressDependent {
             *self.remotes.entry(remote).or_default() += 1;
         }
     }

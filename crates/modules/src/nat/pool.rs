@@ -11,6 +11,12 @@ const MAX_CANDIDATES: u128 = 4;
 /// Random ports tried before the free ones are searched in order.
 const RANDOM_TRIES: usize = 24;
 
+/// A place among `total`, at least 1, that an address always gets. Any fixed function will do that spreads neighbours:
+/// they are often given out in order.
+pub(super) const fn spread(address: u128, total: u128) -> u128 {
+    address.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) % total
+}
+
 /// The address that an inside address is paired with, and the few after it.
 pub(super) fn candidates(ranges: &[&(IpAddr, IpAddr)], inside: u128) -> Vec<Address> {
     let sizes: Vec<u128> =
@@ -19,8 +25,7 @@ pub(super) fn candidates(ranges: &[&(IpAddr, IpAddr)], inside: u128) -> Vec<Addr
     if total == 0 {
         return Vec::new();
     }
-    // Any fixed function will do that spreads neighbours: they are often given out in order.
-    let start = inside.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) % total;
+    let start = spread(inside, total);
     (0..MAX_CANDIDATES.min(total))
         .filter_map(|step| {
             let mut place = (start + step) % total;
@@ -49,6 +54,11 @@ impl Ports {
 
     pub(super) fn is_used(&self, port: u16) -> bool {
         self.bits[usize::from(port >> 6)] >> (port & 63) & 1 != 0
+    }
+
+    /// One bit for each port, the lowest port first.
+    pub(super) const fn bits(&self) -> &[u64; 1024] {
+        &self.bits
     }
 
     pub(super) fn set(&mut self, port: u16, used: bool) {

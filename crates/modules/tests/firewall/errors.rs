@@ -1,17 +1,19 @@
 //! ICMP and ICMPv6 errors about connections (RFC 5508 REQ-3 to REQ-6, RFC 4787 REQ-10 and REQ-12, RFC 5382 REQ-9 and
 //! REQ-10, RFC 5927 section 4.1).
 
-use flowhop_wire::build::{Checksum, Extension, Ip, V6};
-use flowhop_wire::{Udp, checksum, icmp4, icmp6, protocol};
-use proptest::prelude::*;
+use std::net::{IpAddr, SocketAddr};
 
-use super::*;
+use flowhop_flow::{Kind, Reason};
+use flowhop_routing::{Event, Link, NeighbourState};
+use flowhop_wire::build::{Checksum, Extension, Ip, L4, Spec, V6};
+use flowhop_wire::{Udp, checksum, icmp4, icmp6, protocol, tcp_flags, verify};
+use proptest::prelude::*;
+use zerocopy::FromBytes;
+
+use crate::bed::*;
 
 /// Inside to outside, translated in both families; the outside may open nothing.
 const TRANSLATED: &str = r#"
-[interfaces]
-lan = { device = "lan0", zone = "inside" }
-wan = { device = "wan0", zone = "outside" }
 [[rule]]
 name = "out"
 from = "inside"
@@ -29,9 +31,6 @@ translate.source = "interface"
 "#;
 /// The same, nothing translated.
 const PLAIN: &str = r#"
-[interfaces]
-lan = { device = "lan0", zone = "inside" }
-wan = { device = "wan0", zone = "outside" }
 [[rule]]
 name = "out"
 from = "inside"
@@ -153,7 +152,7 @@ struct Connection {
 
 fn connection(policy: &str, v6: bool, protocol: Protocol, payload: &[u8]) -> Connection {
     let places = places(v6);
-    let mut bed = Bed::with_policy(true, policy);
+    let mut bed = Bed::with(policy);
     let (client, server) = ((places.client, 40000), (places.server, 53));
     let mut pass = |port, spec: &Spec<'_>| {
         assert_eq!(bed.send(port, spec).kind, Kind::Forward);
@@ -260,7 +259,7 @@ fn an_error_from_inside_reaches_the_server() {
 #[test]
 fn errors_about_a_translated_destination_are_translated() {
     let policy = TRANSLATED.replace("translate.source", "filtering = \"endpoint-independent\"\ntranslate.source");
-    let mut bed = Bed::with_policy(true, &policy);
+    let mut bed = Bed::with(&policy);
     let Places { client, server, inside_router, outside_router, external } = places(false);
     bed.send(1, &Spec::udp((client, 40000).into(), (server, 53).into(), b"opens the mapping"));
     let (_, frame) = bed.last();
@@ -293,7 +292,7 @@ fn errors_about_a_translated_destination_are_translated() {
 // RFC 5927 section 4.1, at its edges; RFC 5382 REQ-10: nothing ends or changes.
 #[test]
 fn what_is_quoted_of_a_segment_has_to_be_in_flight() {
-    let mut bed = Bed::with_policy(true, TRANSLATED);
+    let mut bed = Bed::with(TRANSLATED);
     let (client, server) = (at("10.1.0.2:40000"), at("198.51.100.2:80"));
     let mut exchange = |port: u8, spec: Spec<'_>| {
         assert_eq!(bed.send(port, &spec).kind, Kind::Forward);
@@ -405,7 +404,7 @@ fn quotes_with_options_and_wrong_checksums_are_translated() {
 #[test]
 fn extension_headers_are_walked() {
     let places = places(true);
-    let mut bed = Bed::with_policy(true, TRANSLATED);
+    let mut bed = Bed::with(TRANSLATED);
     let bytes = &[0, 0, 1, 4, 0, 0, 0, 0];
     let extensions = [Extension { protocol: protocol::DESTINATION_OPTIONS, bytes }];
     let extended = |spec: Spec<'_>| {

@@ -1,0 +1,103 @@
+//! Destination translation: published services, whole addresses, and what comes in to one-to-one translations.
+//!
+//! It only says where a connection goes; whether it may go there is for the rules to say, which see the source before
+//! and the destination after translation.
+
+use flowhop_engine::interfaces::Interfaces;
+use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step};
+use flowhop_flow::key::{self, Address};
+use flowhop_flow::{Key, Reason};
+use flowhop_policy::{Destination as To, DestinationTranslation, key_address};
+
+use super::{has_uncovered_checksum, pool, translated_ports, with_destination_port};
+use crate::shared::{Current, Shared, connection, number};
+
+/// Name of the module.
+pub(super) const NAME: &str = "nat_destination";
+
+/// Translates the destination of new connections.
+#[derive(Debug)]
+pub struct Destination {
+    shared: Shared,
+}
+
+impl Destination {
+    /// The module on a shared policy.
+    #[must_use]
+    pub const fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+}
+
+/// The first translation that is about a connection as received, with its identity.
+fn first_match<'a>(current: &'a Current, key: &Key, from: u16) -> Option<(u16, &'a DestinationTranslation)> {
+    // Where it goes is not known yet, and not asked about.
+    let connection = connection(key, &key.destination, key.ports, from, To::SelfBox);
+    let mut all = current.policy.nats.iter().zip(&current.nats);
+    all.find_map(|(nat, identity)| {
+        let translation = nat.translate_destination.as_ref()?;
+        translation.matches(&connection).then_some((*identity, translation))
+    })
+}
+
+/// Where a translation sends a packet: place by place if there are as many addresses on either side, else always the
+/// same client to the same server.
+fn target(translation: &DestinationTranslation, key: &Key) -> Address {
+    let spread = || pool::spread(number(&key.source), translation.members());
+    let place = translation.place_of(number(&key.destination)).unwrap_or_else(spread);
+    key::address(key_address(translation.member(place)))
+}
+
+/// Whether a translation may have sent a connection where it goes. A server keeps its clients when others are put
+/// beside it.
+fn offers(translation: &DestinationTranslation, forward: &Key, target: &Address, port: u16) -> bool {
+    let member = match translation.place_of(number(&forward.destination)) {
+        Some(place) => number(target) == translation.member(place),
+        None => (translation.member(0)..=translation.member(translation.members())).contains(&number(target)),
+    };
+    member && port == translation.port.unwrap_or(forward.destination_port())
+}
+
+impl Module for Destination {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn open(&mut self, session: &mut NewSession, _: &mut Context<'_>) -> Step {
+        let current = self.shared.current();
+        let Some((identity, translation)) = first_match(&current, &session.key, session.from) else {
+            return Step::Continue;
+        };
+        if identity == 0 || has_uncovered_checksum(session.key.protocol()) {
+            return Step::Drop(Reason::NatUnsupported);
+        }
+        session.destination = target(translation, &session.key);
+        if let Some(port) = translation.port {
+            session.ports = with_destination_port(&session.key, session.ports, port);
+        }
+        session.destination_nat = identity;
+        Step::Continue
+    }
+
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
+        if session.inbound {
+            return Some(session.rule);
+        }
+        let current = self.shared.current();
+        let [forward, reverse] = &session.keys;
+        let from = interfaces.port(session.ports[0])?.zone;
+        let port = key::port(translated_ports(session), 2);
+        let same = match first_match(&current, forward, from) {
+            None => session.destination_nat == 0,
+            Some((identity, translation)) => {
+                identity == session.destination_nat && offers(translation, forward, &reverse.source, port)
+            }
+        };
+        same.then_some(session.rule)
+    }
+
+    /// Echo replies belong to whoever has sent the request.
+    fn claims(&self, key: &Key, from: u16) -> bool {
+        !super::is_echo_reply(key) && first_match(&self.shared.current(), key, from).is_some()
+    }
+}

@@ -1,0 +1,140 @@
+//! Packets that arrive at a mapping of a source translation without a connection.
+
+use flowhop_engine::interfaces::Interfaces;
+use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step};
+use flowhop_flow::key::{self, port};
+use flowhop_flow::{Key, Reason};
+use flowhop_policy::{Action, Dependence, ZoneId};
+
+use super::bindings::{Bindings, Endpoint, Terms};
+use super::{destination, inbound_port, is_echo_request, nat_of, translated_ports, with_destination_port};
+use crate::shared::{Current, Shared};
+
+/// Looks at packets that arrive at an external address of a translation.
+#[derive(Debug)]
+pub struct Inbound {
+    shared: Shared,
+    bindings: Bindings,
+}
+
+impl Inbound {
+    /// The module on shared policy and bindings.
+    #[must_use]
+    pub const fn new(shared: Shared, bindings: Bindings) -> Self {
+        Self { shared, bindings }
+    }
+
+    /// What is sent to an address that is only there for translations, and belongs to none, goes nowhere.
+    fn unless_pooled(&self, session: &NewSession) -> Step {
+        let current = self.shared.current();
+        let address = key::ip(&session.key.destination);
+        let mut pools = current.policy.nats.iter().filter_map(|nat| nat.translate_source.as_ref());
+        if pools.any(|pool| pool.offers(address)) { Step::Drop(Reason::NatFiltered) } else { Step::Continue }
+    }
+}
+
+/// Whether a policy has a translation that lets a zone in to a mapping, and the rule that the mapping was made under.
+/// Beside the zones that the translation leads to it is that of the mapping's own host: hairpinning (RFC 4787 REQ-9).
+fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>) -> bool {
+    let open = nat_of(current, nat).is_some_and(|nat| {
+        nat.filtering != Dependence::AddressAndPortDependent && (nat.to.contains(ZoneId(from)) || inside == Some(from))
+    });
+    let allowed = current.rules.iter().zip(&current.policy.rules);
+    open && allowed.into_iter().any(|(number, kept)| *number == rule && kept.action == Action::Allow)
+}
+
+impl Module for Inbound {
+    fn name(&self) -> &'static str {
+        "nat_inbound"
+    }
+
+    /// A published service goes before a mapping.
+    fn runs_after(&self) -> &'static [&'static str] {
+        &[destination::NAME]
+    }
+
+    fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
+        if session.destination_nat != 0 {
+            return Step::Continue;
+        }
+        if is_echo_request(&session.key) {
+            return self.unless_pooled(session);
+        }
+        let external = Endpoint {
+            protocol: session.key.protocol(),
+            address: session.key.destination,
+            port: inbound_port(&session.key),
+        };
+        let Some(mapping) = self.bindings.admit(&external, &session.key.source) else {
+            return if self.bindings.knows(&external) {
+                Step::Drop(Reason::NatFiltered)
+            } else {
+                self.unless_pooled(session)
+            };
+        };
+        let inside = context.zone_towards(&mapping.inside.address);
+        if !admits(&self.shared.current(), mapping.nat, mapping.rule, session.from, inside) {
+            self.bindings.release(mapping.inside, mapping.nat, external, session.key.source);
+            return Step::Drop(Reason::NatFiltered);
+        }
+        session.destination = mapping.inside.address;
+        session.ports = with_destination_port(&session.key, session.ports, mapping.inside.port);
+        session.destination_nat = mapping.nat;
+        session.rule = mapping.rule;
+        session.admitted = true;
+        Step::Continue
+    }
+
+    fn abandon(&mut self, session: &NewSession) {
+        if session.admitted {
+            let protocol = session.key.protocol();
+            self.bindings.release(
+                Endpoint { protocol, address: session.destination, port: port(session.ports, 2) },
+                session.destination_nat,
+                Endpoint { protocol, address: session.key.destination, port: inbound_port(&session.key) },
+                session.key.source,
+            );
+        }
+    }
+
+    fn closed(&mut self, session: &SessionView) {
+        if let Some((inside, external)) = mapping_of(session) {
+            self.bindings.release(inside, session.destination_nat, external, session.keys[0].source);
+        }
+    }
+
+    fn adopt(&mut self, session: &SessionView) -> bool {
+        let Some((inside, external)) = mapping_of(session) else { return true };
+        let current = self.shared.current();
+        let nat = session.destination_nat;
+        let filtering = nat_of(&current, nat).map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering);
+        let terms = Terms { inside, nat, rule: session.rule, filtering };
+        self.bindings.adopt(terms, external, session.keys[0].source)
+    }
+
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
+        let Some((inside, external)) = mapping_of(session) else { return Some(session.rule) };
+        let [from, to] = session.ports.map(|port| interfaces.port(port).map(|interface| interface.zone));
+        let nat = session.destination_nat;
+        let same = self.bindings.holds(&inside, nat, &external)
+            && admits(&self.shared.current(), nat, session.rule, from?, to);
+        same.then_some(session.rule)
+    }
+
+    fn claims(&self, key: &Key, _: u16) -> bool {
+        if is_echo_request(key) {
+            return false;
+        }
+        let external = Endpoint { protocol: key.protocol(), address: key.destination, port: inbound_port(key) };
+        self.bindings.knows(&external)
+    }
+}
+
+/// Inside and external endpoint of the mapping that a connection came in to.
+fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint)> {
+    let [forward, reverse] = &session.keys;
+    let protocol = forward.protocol();
+    let inside = Endpoint { protocol, address: reverse.source, port: port(translated_ports(session), 2) };
+    let external = Endpoint { protocol, address: forward.destination, port: inbound_port(forward) };
+    session.inbound.then_some((inside, external))
+}

@@ -1,0 +1,121 @@
+//! What destination translations take of addresses, whoever asks: of the box's own, which the kernel programs have
+//! to be told, and of those that mappings get their ports from.
+
+use flowhop_flow::key::Address;
+use flowhop_policy::{DestinationTranslation, ICMP, ICMPV6, Policy, TCP, UDP, ZoneId};
+use flowhop_wire::{icmp4, icmp6};
+
+use crate::shared::number;
+
+/// The destination translations of a policy, or those of them that one zone may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published(Vec<Entry>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    name: String,
+    translation: DestinationTranslation,
+    one_to_one: bool,
+}
+
+impl Published {
+    /// Those of a policy.
+    #[must_use]
+    pub fn of(policy: &Policy) -> Self {
+        let entry = |nat: &flowhop_policy::NatRule| {
+            let translation = nat.translate_destination.clone()?;
+            Some(Entry { name: nat.name.clone(), translation, one_to_one: nat.is_one_to_one() })
+        };
+        Self(policy.nats.iter().filter_map(entry).collect())
+    }
+
+    /// Those that packets from a zone may meet.
+    #[must_use]
+    pub fn from_zone(&self, zone: u16) -> Self {
+        let open = |entry: &&Entry| entry.translation.from.contains(ZoneId(zone));
+        Self(self.0.iter().filter(open).cloned().collect())
+    }
+
+    /// There are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether anything of an address is translated.
+    #[must_use]
+    pub fn takes(&self, address: &Address) -> bool {
+        self.entries(address).next().is_some()
+    }
+
+    /// Inclusive ranges of ports of TCP, or of UDP, that are translated; they may overlap.
+    #[must_use]
+    pub fn ports(&self, address: &Address, protocol: u8) -> Vec<(u16, u16)> {
+        self.entries(address).flat_map(|entry| entry.translation.service.ports(protocol).ranges()).copied().collect()
+    }
+
+    /// The same, one bit for each port, the lowest first.
+    #[must_use]
+    pub fn port_bits(&self, address: &Address, protocol: u8) -> Box<[u64; 1024]> {
+        let mut bits = Box::new([0u64; 1024]);
+        for (first, last) in self.ports(address, protocol) {
+            for (place, word) in bits.iter_mut().enumerate() {
+                let base = place as u32 * 64;
+                let (from, to) = (u32::from(first).max(base), u32::from(last).min(base + 63));
+                if from <= to {
+                    *word |= (u64::MAX >> (63 - (to - from))) << (from - base);
+                }
+            }
+        }
+        bits
+    }
+
+    /// Whether a port of TCP or UDP is translated.
+    #[must_use]
+    pub fn has_port(&self, address: &Address, protocol: u8, port: u16) -> bool {
+        matches!(protocol, TCP | UDP)
+            && self.entries(address).any(|entry| entry.translation.service.ports(protocol).contains(port))
+    }
+
+    /// Whether echo requests are translated.
+    #[must_use]
+    pub fn has_echo(&self, address: &Address) -> bool {
+        self.entries(address).any(|entry| {
+            let service = &entry.translation.service;
+            service.matches(ICMP, 0, 0, icmp4::ECHO_REQUEST) || service.matches(ICMPV6, 0, 0, icmp6::ECHO_REQUEST)
+        })
+    }
+
+    /// Protocols without ports and echo that are translated.
+    #[must_use]
+    pub fn others(&self, address: &Address) -> Vec<u8> {
+        let mut numbers: Vec<u8> = self.entries(address).flat_map(|entry| entry.translation.service.others()).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// A translation of this address that takes packets from some sources only, by name.
+    #[must_use]
+    pub fn limited_by_source(&self, address: &Address) -> Option<&str> {
+        self.entries(address).find(|entry| !entry.translation.source.is_any()).map(|entry| entry.name.as_str())
+    }
+
+    /// Whether a mapping must not have this port, or identifier, of an address. Where a service is published on every
+    /// port there is none to be left to it: then mappings may use them all, since their packets are known flows.
+    /// The addresses of a one-to-one translation have but one user.
+    pub(crate) fn reserves(&self, address: &Address, protocol: u8, port: u16) -> bool {
+        self.entries(address).any(|entry| {
+            let ports = || entry.translation.service.ports(protocol);
+            let named = matches!(protocol, TCP | UDP) && !ports().is_any() && ports().contains(port);
+            entry.one_to_one || named
+        })
+    }
+
+    fn entries(&self, address: &Address) -> impl Iterator<Item = &Entry> {
+        let (key, ip) = (number(address), flowhop_flow::key::ip(address));
+        self.0
+            .iter()
+            .filter(move |entry| entry.translation.family.holds(ip) && entry.translation.external.contains(key))
+    }
+}

@@ -1,0 +1,311 @@
+//! Source translation, hairpinning included.
+//!
+//! A connection whose destination was translated, and that leaves through the interface that it came in by, gets
+//! another source as well, whether a translation was written for that way or not: the answers would else go past the
+//! box, and the client would not know them (RFC 4787 REQ-9, RFC 5382 REQ-8: external source address and port).
+
+use flowhop_engine::interfaces::Interfaces;
+use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step, Via};
+use flowhop_flow::key::{self, Address, port};
+use flowhop_flow::{Key, Reason};
+use flowhop_policy::{
+    Dependence, Destination, NatRule, NewConnection, SourceTranslation, ZoneId, address_key, key_address,
+};
+use flowhop_wire::protocol;
+
+use super::bindings::{Bindings, Choices, Endpoint, Terms};
+use super::{has_uncovered_checksum, is_echo, nat_of, pool, translated_ports, with_source_port};
+use crate::filter;
+use crate::shared::{Current, Shared, connection, number};
+
+/// Translates the source of new connections.
+#[derive(Debug)]
+pub struct Source {
+    shared: Shared,
+    bindings: Bindings,
+}
+
+/// The translation that a connection's source gets.
+#[derive(Clone, Copy)]
+struct Choice<'a> {
+    identity: u16,
+    /// None: by the translation of the destination alone.
+    nat: Option<&'a NatRule>,
+    hairpin: bool,
+}
+
+impl Choice<'_> {
+    fn new_source(&self) -> Option<&SourceTranslation> {
+        self.nat.and_then(|nat| nat.translate_source.as_ref())
+    }
+
+    fn filtering(&self) -> Dependence {
+        self.nat.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering)
+    }
+}
+
+/// Chooses by the policy. `hairpin`: if no translation is for where the connection goes, the first one counts that is
+/// for it wherever it went; if there is none, that of the destination.
+fn choose<'a>(
+    current: &'a Current,
+    connection: &NewConnection,
+    destination_nat: u16,
+    hairpin: bool,
+) -> Option<Choice<'a>> {
+    let Destination::Zone(to) = connection.to else { return None };
+    let find = |anywhere: bool| {
+        let mut all = current.policy.nats.iter().zip(&current.nats);
+        all.find(|(nat, identity)| match nat.is_twofold() {
+            true => destination_nat != 0 && **identity == destination_nat && (anywhere || nat.to.contains(to)),
+            false if nat.translate_source.is_none() => false,
+            false if anywhere => nat.matches_anywhere(connection),
+            false => nat.matches(connection),
+        })
+    };
+    let choice = |hairpin| {
+        move |(nat, identity): (&'a NatRule, &'a u16)| Choice { identity: *identity, nat: Some(nat), hairpin }
+    };
+    let plain = find(false).map(choice(false));
+    if plain.is_some() || !hairpin {
+        return plain;
+    }
+    Some(find(true).map_or(Choice { identity: destination_nat, nat: None, hairpin }, choice(true)))
+}
+
+impl Source {
+    /// The module on shared policy and bindings.
+    #[must_use]
+    pub const fn new(shared: Shared, bindings: Bindings) -> Self {
+        Self { shared, bindings }
+    }
+
+    fn bind(
+        &self,
+        session: &mut NewSession,
+        choice: &Choice<'_>,
+        via: &Via,
+        current: &Current,
+        context: &mut Context<'_>,
+    ) -> Step {
+        let addresses = external_addresses(choice, &session.key, via, context);
+        if addresses.is_empty() {
+            return Step::Drop(Reason::NatExhausted);
+        }
+        let protocol = session.key.protocol();
+        let Some(inside_port) = mapped_port(&session.key) else {
+            session.source = addresses[0];
+            session.nat = choice.identity;
+            return Step::Continue;
+        };
+        let routing = &*context.routing;
+        let own = |address: &Address| routing.is_own(key::ip(address));
+        let reserved = self.shared.reserved();
+        let is_free = |port: u16| {
+            let in_use = reserved.ephemeral.contains(&port) || reserved.bound.contains(&(protocol, port));
+            reserved.within.contains(&port) && (is_echo(protocol) || !in_use)
+        };
+        let allowed = |address: &Address, port: u16| {
+            !current.published.reserves(address, protocol, port) && (!own(address) || is_free(port))
+        };
+        let keeps = |address: &Address| match choice.new_source() {
+            Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(address)),
+            // A client that is known outside by another address of the box is known by it here.
+            Some(SourceTranslation::Interface) if choice.hairpin => addresses.contains(address) || own(address),
+            _ => addresses.contains(address),
+        };
+        let terms = Terms {
+            inside: Endpoint { protocol, address: session.key.source, port: inside_port },
+            nat: choice.identity,
+            rule: session.rule,
+            filtering: choice.filtering(),
+        };
+        let choices = Choices { addresses: &addresses, keeps: &keeps, allowed: &allowed };
+        let Some(external) = self.bindings.map(terms, &choices, session.destination, context.random) else {
+            return Step::Drop(Reason::NatExhausted);
+        };
+        session.source = external.address;
+        session.ports = with_source_port(&session.key, session.ports, external.port);
+        session.nat = choice.identity;
+        Step::Continue
+    }
+
+    /// Whether a connection has a source that the policy would give it. An interface's own address is followed by
+    /// events.
+    fn offers(&self, choice: &Choice<'_>, session: &SessionView) -> bool {
+        let [forward, reverse] = &session.keys;
+        if let Some(SourceTranslation::OneToOne { inside, external }) = choice.new_source() {
+            let port = port(translated_ports(session), 0);
+            // A mapping that happens to look the same would be left without its connection.
+            let mapped = mapping_of(session)
+                .is_some_and(|(inside, external, _)| self.bindings.holds(&inside, session.nat, &external));
+            return one_to_one(&forward.source, *inside, *external) == Some(reverse.destination)
+                && port == forward.source_port()
+                && !mapped;
+        }
+        let bound = mapping_of(session)
+            .is_none_or(|(inside, external, _)| self.bindings.holds(&inside, session.nat, &external));
+        let offered = match choice.new_source() {
+            Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(&reverse.destination)),
+            _ => true,
+        };
+        bound && offered
+    }
+}
+
+impl Module for Source {
+    fn name(&self) -> &'static str {
+        "nat_source"
+    }
+
+    fn runs_after(&self) -> &'static [&'static str] {
+        &[filter::NAME]
+    }
+
+    fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
+        let Some(via) = session.via else { return Step::Drop(Reason::NoRoute) };
+        let returns = via.port == session.ingress || (session.admitted && via.zone == session.from);
+        let hairpin = session.destination_nat != 0 && returns;
+        if session.admitted && !hairpin {
+            return Step::Continue;
+        }
+        let current = self.shared.current();
+        let to = Destination::Zone(ZoneId(via.zone));
+        let connection = connection(&session.key, &session.destination, session.ports, session.from, to);
+        let Some(choice) = choose(&current, &connection, session.destination_nat, hairpin) else {
+            return Step::Continue;
+        };
+        if choice.identity == 0 || has_uncovered_checksum(session.key.protocol()) {
+            return Step::Drop(Reason::NatUnsupported);
+        }
+        let Some(SourceTranslation::OneToOne { inside, external }) = choice.new_source() else {
+            return self.bind(session, &choice, &via, &current, context);
+        };
+        let Some(source) = one_to_one(&session.key.source, *inside, *external) else {
+            return Step::Drop(Reason::NatExhausted);
+        };
+        session.source = source;
+        session.nat = choice.identity;
+        Step::Continue
+    }
+
+    fn abandon(&mut self, session: &NewSession) {
+        if session.nat != 0
+            && let Some(inside_port) = mapped_port(&session.key)
+        {
+            let protocol = session.key.protocol();
+            self.bindings.release(
+                Endpoint { protocol, address: session.key.source, port: inside_port },
+                session.nat,
+                Endpoint { protocol, address: session.source, port: port(session.ports, 0) },
+                session.destination,
+            );
+        }
+    }
+
+    fn closed(&mut self, session: &SessionView) {
+        if let Some((inside, external, remote)) = mapping_of(session) {
+            self.bindings.release(inside, session.nat, external, remote);
+        }
+    }
+
+    fn adopt(&mut self, session: &SessionView) -> bool {
+        let Some((inside, external, remote)) = mapping_of(session) else { return true };
+        let current = self.shared.current();
+        let rule = nat_of(&current, session.nat);
+        if rule.is_some_and(NatRule::is_one_to_one) {
+            return true;
+        }
+        let filtering = rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering);
+        let terms = Terms { inside, nat: session.nat, rule: session.rule, filtering };
+        self.bindings.adopt(terms, external, remote)
+    }
+
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
+        let current = self.shared.current();
+        let [forward, reverse] = &session.keys;
+        let from = interfaces.port(session.ports[0])?.zone;
+        let to = interfaces.port(session.ports[1])?.zone;
+        let returns = session.ports[0] == session.ports[1] || (session.inbound && from == to);
+        let hairpin = session.destination_nat != 0 && returns;
+        let ports = translated_ports(session);
+        let connection = connection(forward, &reverse.source, ports, from, Destination::Zone(ZoneId(to)));
+        let choose = |hairpin| choose(&current, &connection, session.destination_nat, hairpin);
+        let wanted = if session.inbound && !hairpin { None } else { choose(hairpin) };
+        let same = match wanted {
+            Some(choice) => choice.identity == session.nat && self.offers(&choice, session),
+            None if session.nat == 0 => true,
+            // It did leave through the interface that it came in by; a route has changed since.
+            None => {
+                session.destination_nat != 0
+                    && choose(true)
+                        .is_some_and(|choice| choice.identity == session.nat && self.offers(&choice, session))
+            }
+        };
+        same.then_some(session.rule)
+    }
+}
+
+/// Inside and external endpoint and the remote address of a connection that has its source translated and has ports.
+fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint, Address)> {
+    let [forward, reverse] = &session.keys;
+    if session.nat == 0 {
+        return None;
+    }
+    let protocol = forward.protocol();
+    let inside = Endpoint { protocol, address: forward.source, port: mapped_port(forward)? };
+    let external = Endpoint { protocol, address: reverse.destination, port: port(translated_ports(session), 0) };
+    Some((inside, external, reverse.source))
+}
+
+/// The port, or echo identifier, that a mapping is about; none for protocols without.
+fn mapped_port(key: &Key) -> Option<u16> {
+    match key.protocol() {
+        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Some(key.source_port()),
+        _ => None,
+    }
+}
+
+/// The external address in the place of an inside one.
+fn one_to_one(
+    source: &Address,
+    inside: (std::net::IpAddr, std::net::IpAddr),
+    external: (std::net::IpAddr, std::net::IpAddr),
+) -> Option<Address> {
+    let place = number(source).checked_sub(address_key(inside.0))?;
+    let address = address_key(external.0).checked_add(place)?;
+    (address <= address_key(external.1)).then(|| key::address(key_address(address)))
+}
+
+/// The addresses that a connection may be translated to, the one it is paired with first.
+fn external_addresses(choice: &Choice<'_>, key: &Key, via: &Via, context: &Context<'_>) -> Vec<Address> {
+    let source = key::ip(&key.source);
+    let of_interface = || {
+        context
+            .routing
+            .source_towards(via.ifindex, family_next_hop(via, source))
+            .filter(|address| address.is_ipv4() == source.is_ipv4())
+            .map(key::address)
+    };
+    match choice.new_source() {
+        Some(SourceTranslation::Ranges(ranges)) => {
+            let ranges: Vec<_> = ranges.iter().filter(|(first, _)| first.is_ipv4() == source.is_ipv4()).collect();
+            pool::candidates(&ranges, number(&key.source))
+        }
+        Some(SourceTranslation::Interface) if !choice.hairpin => of_interface().into_iter().collect(),
+        Some(SourceTranslation::OneToOne { .. }) => Vec::new(),
+        // The address that the client knows the box by; another one where that has no ports to give.
+        Some(SourceTranslation::Interface) | None => std::iter::once(key.destination).chain(of_interface()).collect(),
+    }
+}
+
+/// A next hop of the packet's own family, to choose the interface's address by; a router of the other family
+/// (RFC 5549) says nothing about that.
+fn family_next_hop(via: &Via, source: std::net::IpAddr) -> std::net::IpAddr {
+    if via.next_hop.is_ipv4() == source.is_ipv4() {
+        via.next_hop
+    } else if source.is_ipv4() {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    }
+}
