@@ -95,6 +95,8 @@ pub enum Claim {
     Udp(RangeInclusive<u16>),
     /// Echo replies with these identifiers.
     Echo(RangeInclusive<u16>),
+    /// Echo requests.
+    EchoRequest,
     /// Everything of an IP protocol.
     Protocol(u8),
 }
@@ -149,6 +151,7 @@ struct Claims {
     tcp: Vec<(u16, u16)>,
     udp: Vec<(u16, u16)>,
     echo: Vec<(u16, u16)>,
+    echo_request: bool,
 }
 
 impl Claims {
@@ -159,6 +162,7 @@ impl Claims {
                 Claim::Tcp(ports) => claims.tcp.push((*ports.start(), *ports.end())),
                 Claim::Udp(ports) => claims.udp.push((*ports.start(), *ports.end())),
                 Claim::Echo(identifiers) => claims.echo.push((*identifiers.start(), *identifiers.end())),
+                Claim::EchoRequest => claims.echo_request = true,
                 Claim::Protocol(protocol) => {
                     claims.protocols.insert(*protocol);
                 }

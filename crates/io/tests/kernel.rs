@@ -10,6 +10,7 @@ use flowhop_flow::record::{NextHop, local_flags};
 use flowhop_flow::{Reason, key};
 use flowhop_io::bpf::{Attachment, Context, Geometry, IndexKind, Kernel, KernelError, Program};
 use flowhop_io::tap::metadata::{Order, Punt, TO_STACK, TRANSMIT};
+use flowhop_wire::build::{L4, Spec};
 
 const NEXT: i32 = -1;
 const DROP: i32 = 2;
@@ -105,6 +106,26 @@ fn own_packets_and_foreign_interfaces_are_left_to_the_stack() {
         let port = usize::from(flow.key.destination_port());
         bed.kernel.shared().port_bits[3].0[1][port >> 6].add(1 << (port & 63));
         assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, REDIRECT);
+        // Without a bitmap of its own: all of it.
+        bed.kernel.insert_local(&flow.key.destination, local_flags::TRANSLATED | 0xffff).unwrap();
+        bed.kernel.shared().port_bits[3].0[1][port >> 6].store(0);
+        assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, REDIRECT);
+
+        // Echo requests, and what has no ports, by flags of their own.
+        let [from, to] = [key::ip(&flow.key.source), key::ip(&flow.key.destination)];
+        let on_link = |spec: Spec<'_>| {
+            let mut bytes = spec.to_vec().unwrap();
+            bytes[..12].copy_from_slice(&frame[..12]);
+            bytes
+        };
+        let echo = on_link(Spec::echo_request(from, to, 7, 1, b"x"));
+        let gre = on_link(Spec::new(from, to, L4::Raw { protocol: 47 }, &[0; 8]));
+        for (frame, flag) in [(echo, local_flags::ECHO), (gre, local_flags::OTHERS)] {
+            bed.kernel.insert_local(&flow.key.destination, local_flags::TRANSLATED | 3).unwrap();
+            assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, NEXT);
+            bed.kernel.insert_local(&flow.key.destination, local_flags::TRANSLATED | 3 | flag).unwrap();
+            assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, REDIRECT);
+        }
         bed.kernel.remove_local(&flow.key.destination).unwrap();
         bed.kernel.remove_local(&flow.key.destination).unwrap();
 

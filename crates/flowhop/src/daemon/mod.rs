@@ -7,6 +7,7 @@ mod answers;
 mod driver_plane;
 mod grace;
 mod interfaces;
+mod locals;
 mod outside;
 mod packet_plane;
 mod plane;
@@ -368,16 +369,18 @@ impl Daemon {
         more
     }
 
+    /// Tells the plane the box's own addresses and what translations use of them: when either changes.
     fn sync_addresses(&mut self) {
         let own: HashSet<key::Address> =
             self.engine.routing().own_addresses().map(|own| key::address(own.address)).collect();
+        let current = self.shared.current();
         match &mut self.outside.plane {
             Plane::Kernel(kernel) => {
-                if let Err(error) = kernel.set_locals(&own) {
+                if let Err(error) = kernel.set_locals(&own, &current.published, &self.outside.bindings) {
                     say!("flowhop: {error}");
                 }
             }
-            Plane::Packet(packet) => packet.set_own(&own),
+            Plane::Packet(packet) => packet.set_own(&own, &current.published),
         }
     }
 
@@ -410,6 +413,7 @@ impl Daemon {
         if ended > 0 {
             say!("flowhop: {ended} connections ended by the new policy");
         }
+        self.sync_addresses();
         if let Err(error) = self.state.write_numbers(&self.outside.numbers) {
             say!("flowhop: {error}");
         }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use flowhop_engine::interfaces::Interface;
@@ -13,13 +14,15 @@ use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::Tick;
 use flowhop_io::cbpf::{self, Claim, FilterError, KernelFilter};
 use flowhop_io::packet::{PacketError, PacketPort, PacketType};
+use flowhop_modules::Published;
+use flowhop_wire::protocol;
 use thiserror::Error;
 
 use super::plane::PlaneError;
 
-/// Ports that translations use on the box's own addresses here: a fixed range, because the filter cannot be told
-/// of each. Between the privileged ports and the kernel's own client ports.
-pub(super) const TRANSLATED: std::ops::RangeInclusive<u16> = 16384..=32767;
+/// Ports that mappings use on the box's own addresses here: a fixed range, because the filter cannot be told
+/// of each. Published services are claimed beside it. Between the privileged ports and the kernel's own client ports.
+pub(super) const TRANSLATED: RangeInclusive<u16> = 16384..=32767;
 
 /// Why an interface cannot be used.
 #[derive(Debug, Error)]
@@ -34,10 +37,15 @@ pub(super) enum AttachError {
 #[derive(Default)]
 pub(super) struct PacketPlane {
     ports: HashMap<u32, (u8, PacketPort)>,
+    zones: HashMap<u32, u16>,
     order: Vec<u32>,
     turn: usize,
-    filter: KernelFilter,
     own: HashSet<Address>,
+    published: Published,
+}
+
+fn ranges(published: &Published, address: &Address, protocol: u8) -> impl Iterator<Item = RangeInclusive<u16>> {
+    published.ports(address, protocol).into_iter().map(|(first, last)| first..=last)
 }
 
 /// Whether packet sockets are what is left: there is no right to load programs, but one to open such sockets.
@@ -61,10 +69,13 @@ impl PacketPlane {
     }
 
     pub(super) fn attach(&mut self, interface: &Interface) -> Result<(), AttachError> {
+        if self.zones.get(&interface.ifindex) != Some(&interface.zone) {
+            self.filter(interface.zone).install(interface.ifindex)?;
+            self.zones.insert(interface.ifindex, interface.zone);
+        }
         match self.ports.get_mut(&interface.ifindex) {
             Some((port, _)) => *port = interface.port,
             None => {
-                self.filter.install(interface.ifindex)?;
                 let socket = PacketPort::open(interface.ifindex)?;
                 self.ports.insert(interface.ifindex, (interface.port, socket));
                 self.order.push(interface.ifindex);
@@ -79,26 +90,46 @@ impl PacketPlane {
             let _gone = cbpf::remove(*ifindex);
         }
         self.ports.retain(|ifindex, _| ifindexes.contains(ifindex));
+        self.zones.retain(|ifindex, _| ifindexes.contains(ifindex));
         self.order.retain(|ifindex| ifindexes.contains(ifindex));
     }
 
-    /// The box's own addresses changed: the filters follow.
-    pub(super) fn set_own(&mut self, own: &HashSet<Address>) {
-        if *own == self.own {
+    /// The box's own addresses, and what of them is published: the filters follow.
+    pub(super) fn set_own(&mut self, own: &HashSet<Address>, published: &Published) {
+        if *own == self.own && *published == self.published {
             return;
         }
         self.own.clone_from(own);
-        let addresses: Vec<_> = own.iter().map(key::ip).collect();
-        let claims = |address: &IpAddr| {
-            let claims = [Claim::Tcp(TRANSLATED), Claim::Udp(TRANSLATED), Claim::Echo(TRANSLATED)];
-            claims.map(|claim| (*address, claim))
-        };
-        self.filter = KernelFilter { translated: addresses.iter().flat_map(claims).collect(), own: addresses };
-        for ifindex in &self.order {
-            if let Err(error) = self.filter.install(*ifindex) {
+        self.published = published.clone();
+        for (ifindex, zone) in &self.zones {
+            if let Err(error) = self.filter(*zone).install(*ifindex) {
                 say!("flowhop: {error}");
             }
         }
+        for address in own {
+            if let Some(name) = published.limited_by_source(address) {
+                say!(
+                    "flowhop: translation {name:?} is for some sources only: without kernel programs, what others \
+                     send to its ports of {} is dropped instead of left to this box",
+                    key::ip(address)
+                );
+            }
+        }
+    }
+
+    /// What the kernel gets of what comes in through an interface of a zone.
+    fn filter(&self, zone: u16) -> KernelFilter {
+        let published = self.published.from_zone(zone);
+        let mut translated: Vec<(IpAddr, Claim)> = Vec::new();
+        for address in &self.own {
+            let mut claims = vec![Claim::Tcp(TRANSLATED), Claim::Udp(TRANSLATED), Claim::Echo(TRANSLATED)];
+            claims.extend(ranges(&published, address, protocol::TCP).map(Claim::Tcp));
+            claims.extend(ranges(&published, address, protocol::UDP).map(Claim::Udp));
+            claims.extend(published.has_echo(address).then_some(Claim::EchoRequest));
+            claims.extend(published.others(address).into_iter().map(Claim::Protocol));
+            translated.extend(claims.into_iter().map(|claim| (key::ip(address), claim)));
+        }
+        KernelFilter { own: self.own.iter().map(key::ip).collect(), translated }
     }
 
     pub(super) fn send(&self, ifindex: u32, frame: &[u8], offload: &Offload) -> bool {

@@ -9,18 +9,18 @@ use std::path::Path;
 
 use flowhop_engine::interfaces::Interface;
 use flowhop_engine::{Arrived, FastPath, Offload};
-use flowhop_flow::key::{self, Address};
+use flowhop_flow::key::Address;
 use flowhop_flow::parse::ETHERNET;
-use flowhop_flow::record::{PORT_MAPS, PortKey, Tick, local_flags};
+use flowhop_flow::record::{PortKey, Tick};
 use flowhop_io::bpf::{Attachment, Kernel, KernelError};
 use flowhop_io::tap::metadata::{Order, Punt, TO_STACK, TRANSMIT};
 use flowhop_io::tap::{self, Tap, TapError, VirtioHeader};
-use flowhop_modules::PortChange;
+use flowhop_modules::{Bindings, PortChange, Published};
 use flowhop_table::Geometry;
-use flowhop_wire::protocol;
 use thiserror::Error;
 
 use super::driver_plane::DriverPlane;
+use super::locals::Locals;
 use super::packet_plane::{self, PacketPlane};
 
 /// Why there is no way for packets.
@@ -61,8 +61,7 @@ pub(super) struct KernelPlane {
     /// Drivers are asked first this time.
     turn: bool,
     attached: HashMap<u32, Attachment>,
-    port_maps: HashMap<Address, u32>,
-    own: HashSet<Address>,
+    locals: Locals,
 }
 
 /// What waited in the queues from the kernel.
@@ -117,21 +116,8 @@ impl KernelPlane {
             );
         }
         kernel.attach_tap(tap.ifindex())?;
-        let mut port_maps = HashMap::new();
-        for (address, flags) in kernel.locals()? {
-            if flags & local_flags::TRANSLATED != 0 {
-                port_maps.insert(address, flags & 0xffff);
-            }
-        }
-        Ok(Self {
-            kernel,
-            tap,
-            driver: DriverPlane::default(),
-            turn: false,
-            attached: HashMap::new(),
-            port_maps,
-            own: HashSet::new(),
-        })
+        let locals = Locals::adopt(&kernel)?;
+        Ok(Self { kernel, tap, driver: DriverPlane::default(), turn: false, attached: HashMap::new(), locals })
     }
 
     /// Puts the programs on an interface, or tells them of its new ways.
@@ -194,65 +180,21 @@ impl KernelPlane {
         Ok(opened)
     }
 
-    /// Tells the programs the box's own addresses.
-    pub(super) fn set_locals(&mut self, addresses: &HashSet<Address>) -> Result<(), KernelError> {
-        self.own.clone_from(addresses);
-        let known: HashMap<Address, u32> = self.kernel.locals()?.into_iter().collect();
-        for address in known.keys().filter(|address| !addresses.contains(*address)) {
-            self.kernel.remove_local(address)?;
-        }
-        for address in addresses {
-            let flags = self.port_maps.get(address).map_or(0, |slot| local_flags::TRANSLATED | slot);
-            if known.get(address) != Some(&flags) {
-                self.kernel.insert_local(address, flags)?;
-            }
-        }
-        Ok(())
+    /// Tells the programs the box's own addresses, and what of them translations use.
+    pub(super) fn set_locals(
+        &mut self,
+        addresses: &HashSet<Address>,
+        published: &Published,
+        bindings: &Bindings,
+    ) -> Result<(), KernelError> {
+        self.locals.set(&mut self.kernel, addresses, published, bindings)
     }
 
     /// Marks ports of the box's own addresses that translations use, so that packets to them come here.
     pub(super) fn note_ports(&mut self, changes: &[PortChange]) -> Result<(), KernelError> {
-        for change in changes {
-            let endpoint = &change.endpoint;
-            let row = match endpoint.protocol {
-                protocol::TCP => 0,
-                protocol::UDP => 1,
-                protocol::ICMP | protocol::ICMPV6 => 2,
-                _ => continue,
-            };
-            if !self.own.contains(&endpoint.address) {
-                continue;
-            }
-            let Some(slot) = self.port_map(&endpoint.address)? else { continue };
-            let word = &self.kernel.shared().port_bits[slot as usize].0[row][usize::from(endpoint.port >> 6)];
-            let bit = 1u64 << (endpoint.port & 63);
-            // One writer: reading and storing the word is as good as an atomic change.
-            word.store(if change.used { word.load() | bit } else { word.load() & !bit });
-        }
-        Ok(())
+        self.locals.note_ports(&mut self.kernel, changes)
     }
 
-    /// The bitmap of an own address, a new one if it has none; none when all are taken. Then packets to that
-    /// address that no flow knows go to the kernel's stack, and inbound packets to a mapping without a flow are
-    /// lost.
-    fn port_map(&mut self, address: &Address) -> Result<Option<u32>, KernelError> {
-        if let Some(slot) = self.port_maps.get(address) {
-            return Ok(Some(*slot));
-        }
-        let Some(slot) = (0..PORT_MAPS as u32).find(|slot| !self.port_maps.values().any(|taken| taken == slot)) else {
-            say!("flowhop: no port map left for {}", key::ip(address));
-            return Ok(None);
-        };
-        for cell in self.kernel.shared().port_bits[slot as usize].0.iter().flatten() {
-            cell.store(0);
-        }
-        self.port_maps.insert(*address, slot);
-        self.kernel.insert_local(address, local_flags::TRANSLATED | slot)?;
-        Ok(Some(slot))
-    }
-}
-
-impl KernelPlane {
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         std::iter::once(self.tap.as_fd()).chain(self.driver.fds())
     }

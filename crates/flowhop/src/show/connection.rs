@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use flowhop_engine::Path;
 use flowhop_engine::ageing::{idle, state_of};
+use flowhop_engine::engine::view_of;
+use flowhop_engine::{Path, SessionView};
 use flowhop_flow::Key;
 use flowhop_flow::key::{Address, ip};
 use flowhop_flow::record::{Action, Block, Steer};
-use flowhop_table::{Regions, is_live, key_of};
+use flowhop_table::{Regions, is_live};
 use flowhop_wire::protocol;
 use serde_json::{Value, json};
 
@@ -25,8 +26,10 @@ pub struct Connection<'a> {
     pub serial: u32,
     /// Identity of its rule; 0 = none.
     pub rule: u16,
-    /// Identity of its translation; 0 = none.
+    /// Identity of the translation of its source; 0 = none.
     pub nat: u16,
+    /// Identity of the translation that changed its destination; 0 = none.
+    pub destination_nat: u16,
 }
 
 impl std::fmt::Debug for Connection<'_> {
@@ -42,10 +45,10 @@ pub fn live(regions: &Regions) -> impl Iterator<Item = Connection<'_>> {
         if !is_live(block) {
             return None;
         }
-        let keys = [key_of(block, 0), key_of(block, 1)];
-        let rules = block.owner.rules.load();
+        let view = view_of(block);
         let same = is_live(block) && block.owner.serial.load() == serial;
-        same.then_some(Connection { block, keys, serial, rule: rules as u16, nat: (rules >> 16) as u16 })
+        let SessionView { keys, rule, nat, destination_nat, .. } = view;
+        same.then_some(Connection { block, keys, serial, rule, nat, destination_nat })
     })
 }
 

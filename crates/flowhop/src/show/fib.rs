@@ -122,7 +122,7 @@ impl View {
                 "idle_s": age.idle_s,
                 "timeout_s": age.timeout_s,
                 "rule": self.rules.name(connection.rule),
-                "nat": self.nats.name(connection.nat),
+                "nat": self.nat_name(connection),
                 "service": connection.block.hot[direction].service.load(),
                 "tcp": connection.tcp(direction),
             },

@@ -1,4 +1,4 @@
-//! `show flows` and `show nat`.
+//! `show flows`.
 
 use std::io;
 
@@ -20,7 +20,8 @@ impl View {
             "protocol": connection.protocol(),
             "state": age.state,
             "rule": self.rules.name(connection.rule),
-            "nat": self.nats.name(connection.nat),
+            "nat": self.nat_name(connection),
+            "destination_nat": self.nats.name(connection.destination_nat),
             "age_s": age.age_s,
             "idle_s": age.idle_s,
             "timeout_s": age.timeout_s,
@@ -60,25 +61,8 @@ impl View {
         self.port_name(hop.map_or_else(|| connection.steer(direction ^ 1).ingress, |hop| hop.port))
     }
 
-    /// The translations of live connections: what a connection's first packet came with and left with.
-    pub(super) fn nat(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
-        live(&self.regions)
-            .filter(|connection| connection.nat != 0)
-            .map(|connection| {
-                let [source, destination] = connection.received(0);
-                let [translated_source, translated_destination] = connection.sent(0);
-                json!({
-                    "flow": connection.serial,
-                    "nat": self.nats.name(connection.nat),
-                    "protocol": connection.protocol(),
-                    "source": source,
-                    "destination": destination,
-                    "translated_source": translated_source,
-                    "translated_destination": translated_destination,
-                    "in": self.port_name(connection.steer(0).ingress),
-                    "out": self.output(&connection, 0),
-                })
-            })
-            .try_for_each(emit)
+    /// Name of the translation of a connection's source, else of its destination.
+    pub(super) fn nat_name(&self, connection: &Connection<'_>) -> Option<&str> {
+        self.nats.name(connection.nat).or_else(|| self.nats.name(connection.destination_nat))
     }
 }

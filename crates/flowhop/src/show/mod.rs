@@ -11,6 +11,7 @@ pub mod connection;
 mod fib;
 mod flows;
 pub(crate) mod lists;
+mod nat;
 mod status;
 pub mod text;
 
@@ -45,7 +46,7 @@ pub enum What {
     Fib,
     /// The rules in order, with the connections that each has allowed
     Rules,
-    /// Translations of live connections
+    /// Published services, and the translations of live connections
     Nat,
     /// What was dropped, and why
     Drops,

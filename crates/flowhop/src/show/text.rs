@@ -176,7 +176,10 @@ fn rows(what: What, element: &Value) -> Vec<Vec<String>> {
             vec![row]
         }
         What::Nat => {
-            let mut row: Vec<String> = cells(&["flow", "nat", "protocol", "source", "translated_source"]);
+            let connection = element["kind"] == "connection";
+            let mut row: Vec<String> = cells(&["flow", "nat"]);
+            row.push(text(&element[if connection { "protocol" } else { "service" }]));
+            row.extend(["source", "translated_source"].map(|key| text(&element[key])));
             row.push(changed(element, "destination", "translated_destination"));
             vec![row]
         }

@@ -83,6 +83,8 @@ const FRAGMENT: u32 = 44;
 const ICMPV6: u32 = 58;
 const ECHO_REPLY: u32 = 0;
 const ECHO_REPLY_V6: u32 = 129;
+const ECHO_REQUEST: u32 = 8;
+const ECHO_REQUEST_V6: u32 = 128;
 const ROUTER_SOLICITATION: u32 = 133;
 const REDIRECT: u32 = 137;
 /// From the IP header's end, plus the Ethernet header, as indexed by the IP header's length.
@@ -257,23 +259,26 @@ impl Program {
             self.only_if(IF_EQUAL, u32::from(*protocol), 1);
             self.put(RETURN, DROP);
         }
-        let (icmp, reply) = match family {
-            Family::V4 => (ICMP, ECHO_REPLY),
-            Family::V6 => (ICMPV6, ECHO_REPLY_V6),
+        let (icmp, reply, request) = match family {
+            Family::V4 => (ICMP, ECHO_REPLY, ECHO_REQUEST),
+            Family::V6 => (ICMPV6, ECHO_REPLY_V6, ECHO_REQUEST_V6),
         };
-        let parts = [(TCP, &claims.tcp), (UDP, &claims.udp), (icmp, &claims.echo)].map(|(protocol, ranges)| {
-            let label = self.label();
-            if !ranges.is_empty() {
-                self.only_if(IF_EQUAL, protocol, 1);
-                self.jump(label);
-            }
-            (protocol, ranges, label)
-        });
+        let wanted = [!claims.tcp.is_empty(), !claims.udp.is_empty(), !claims.echo.is_empty() || claims.echo_request];
+        let parts = [(TCP, &claims.tcp), (UDP, &claims.udp), (icmp, &claims.echo)].into_iter().zip(wanted);
+        let parts: Vec<_> = parts.filter(|(_, wanted)| *wanted).map(|(part, _)| (part, self.label())).collect();
+        for ((protocol, _), label) in &parts {
+            self.only_if(IF_EQUAL, *protocol, 1);
+            self.jump(*label);
+        }
         self.put(RETURN, PASS);
-        for (protocol, ranges, label) in parts.into_iter().filter(|(_, ranges, _)| !ranges.is_empty()) {
+        for ((protocol, ranges), label) in parts {
             self.here(label);
             if protocol == icmp {
                 self.put(LOAD_BYTE_INDEXED, ICMP_TYPE);
+                if claims.echo_request {
+                    self.only_if(IF_EQUAL, request, 1);
+                    self.put(RETURN, DROP);
+                }
                 self.unless(IF_EQUAL, reply, 1);
                 self.put(RETURN, PASS);
                 self.put(LOAD_HALF_INDEXED, ICMP_IDENTIFIER);

@@ -92,7 +92,7 @@ fn expected(filter: &KernelFilter, packet: &Packet) -> u32 {
 
 fn claimed(claim: &Claim, packet: &Packet) -> bool {
     let word = |offset: usize| u16::from_be_bytes([packet.transport[offset], packet.transport[offset + 1]]);
-    let (icmp, reply) = if packet.destination.is_ipv4() { (1, 0) } else { (58, 129) };
+    let (icmp, reply, request) = if packet.destination.is_ipv4() { (1, 0, 8) } else { (58, 129, 128) };
     packet.fragment.unwrap_or(0) == 0
         && match claim {
             Claim::Tcp(ports) => packet.protocol == TCP && ports.contains(&word(2)),
@@ -100,15 +100,18 @@ fn claimed(claim: &Claim, packet: &Packet) -> bool {
             Claim::Echo(identifiers) => {
                 packet.protocol == icmp && packet.transport[0] == reply && identifiers.contains(&word(4))
             }
+            Claim::EchoRequest => packet.protocol == icmp && packet.transport[0] == request,
             Claim::Protocol(protocol) => packet.protocol == *protocol,
         }
 }
 
 fn filter() -> KernelFilter {
-    let [wan, lan, wan6] = ["198.51.100.1", "10.1.0.1", "2001:db8::1"].map(|text| text.parse().unwrap());
+    let [wan, lan, published, wan6] =
+        ["198.51.100.1", "10.1.0.1", "198.51.100.3", "2001:db8::1"].map(|text| text.parse().unwrap());
     KernelFilter {
-        own: vec![wan, lan, wan6, "fe80::1".parse().unwrap()],
+        own: vec![wan, lan, wan6, published, "fe80::1".parse().unwrap()],
         translated: vec![
+            (published, Claim::EchoRequest),
             (wan, Claim::Tcp(32768..=65535)),
             (wan, Claim::Tcp(443..=443)),
             (wan, Claim::Udp(32768..=65535)),
@@ -151,6 +154,8 @@ fn each_kind_of_packet_has_its_verdict() {
         ("a reply to the box's own ping", Packet::icmp(wan, 0, 77), PASS),
         ("ping, IPv6", Packet::icmp(wan6, 128, 5), PASS),
         ("a reply to a translated ping, IPv6", Packet::icmp(wan6, 129, 5), DROP),
+        ("a ping that is translated", Packet::icmp("198.51.100.3", 8, 5), DROP),
+        ("a reply to the box's own ping from there", Packet::icmp("198.51.100.3", 0, 5), PASS),
         ("an error", Packet::icmp(wan, 3, 0), PASS),
         ("translated GRE", Packet::new(wan, 47, &[0; 8]), DROP),
         ("GRE to the box", Packet::new(lan, 47, &[0; 8]), PASS),
@@ -244,6 +249,7 @@ fn claim() -> impl Strategy<Value = Claim> {
         3 => range().prop_map(Claim::Tcp),
         3 => range().prop_map(Claim::Udp),
         3 => range().prop_map(Claim::Echo),
+        1 => Just(Claim::EchoRequest),
         1 => protocol().prop_map(Claim::Protocol),
     ]
 }

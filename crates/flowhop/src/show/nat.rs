@@ -1,0 +1,81 @@
+//! `show nat`: what is published, and the translations of live connections.
+
+use std::io;
+use std::net::IpAddr;
+
+use flowhop_policy::{DestinationTranslation, NatRule, SourceTranslation, key_address};
+use serde_json::{Value, json};
+
+use crate::show::View;
+use crate::show::connection::{Connection, live};
+
+impl View {
+    /// Published services and pairs in the order of the policy, then connections.
+    pub(super) fn nat(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
+        let published = self.policy.policy.nats.iter().filter_map(published);
+        let connections = live(&self.regions)
+            .filter(|connection| connection.nat != 0 || connection.destination_nat != 0)
+            .map(|connection| self.translated(&connection));
+        published.chain(connections).try_for_each(emit)
+    }
+
+    /// What a connection's first packet came with and left with.
+    fn translated(&self, connection: &Connection<'_>) -> Value {
+        let [source, destination] = connection.received(0);
+        let [translated_source, translated_destination] = connection.sent(0);
+        json!({
+            "kind": "connection",
+            "flow": connection.serial,
+            "nat": self.nat_name(connection),
+            "destination_nat": self.nats.name(connection.destination_nat),
+            "protocol": connection.protocol(),
+            "service": null,
+            "source": source,
+            "destination": destination,
+            "translated_source": translated_source,
+            "translated_destination": translated_destination,
+            "in": self.port_name(connection.steer(0).ingress),
+            "out": self.output(connection, 0),
+        })
+    }
+}
+
+fn published(nat: &NatRule) -> Option<Value> {
+    let translation = nat.translate_destination.as_ref()?;
+    let pair = match &nat.translate_source {
+        Some(SourceTranslation::OneToOne { inside, external }) => Some((*inside, *external)),
+        _ => None,
+    };
+    Some(json!({
+        "kind": if pair.is_some() { "one_to_one" } else { "published" },
+        "flow": null,
+        "nat": nat.name,
+        "destination_nat": nat.name,
+        "protocol": null,
+        "service": translation.service.spelled(),
+        "source": pair.map(|(inside, _)| range(inside)),
+        "destination": external(translation),
+        "translated_source": pair.map(|(_, external)| range(external)),
+        "translated_destination": inside(translation),
+        "in": null,
+        "out": null,
+    }))
+}
+
+fn external(translation: &DestinationTranslation) -> String {
+    let ranges = translation.external.ranges().iter();
+    let texts: Vec<String> = ranges.map(|(first, last)| range((key_address(*first), key_address(*last)))).collect();
+    texts.join(", ")
+}
+
+fn inside(translation: &DestinationTranslation) -> String {
+    match (translation.inside.0, translation.port) {
+        (IpAddr::V4(address), Some(port)) => format!("{address}:{port}"),
+        (IpAddr::V6(address), Some(port)) => format!("[{address}]:{port}"),
+        (_, None) => range(translation.inside),
+    }
+}
+
+fn range((first, last): (IpAddr, IpAddr)) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
