@@ -189,7 +189,9 @@ A capture says nothing about interfaces, routes and neighbours, so these are mad
               the order; else through the interface where its source address was first seen; else through --in.
               Its link-layer destination, unless that is a group address, becomes that interface's own.
   Routes      The default route leads out through the first interface that is not --in. Sources that were seen on
-              other interfaces are reached through these.
+              other interfaces are reached through these. Addresses that translate.destination leads to are behind
+              the first interface that the first rule which allows them by its destination leads to, else behind
+              the policy's first. Nothing has to be known of the addresses that are published.
   Time        The clock is that of the capture and never goes back.
 
 The same input gives the same output, byte for byte. A packet that is held and sent later is sent with the time of

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output as Ended};
 
-use flowhop::replay::capture::{Capture, Captured, LinkType};
+use flowhop::replay::capture::{Capture, Captured, Described, LinkType};
 use flowhop::replay::output::Output;
 use flowhop::replay::run::Replay;
 use flowhop_policy::{Source, parse};
@@ -73,7 +73,11 @@ struct Making {
 
 impl Making {
     fn new() -> Self {
-        let source = Source { name: "policy.toml".to_owned(), text: POLICY.to_owned() };
+        Self::with(POLICY)
+    }
+
+    fn with(policy: &str) -> Self {
+        let source = Source { name: "policy.toml".to_owned(), text: policy.to_owned() };
         let policy = parse(&[source]).unwrap().policy;
         let replay = Replay::new(policy, None, 1 << 20).unwrap();
         Self { replay, capture: Output::new(Vec::new(), false).unwrap(), nanos: START, lines: Vec::new() }
@@ -81,10 +85,16 @@ impl Making {
 
     /// Sends a packet; returns the frames that came of it.
     fn send(&mut self, spec: &Spec<'_>) -> Vec<Vec<u8>> {
+        self.send_in(None, spec)
+    }
+
+    /// The same for a packet that was captured on an interface of the policy, by its place.
+    fn send_in(&mut self, interface: Option<usize>, spec: &Spec<'_>) -> Vec<Vec<u8>> {
         let mut bytes = spec.with_link([4, 4, 4, 4, 4, 4], [6, 6, 6, 6, 6, 6]).to_vec().unwrap();
         self.capture.write(self.nanos, &bytes).unwrap();
-        let captured = Captured { nanos: self.nanos, link: LinkType::Ethernet, interface: None };
-        let line = self.replay.packet(&captured, &[], &mut bytes);
+        let captured = Captured { nanos: self.nanos, link: LinkType::Ethernet, interface };
+        let described = [Described::default(), Described::default()];
+        let line = self.replay.packet(&captured, &described, &mut bytes);
         self.lines.push(format!(
             "{} {} {} {} {} {}",
             line.verdict,
@@ -163,6 +173,101 @@ const GOLDEN: &[&str] = &[
 #[test]
 fn what_becomes_of_each_packet() {
     assert_eq!(traffic().lines, GOLDEN);
+}
+
+const PUBLISHED: &str = r#"
+[interfaces]
+lan = { device = "lan0", zone = "inside" }
+wan = { device = "wan0", zone = "outside" }
+
+[[rule]]
+name = "web"
+to = "inside"
+destination = "10.1.0.0/24"
+service = ["tcp/8443", "tcp/22"]
+action = "allow"
+
+[[rule]]
+name = "out"
+from = "inside"
+to = "outside"
+action = "allow"
+
+[[nat]]
+name = "pairs"
+to = "outside"
+source = "10.1.0.16-10.1.0.19"
+translate.source = "198.51.100.16-198.51.100.19"
+one_to_one = true
+
+[[nat]]
+name = "hide"
+to = "outside"
+source = "10.0.0.0/8"
+translate.source = "interface"
+
+[[nat]]
+name = "publish"
+destination = ["198.51.100.1", "198.51.100.253"]
+service = "tcp/443"
+translate.destination = "10.1.0.80:8443"
+"#;
+
+fn ends(frame: &[u8]) -> [String; 2] {
+    [(26, 34), (30, 36)].map(|(address, port)| {
+        let octets: [u8; 4] = frame[address..address + 4].try_into().unwrap();
+        SocketAddr::from((octets, port_at(frame, port))).to_string()
+    })
+}
+
+// C8, C9, RFC 4787 REQ-9: the very same code makes published services, hairpins and pairs.
+#[test]
+fn published_services_hairpins_and_pairs() {
+    let mut m = Making::with(PUBLISHED);
+    let (lan, wan) = (Some(0), Some(1));
+    let stranger = at("192.0.2.7", 5000);
+    let server = at("10.1.0.80", 8443);
+    // From outside; the server has never been seen. One address is the box's own, one is not.
+    for (number, own) in [(0, "198.51.100.1"), (1, OWN)] {
+        let stranger = at("192.0.2.7", 5000 + number);
+        let sent = m.send_in(wan, &tcp([stranger, at(own, 443)], SYN, [100, 0], b""));
+        assert_eq!(ends(&sent[0]), [stranger.to_string(), server.to_string()]);
+        let answer = m.send_in(lan, &tcp([server, stranger], SYN | ACK, [500, 101], b""));
+        assert_eq!(ends(&answer[0]), [format!("{own}:443"), stranger.to_string()]);
+    }
+    // From inside, by the external address: the server sees that address, not its neighbour's.
+    let client = at(INSIDE, 40000);
+    let sent = m.send_in(lan, &tcp([client, at(OWN, 443)], SYN, [100, 0], b""));
+    let [seen, to] = ends(&sent[0]);
+    assert!(seen.starts_with(OWN) && to == server.to_string(), "{seen} {to}");
+    let answer = m.send_in(lan, &tcp([server, seen.parse().unwrap()], SYN | ACK, [500, 101], b""));
+    assert_eq!(ends(&answer[0]), [format!("{OWN}:443"), client.to_string()]);
+    let sent = m.send_in(lan, &tcp([client, at(OUTSIDE, 80)], SYN, [100, 0], b""));
+    assert_eq!(ends(&sent[0])[0], seen, "one mapping for all destinations");
+    // Pairs keep their ports, in both directions.
+    let sent = m.send_in(lan, &tcp([at("10.1.0.18", 1234), at(OUTSIDE, 80)], SYN, [100, 0], b""));
+    assert_eq!(ends(&sent[0])[0], "198.51.100.18:1234");
+    let sent = m.send_in(wan, &tcp([stranger, at("198.51.100.19", 22)], SYN, [100, 0], b""));
+    assert_eq!(ends(&sent[0])[1], "10.1.0.19:22");
+    // The rest of an own address is the box's, the rest of a pair's is for the rules.
+    m.send_in(wan, &tcp([stranger, at(OWN, 80)], SYN, [100, 0], b""));
+    m.send_in(wan, &tcp([stranger, at("198.51.100.19", 23)], SYN, [100, 0], b""));
+    assert_eq!(
+        m.lines,
+        [
+            "forward forwarded user web 1 lan",
+            "forward forwarded skb web 1 wan",
+            "forward forwarded user web 2 lan",
+            "forward forwarded skb web 2 wan",
+            "forward forwarded user web 3 lan",
+            "forward forwarded skb web 3 lan",
+            "forward forwarded user out 4 wan",
+            "forward forwarded user out 5 wan",
+            "forward forwarded user web 6 lan",
+            "stack local user - - -",
+            "drop no_rule user - - -",
+        ]
+    );
 }
 
 fn replay(words: &[&str], folder: &Path) -> Ended {

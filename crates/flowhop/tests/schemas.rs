@@ -23,10 +23,25 @@ name = "all"
 from = "inside"
 to = "outside"
 action = "allow"
+[[rule]]
+name = "web"
+to = "inside"
+destination = "10.1.0.80"
+action = "allow"
 [[nat]]
 name = "hide"
 to = "outside"
 translate.source = "interface"
+[[nat]]
+name = "publish"
+destination = "198.51.100.1"
+service = ["tcp/443", "udp/1000-2000"]
+translate.destination = "10.1.0.80:8443"
+[[nat]]
+name = "pairs"
+source = "10.2.0.0/28"
+translate.source = "198.51.100.16/28"
+one_to_one = true
 "#;
 
 fn schema(name: &str) -> Value {
@@ -105,6 +120,7 @@ fn view(what: What) -> View {
         Spec::tcp("[fd00::2]:40000".parse().unwrap(), "[2001:db8::1]:80".parse().unwrap(), SYN, b""),
         Spec::echo_request("10.1.0.2".parse().unwrap(), "203.0.113.1".parse().unwrap(), 7, 1, b""),
         Spec::udp("10.1.0.2:5".parse().unwrap(), "127.0.0.1:6".parse().unwrap(), b""),
+        Spec::tcp("10.1.0.3:40000".parse().unwrap(), "198.51.100.1:443".parse().unwrap(), SYN, b""),
     ];
     for (number, packet) in packets.iter().enumerate() {
         let captured = Captured { nanos: number as u64 * 5_000_000_000, link: LinkType::Ethernet, interface: None };
@@ -136,7 +152,7 @@ fn every_output_is_as_its_schema_says() {
 fn a_flow_says_what_the_contract_says() {
     let value = view(What::Flows).value(What::Flows).unwrap();
     let flows = value["flows"].as_array().unwrap();
-    assert_eq!(flows.len(), 3);
+    assert_eq!(flows.len(), 4);
     let find = |protocol: &str, source: &str| {
         flows.iter().find(|flow| flow["protocol"] == protocol && flow["forward"]["source"] == source).unwrap()
     };
@@ -155,11 +171,36 @@ fn a_flow_says_what_the_contract_says() {
     assert_eq!((&reverse["in"], &reverse["out"]), (&"wan".into(), &"lan".into()));
     assert_eq!((&reverse["path"], &reverse["path_reason"]), (&"user".into(), &"interface".into()));
 
+    assert_eq!(flow["destination_nat"], Value::Null);
+    let published = find("tcp", "10.1.0.3:40000");
+    assert_eq!((&published["nat"], &published["destination_nat"]), (&"hide".into(), &"publish".into()), "{published}");
+    assert_eq!(published["forward"]["translated_destination"], "10.1.0.80:8443");
+
     assert_eq!(find("tcp", "[fd00::2]:40000")["nat"], Value::Null, "translation is IPv4 only");
     let ping = find("icmp", "10.1.0.2:7");
     assert_eq!(ping["forward"]["destination"], "203.0.113.1:7");
     let outside = ping["reverse"]["source"].as_str().unwrap().strip_prefix("203.0.113.1:").unwrap();
     assert_eq!(ping["forward"]["translated_source"], format!("198.51.100.253:{outside}"));
+}
+
+#[test]
+fn what_is_published_is_shown_beside_the_connections() {
+    let value = view(What::Nat).value(What::Nat).unwrap();
+    let entries = value["nat"].as_array().unwrap();
+    let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["published", "one_to_one", "connection", "connection", "connection"]);
+    let (service, pairs) = (&entries[0], &entries[1]);
+    assert_eq!((&service["nat"], &service["flow"]), (&"publish".into(), &Value::Null));
+    assert_eq!(service["service"], serde_json::json!(["tcp/443", "udp/1000-2000"]));
+    assert_eq!(service["destination"], "198.51.100.1");
+    assert_eq!(service["translated_destination"], "10.1.0.80:8443");
+    assert_eq!(pairs["service"], serde_json::json!(["any"]));
+    assert_eq!(pairs["source"], "10.2.0.0-10.2.0.15");
+    assert_eq!(pairs["translated_source"], "198.51.100.16-198.51.100.31");
+    assert_eq!(
+        (&pairs["destination"], &pairs["translated_destination"]),
+        (&pairs["translated_source"], &pairs["source"])
+    );
 }
 
 #[test]
@@ -169,7 +210,7 @@ fn received_is_what_became_of_it() {
     let number = |key: &str| packets[key].as_u64().unwrap();
     let fates = ["forwarded", "stack", "consumed", "held", "dropped"].map(number);
     assert_eq!(number("received"), fates.iter().sum::<u64>(), "{value}");
-    assert_eq!(number("received"), 4 + 3);
+    assert_eq!(number("received"), 5 + 3);
 }
 
 // What is found depends on the machine; its form does not, with and without the rights to look at everything.

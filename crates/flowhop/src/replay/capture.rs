@@ -71,7 +71,7 @@ pub struct Captured {
 }
 
 /// An interface that a pcapng file describes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Described {
     /// Its name, if it says one.
     pub name: Option<String>,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowhop_engine::{Engine, FastPath, Interface, Io, PathReason};
 use flowhop_flow::record::{PortKey, Tick, port_flags};
-use flowhop_policy::{ForwardingPath, Martians, Policy};
+use flowhop_policy::{Action, Destination, ForwardingPath, Martians, Policy, Rule, address_key, key_address};
 use flowhop_routing::{Event, InterfaceAddress, IpPrefix, Link, NeighbourState, Route, RouteKind, TABLE_LOCAL};
 
 use crate::replay::ReplayError;
@@ -27,6 +27,8 @@ pub struct Network {
     names: Vec<(String, String)>,
     /// Where sources were first seen.
     sources: HashMap<IpAddr, u8>,
+    /// First and last of the addresses that destinations are translated to, and the port that they are behind.
+    servers: Vec<(IpAddr, IpAddr, u8)>,
 }
 
 impl Network {
@@ -51,7 +53,8 @@ impl Network {
                 .ok_or_else(|| ReplayError::UnknownInterface(name.to_owned()))?,
         };
         let output = (0..names.len()).find(|port| *port != input).unwrap_or(input);
-        Ok(Self { input: input as u8, output: output as u8, names, sources: HashMap::new() })
+        let servers = servers(policy);
+        Ok(Self { input: input as u8, output: output as u8, names, sources: HashMap::new(), servers })
     }
 
     /// Name of a port's interface.
@@ -111,6 +114,12 @@ impl Network {
             let default = Route::unicast(prefix, Some(router), ifindex(self.output));
             engine.routing_event(Event::RouteAdded(default), now, io);
         }
+        for (first, last, port) in &self.servers {
+            for prefix in prefixes(*first, *last) {
+                let route = Route::unicast(prefix, Some(router(*first, *port)), ifindex(*port));
+                engine.routing_event(Event::RouteReplaced(route), now, io);
+            }
+        }
     }
 
     /// The port with the interface of this name, or device, or place in the order.
@@ -124,7 +133,15 @@ impl Network {
     /// The port that a packet of no known flow comes in through.
     #[must_use]
     pub fn guess(&self, source: Option<IpAddr>) -> u8 {
-        source.and_then(|source| self.sources.get(&source)).copied().unwrap_or(self.input)
+        let known = |source| self.sources.get(&source).copied().or_else(|| self.server(source));
+        source.and_then(known).unwrap_or(self.input)
+    }
+
+    /// The port that an address is behind because destinations are translated to it.
+    fn server(&self, address: IpAddr) -> Option<u8> {
+        let mut all = self.servers.iter();
+        let family = |first: &IpAddr| first.is_ipv4() == address.is_ipv4();
+        all.find(|(first, last, _)| family(first) && *first <= address && address <= *last).map(|(.., port)| *port)
     }
 
     /// Notes where a source was seen, and has it reached there.
@@ -134,13 +151,45 @@ impl Network {
             return;
         }
         self.sources.insert(source, port);
-        if port != self.output {
-            let [v4, v6] = routers(port);
-            let router = if source.is_ipv4() { v4 } else { v6 };
-            let route = Route::unicast(IpPrefix::host(source), Some(router), ifindex(port));
-            engine.routing_event(Event::RouteAdded(route), now, io);
+        if port != self.server(source).unwrap_or(self.output) {
+            let route = Route::unicast(IpPrefix::host(source), Some(router(source, port)), ifindex(port));
+            engine.routing_event(Event::RouteReplaced(route), now, io);
         }
     }
+}
+
+/// Where the addresses are that destinations are translated to: see `flowhop replay --help`.
+fn servers(policy: &Policy) -> Vec<(IpAddr, IpAddr, u8)> {
+    let translations = policy.nats.iter().filter_map(|nat| nat.translate_destination.as_ref());
+    translations
+        .map(|translation| (translation.inside.0, translation.inside.1, behind(policy, translation.inside.0)))
+        .collect()
+}
+
+/// The interface that the first rule with this destination allows connections out through.
+fn behind(policy: &Policy, address: IpAddr) -> u8 {
+    let about = |rule: &&Rule| {
+        rule.action == Action::Allow && !rule.destination.is_any() && rule.destination.contains_address(address)
+    };
+    let to = policy.rules.iter().find(about).map(|rule| &rule.to);
+    let leads = |zone| to.is_none_or(|to| to.contains(Destination::Zone(zone)));
+    policy.interfaces.iter().position(|interface| leads(interface.zone)).unwrap_or_default() as u8
+}
+
+/// The prefixes that hold these addresses and no others.
+fn prefixes(first: IpAddr, last: IpAddr) -> Vec<IpPrefix> {
+    let (mut next, last) = (address_key(first), address_key(last));
+    let mut found = Vec::new();
+    while next <= last {
+        // The largest block that begins here and does not reach too far.
+        let room = (last - next).saturating_add(1).ilog2();
+        let bits = next.trailing_zeros().min(room);
+        let width = if first.is_ipv4() { 32 } else { 128 };
+        found.extend(IpPrefix::new(key_address(next), width - bits as u8));
+        let Some(after) = next.checked_add(1 << bits) else { break };
+        next = after;
+    }
+    found
 }
 
 /// The interface index of a port.
@@ -168,6 +217,11 @@ fn addresses(port: u8) -> [IpAddr; 2] {
 /// The router behind a port. Nobody sees its addresses.
 fn routers(port: u8) -> [IpAddr; 2] {
     [Ipv4Addr::new(169, 254, port, 1).into(), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(port) + 1).into()]
+}
+
+fn router(family_of: IpAddr, port: u8) -> IpAddr {
+    let [v4, v6] = routers(port);
+    if family_of.is_ipv4() { v4 } else { v6 }
 }
 
 /// The path of flows that come in through an interface: `skb`, as on any virtual device, unless the policy says
