@@ -35,6 +35,8 @@ static RUN: AtomicU32 = AtomicU32::new(1);
 pub struct Load {
     /// Where to.
     pub to: SocketAddr,
+    /// Where receivers listen: the same, unless destinations are translated on the way.
+    pub at: SocketAddr,
     /// How many flows (source ports), served in turn.
     pub flows: u32,
     /// Packets of all flows together; rounded down to a multiple of `flows`.
@@ -50,7 +52,14 @@ pub struct Load {
 impl Load {
     /// The load of the acceptance tests: one flow, 20 000 packets a second for 5 s, 64 bytes each.
     pub fn new(to: IpAddr, port: u16) -> Self {
-        Self { to: SocketAddr::new(to, port), flows: 1, packets: 100_000, rate: 20_000, size: 64, echo: false }
+        let to = SocketAddr::new(to, port);
+        Self { to, at: to, flows: 1, packets: 100_000, rate: 20_000, size: 64, echo: false }
+    }
+
+    /// Received at another address than it is sent to, because of a translation.
+    pub fn received_at(mut self, address: IpAddr, port: u16) -> Self {
+        self.at = SocketAddr::new(address, port);
+        self
     }
 
     /// That many packets a second for that many milliseconds.
@@ -366,7 +375,7 @@ pub fn start(from: &Arc<Namespace>, to: &[&Arc<Namespace>], load: &Load) -> Runn
         .iter()
         .map(|namespace| {
             let socket = namespace
-                .enter(|| UdpSocket::bind(load.to).unwrap_or_else(|error| panic!("bind {}: {error}", load.to)));
+                .enter(|| UdpSocket::bind(load.at).unwrap_or_else(|error| panic!("bind {}: {error}", load.at)));
             large_buffer(&socket);
             (Arc::clone(namespace), socket)
         })
