@@ -44,7 +44,7 @@ impl Io for Outside {
 }
 
 /// Interfaces `lan` (zone inside: 10.1.0.1/24, 10.2.0.1/24) and `wan` (zone outside: 198.51.100.1/24, and
-/// 198.51.100.7), both with IPv6.
+/// 198.51.100.9), both with IPv6.
 pub(crate) struct Bed {
     pub(crate) engine: Engine,
     pub(crate) outside: Outside,
@@ -161,7 +161,7 @@ impl Bed {
             (11, "10.1.0.1", 24),
             (11, "10.2.0.1", 24),
             (12, "198.51.100.1", 24),
-            (12, "198.51.100.7", 24),
+            (12, "198.51.100.9", 24),
             (11, "fd00:0:0:1::1", 64),
             (12, "2001:db8:0:2::1", 64),
         ] {

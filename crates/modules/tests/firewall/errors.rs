@@ -289,6 +289,33 @@ fn errors_about_a_translated_destination_are_translated() {
     assert!(is_sound_error(&frame));
 }
 
+// Both ends translated: a service on the client's own segment, by its external address (RFC 5508 REQ-7).
+#[test]
+fn errors_about_published_services_and_hairpins_are_translated() {
+    let publish = "[[nat]]\nname = \"publish\"\ndestination = \"198.51.100.1\"\nservice = \"udp/53\"\ntranslate.destination = \"10.1.0.80:5353\"\n";
+    let rule = "[[rule]]\nname = \"in\"\nto = \"inside\"\ndestination = \"10.1.0.80\"\naction = \"allow\"\n";
+    let mut bed = Bed::with(&format!("{rule}{TRANSLATED}{publish}"));
+    let server = ip("10.1.0.80");
+    let external = at("198.51.100.1:53");
+    for (port, client) in [(2, at("198.51.100.2:7000")), (1, at("10.1.0.2:7000"))] {
+        let request = Spec::udp(client, external, b"some payload");
+        assert_eq!(bed.send(port, &request).kind, Kind::Forward);
+        let sent = bed.last().1[14..].to_vec();
+        let (seen, _) = ends(&bed_frame(&sent));
+        assert_eq!(bed.send(1, &error(server, seen.ip(), UNREACHABLE, &sent)).kind, Kind::Forward);
+        let (out, frame) = bed.last();
+        let (source, destination, message) = parts(&frame);
+        assert_eq!((out, source, destination), (port, external.ip(), client.ip()));
+        assert_eq!(message[8..], hop(&request));
+        assert!(is_sound_error(&frame));
+    }
+}
+
+/// A packet with a link-layer header in front.
+fn bed_frame(packet: &[u8]) -> Vec<u8> {
+    [&[0; 12], &[8, 0][..], packet].concat()
+}
+
 // RFC 5927 section 4.1, at its edges; RFC 5382 REQ-10: nothing ends or changes.
 #[test]
 fn what_is_quoted_of_a_segment_has_to_be_in_flight() {

@@ -288,12 +288,12 @@ fn several_servers_share_their_clients() {
 // Several external addresses: one inside endpoint, two translations, a mapping under each.
 #[test]
 fn an_endpoint_has_a_mapping_under_each_translation() {
-    let special = HIDE.replace("\"hide\"", "\"special\"").replace("interface", "198.51.100.7")
+    let special = HIDE.replace("\"hide\"", "\"special\"").replace("interface", "198.51.100.9")
         + "destination = \"198.51.100.3\"\n";
     let mut bed = Bed::with(&policy(&[&special, HIDE]));
     let mut external = |to: &str| bed.passes(LAN, &Spec::udp(at(CLIENT), at(to), b"x")).1;
     let (first, second) = (external("198.51.100.3:53"), external("198.51.100.2:53"));
-    assert_eq!((first.ip(), second.ip()), (ip("198.51.100.7"), ip("198.51.100.1")));
+    assert_eq!((first.ip(), second.ip()), (ip("198.51.100.9"), ip("198.51.100.1")));
     assert_eq!((external("198.51.100.3:54"), external("198.51.100.2:54")), (first, second));
     assert_eq!(bed.bindings.len(), 2);
     bed.ends_clean();
@@ -307,7 +307,7 @@ fn new_connections_follow_a_changed_interface_address() {
     let (_, before, _) = bed.passes(LAN, &udp("198.51.100.2:53"));
     bed.event(Event::AddressGone { ifindex: 12, address: ip("198.51.100.1"), prefix_len: 24 });
     let (_, after, _) = bed.passes(LAN, &udp("198.51.100.2:54"));
-    assert_eq!((before.ip(), after.ip()), (ip("198.51.100.1"), ip("198.51.100.7")));
+    assert_eq!((before.ip(), after.ip()), (ip("198.51.100.1"), ip("198.51.100.9")));
     assert_eq!(bed.passes(LAN, &udp("198.51.100.2:53")).1, before);
     assert_eq!(bed.passes(LAN, &udp("198.51.100.2:55")).1, after);
     bed.ends_clean();
@@ -400,14 +400,14 @@ fn one_arm_is_enough() {
 // to its own requests.
 #[test]
 fn a_whole_address_is_published_with_echo_and_all_protocols() {
-    let whole = "[[nat]]\nname = \"whole\"\ndestination = \"198.51.100.7\"\ntranslate.destination = \"10.1.0.80\"\n";
+    let whole = "[[nat]]\nname = \"whole\"\ndestination = \"198.51.100.9\"\ntranslate.destination = \"10.1.0.80\"\n";
     let mut bed = Bed::with(&policy(&[whole, HIDE]));
-    let (remote, external) = (ip("198.51.100.2"), ip("198.51.100.7"));
+    let (remote, external) = (ip("198.51.100.2"), ip("198.51.100.9"));
     assert_eq!(bed.send(WAN, &Spec::echo_request(remote, external, 7, 1, b"x")).kind, Kind::Forward);
     let (port, frame) = bed.last();
     assert_eq!((port, header(&frame).destination, is_sound(&frame)), (LAN, [10, 1, 0, 80], true));
     assert_eq!(bed.send(LAN, &Spec::echo_reply(ip("10.1.0.80"), remote, 7, 1, b"x")).kind, Kind::Forward);
-    assert_eq!(header(&bed.last().1).source, [198, 51, 100, 7]);
+    assert_eq!(header(&bed.last().1).source, [198, 51, 100, 9]);
     let gre = |from, to| Spec::new(from, to, L4::Raw { protocol: 47 }, &[0; 20]);
     assert_eq!(bed.send(WAN, &gre(remote, external)).kind, Kind::Forward);
     assert_eq!(header(&bed.last().1).destination, [10, 1, 0, 80]);
@@ -434,12 +434,12 @@ fn ipv6_is_translated_where_the_policy_says_so() {
 // What fails half-way leaves nothing behind.
 #[test]
 fn a_connection_that_cannot_be_made_gives_everything_back() {
-    let two = PUBLISH.replace("\"198.51.100.1\"", "[\"198.51.100.1\", \"198.51.100.7\"]");
+    let two = PUBLISH.replace("\"198.51.100.1\"", "[\"198.51.100.1\", \"198.51.100.9\"]");
     let mut bed = Bed::with(&policy(&[&two, HIDE]));
     bed.connects([WAN, LAN], REMOTE, "198.51.100.1:443");
     // The server could not tell the two apart.
-    bed.refused(WAN, &syn(REMOTE, "198.51.100.7:443"), Kind::Drop, Reason::NatExhausted);
+    bed.refused(WAN, &syn(REMOTE, "198.51.100.9:443"), Kind::Drop, Reason::NatExhausted);
     bed.connects([LAN, LAN], CLIENT, "198.51.100.1:443");
-    bed.refused(LAN, &syn(CLIENT, "198.51.100.7:443"), Kind::Drop, Reason::NatExhausted);
+    bed.refused(LAN, &syn(CLIENT, "198.51.100.9:443"), Kind::Drop, Reason::NatExhausted);
     bed.ends_clean();
 }
