@@ -36,12 +36,6 @@ impl Published {
         Self(self.0.iter().filter(open).cloned().collect())
     }
 
-    /// There are none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Whether anything of an address is translated.
     #[must_use]
     pub fn takes(&self, address: &Address) -> bool {
