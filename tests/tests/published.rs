@@ -10,11 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowhop_tests::tools::{self, HttpServer};
-use flowhop_tests::{Bed, Daemon, Family, Load, Namespace, Policy, alone, numbered, until};
+use flowhop_tests::{Bed, Daemon, Family, Load, Namespace, Offloads, Policy, alone, numbered, until};
 use serde_json::Value;
 
-/// Paths that everything has to work on.
-const PATHS: [&str; 2] = ["skb", "user"];
 const SECOND: Duration = Duration::from_secs(1);
 /// The router's outside address, which clients use.
 const EXTERNAL: &str = "198.51.100.1";
@@ -38,8 +36,9 @@ struct Site {
 }
 
 impl Site {
-    fn new() -> Self {
-        let bed = Bed::new("publish");
+    fn new(path: &str) -> Self {
+        let offloads = if path == "driver" { Offloads::Driver } else { Offloads::Default };
+        let bed = Bed::with_offloads("publish", offloads);
         // The inside host's device becomes a port of a bridge, which has its addresses then.
         let mut lines =
             "link add br0 type bridge\nlink set br0 up\naddr flush dev eth0\nlink set eth0 master br0\n".to_owned();
@@ -117,42 +116,6 @@ fn assert_paths(flow: &Value, path: &str) {
     }
 }
 
-#[test]
-fn a_web_server_is_reached_from_outside_and_from_inside() {
-    let _turn = alone();
-    for path in PATHS {
-        let site = Site::new();
-        let bed = &site.bed;
-        let server = HttpServer::start(&site.server, ip(SERVER));
-        let target = format!("{SERVER}:{}", port_of(&server));
-        let nats = publish("publish", "tcp/443", &target) + &publish("numbers", "udp/5000", SERVER);
-        let daemon = Daemon::start(&bed.router, &site.policy(path).extra(&nats));
-        let external = format!("{EXTERNAL}:443");
-
-        downloads(&bed.outside, &url(EXTERNAL, 443));
-        let flow = last_flow(&daemon, &external);
-        assert_eq!((&flow["nat"], &flow["destination_nat"]), (&"publish".into(), &"publish".into()), "{path}");
-        assert_eq!((&flow["forward"]["translated_destination"], &flow["rule"]), (&target.into(), &"published".into()));
-        assert_paths(&flow, path);
-
-        // The server is a neighbour: its answers would go past the router.
-        downloads(&bed.inside, &url(EXTERNAL, 443));
-        let flow = last_flow(&daemon, &external);
-        assert_eq!((&flow["nat"], &flow["destination_nat"]), (&"hide the inside".into(), &"publish".into()), "{path}");
-        assert_eq!((&flow["forward"]["in"], &flow["forward"]["out"]), (&"lan".into(), &"lan".into()));
-        assert!(flow["forward"]["translated_source"].as_str().unwrap().starts_with(EXTERNAL), "{flow}");
-        assert_paths(&flow, path);
-
-        for from in [&bed.outside, &bed.inside] {
-            let load = Load::new(ip(EXTERNAL), 5000).received_at(ip(SERVER), 5000).rate(5000, 500).flows(5).echo();
-            numbered::run(from, &site.server, &load).assert_clean(&format!("{path}, numbers from {from:?}"));
-        }
-        let listed = daemon.json("show nat");
-        let published = listed["nat"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "published");
-        assert_eq!(published.count(), 2, "{listed}");
-    }
-}
-
 /// Sends lines back until the client has enough of it.
 fn echo_server(namespace: &Arc<Namespace>, address: &str, port: u16) -> std::thread::JoinHandle<()> {
     let listener = namespace.enter(|| TcpListener::bind((ip(address), port)).expect("listen"));
@@ -182,134 +145,177 @@ fn talks(stream: &mut TcpStream) {
     }
 }
 
-#[test]
-fn the_box_itself_is_reached_while_its_address_masquerades() {
+/// Everything with one policy.
+fn services(path: &str) {
     let _turn = alone();
-    for path in PATHS {
-        let site = Site::new();
-        let bed = &site.bed;
-        let daemon = Daemon::start(&bed.router, &site.policy(path).extra(&publish("publish", "tcp/443", SERVER)));
-        // The address that masquerades is in use the whole time.
-        let load = Load::new(Family::V4.outside_host(), 5000).rate(2000, 1000).flows(20).echo();
-        let running = numbered::start(&bed.inside, &[&bed.outside], &load);
-        running.wait_sent(200);
-        for (address, from) in [(EXTERNAL, &bed.inside), ("10.1.0.1", &bed.inside), (EXTERNAL, &bed.outside)] {
-            let shell = echo_server(&bed.router, address, 22);
-            let mut stream = open(from, address, 22).expect("the box itself");
-            talks(&mut stream);
-            assert!(daemon.flows_to(&format!("{address}:22")).is_empty(), "the kernel's business: {path}");
-            drop(stream);
-            shell.join().unwrap();
-        }
-        assert!(tools::ping(&bed.inside, ip(EXTERNAL), 3).is_clean(), "{path}");
-        running.finish().assert_clean(path);
+    let site = Site::new(path);
+    let [web, web6] = [SERVER, SERVER6].map(|address| HttpServer::start(&site.server, ip(address)));
+    let target = format!("{SERVER}:{}", port_of(&web));
+    let six = format!(
+        "[[rule]]\nname = \"six\"\nto = \"inside\"\ndestination = \"{SERVER6}\"\nservice = \"tcp/{}\"\n\
+         action = \"allow\"\n[[nat]]\nname = \"publish6\"\nfamily = \"ipv6\"\ndestination = \"{}\"\n\
+         service = \"tcp/443\"\ntranslate.destination = \"[{SERVER6}]:{}\"\n",
+        port_of(&web6),
+        Family::V6.outside_router(),
+        port_of(&web6),
+    );
+    let nats = publish("publish", "tcp/443", &target) + &publish("numbers", "udp/5000", SERVER) + &six;
+    let daemon = Daemon::start(&site.bed.router, &site.policy(path).extra(&nats));
+    a_web_server_is_reached_from_outside_and_from_inside(&site, &daemon, path, &target);
+    the_box_itself_is_reached_while_its_address_masquerades(&site, &daemon, path);
+    two_subnets_on_one_interface(&site, &daemon, path);
+    ipv6_is_published_by_a_rule_alone_or_translated_on_demand(&site, &daemon, path, &web6);
+}
+
+fn a_web_server_is_reached_from_outside_and_from_inside(site: &Site, daemon: &Daemon, path: &str, target: &str) {
+    let bed = &site.bed;
+    let external = format!("{EXTERNAL}:443");
+    downloads(&bed.outside, &url(EXTERNAL, 443));
+    let flow = last_flow(daemon, &external);
+    assert_eq!((&flow["nat"], &flow["destination_nat"]), (&"publish".into(), &"publish".into()), "{path}");
+    assert_eq!((&flow["forward"]["translated_destination"], &flow["rule"]), (&target.into(), &"published".into()));
+    assert_paths(&flow, path);
+
+    // The server is a neighbour: its answers would go past the router.
+    downloads(&bed.inside, &url(EXTERNAL, 443));
+    let flow = last_flow(daemon, &external);
+    assert_eq!((&flow["nat"], &flow["destination_nat"]), (&"hide the inside".into(), &"publish".into()), "{path}");
+    assert_eq!((&flow["forward"]["in"], &flow["forward"]["out"]), (&"lan".into(), &"lan".into()));
+    assert!(flow["forward"]["translated_source"].as_str().unwrap().starts_with(EXTERNAL), "{flow}");
+    assert_paths(&flow, path);
+
+    for from in [&bed.outside, &bed.inside] {
+        let load = Load::new(ip(EXTERNAL), 5000).received_at(ip(SERVER), 5000).rate(5000, 500).flows(5).echo();
+        numbered::run(from, &site.server, &load).assert_clean(&format!("{path}, numbers from {from:?}"));
+    }
+    let listed = daemon.json("show nat");
+    let published = listed["nat"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "published");
+    assert_eq!(published.count(), 3, "{listed}");
+}
+
+fn the_box_itself_is_reached_while_its_address_masquerades(site: &Site, daemon: &Daemon, path: &str) {
+    let bed = &site.bed;
+    // The address that masquerades is in use the whole time.
+    let load = Load::new(Family::V4.outside_host(), 5000).rate(2000, 1000).flows(20).echo();
+    let running = numbered::start(&bed.inside, &[&bed.outside], &load);
+    running.wait_sent(200);
+    for (address, from) in [(EXTERNAL, &bed.inside), ("10.1.0.1", &bed.inside), (EXTERNAL, &bed.outside)] {
+        let shell = echo_server(&bed.router, address, 22);
+        let mut stream = open(from, address, 22).expect("the box itself");
+        talks(&mut stream);
+        assert!(daemon.flows_to(&format!("{address}:22")).is_empty(), "the kernel's business: {path}");
+        drop(stream);
+        shell.join().unwrap();
+    }
+    assert!(tools::ping(&bed.inside, ip(EXTERNAL), 3).is_clean(), "{path}");
+    running.finish().assert_clean(path);
+}
+
+// Issue 3: one-armed routing on all paths.
+fn two_subnets_on_one_interface(site: &Site, daemon: &Daemon, path: &str) {
+    let server = HttpServer::start(&site.other, ip(OTHER));
+    tools::assert_download(&site.bed.inside, &server);
+    let flow = last_flow(daemon, &format!("{OTHER}:{}", port_of(&server)));
+    assert_eq!((&flow["forward"]["in"], &flow["forward"]["out"]), (&"lan".into(), &"lan".into()), "{path}");
+    assert_eq!((&flow["nat"], &flow["forward"]["translated_source"]), (&Value::Null, &flow["forward"]["source"]));
+    assert_paths(&flow, path);
+    assert!(tools::ping(&site.bed.inside, ip(OTHER), 3).is_clean(), "{path}");
+    let load = Load::new(ip(OTHER), 5000).rate(5000, 500).echo();
+    numbered::run(&site.bed.inside, &site.other, &load).assert_clean(path);
+}
+
+fn ipv6_is_published_by_a_rule_alone_or_translated_on_demand(
+    site: &Site,
+    daemon: &Daemon,
+    path: &str,
+    server: &HttpServer,
+) {
+    let port = port_of(server);
+    tools::assert_download(&site.bed.outside, server);
+    let flow = last_flow(daemon, &format!("[{SERVER6}]:{port}"));
+    assert_eq!((&flow["nat"], &flow["rule"]), (&Value::Null, &"six".into()), "{path}: {flow}");
+    assert_paths(&flow, path);
+    let denied = open(&site.bed.outside, SERVER6, port ^ 1).expect_err("no rule allows that");
+    assert_eq!(denied.kind(), std::io::ErrorKind::TimedOut, "{path}");
+    for from in [&site.bed.outside, &site.bed.inside] {
+        downloads(from, &url(&format!("[{}]", Family::V6.outside_router()), 443));
     }
 }
 
 // interface.md: addresses and ports in use by a translation belong to flowhop first; and no longer than that.
-#[test]
-fn translation_goes_before_local_delivery_as_long_as_it_is_there() {
+fn before_local_delivery(path: &str) {
     let _turn = alone();
-    for path in PATHS {
-        let site = Site::new();
-        let bed = &site.bed;
-        let server = HttpServer::start(&site.server, ip(SERVER));
-        let target = format!("{SERVER}:{}", port_of(&server));
-        let plain = site.policy(path);
-        let daemon = Daemon::start(&bed.router, &plain);
-        let reload = |policy: &Policy, reloads: usize| {
-            daemon.reload(policy);
-            until("the reload", 5 * SECOND, || {
-                (daemon.stderr().matches("policy reloaded").count() == reloads).then_some(())
-            });
-        };
-        let ours = echo_server(&bed.router, EXTERNAL, 8080);
+    let site = Site::new(path);
+    let bed = &site.bed;
+    let server = HttpServer::start(&site.server, ip(SERVER));
+    let target = format!("{SERVER}:{}", port_of(&server));
+    let plain = site.policy(path);
+    let daemon = Daemon::start(&bed.router, &plain);
+    let reload = |policy: &Policy, reloads: usize| {
+        daemon.reload(policy);
+        until("the reload", 5 * SECOND, || {
+            (daemon.stderr().matches("policy reloaded").count() == reloads).then_some(())
+        });
+    };
+    let ours = echo_server(&bed.router, EXTERNAL, 8080);
 
-        // A port that a mapping has is published later, and stays so when the mapping ends.
-        let far = echo_server(&bed.outside, "198.51.100.2", 7);
-        let mut stream = open(&bed.inside, "198.51.100.2", 7).expect("the outside host");
-        talks(&mut stream);
-        let flow = last_flow(&daemon, "198.51.100.2:7");
-        let mapped = flow["forward"]["translated_source"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
-        let whole =
-            format!("[[nat]]\nname = \"whole\"\ndestination = \"{WHOLE}\"\ntranslate.destination = \"{SERVER}\"\n");
-        let nats =
-            publish("range", "tcp/8000-8100", &target) + &publish("mapped", &format!("tcp/{mapped}"), &target) + &whole;
-        reload(&plain.clone().extra(&nats), 1);
-        talks(&mut stream);
-        drop(stream);
-        far.join().unwrap();
-        daemon.client(&format!("delete flow {}", flow["id"])).ok();
-        until("the mapping to end", 5 * SECOND, || daemon.flows_to("198.51.100.2:7").is_empty().then_some(()));
-        // A grace period of the kernel programs later the port is given back.
-        std::thread::sleep(SECOND / 5);
-        for port in [8000, 8080, 8100, mapped.parse().unwrap()] {
-            downloads(&bed.outside, &url(EXTERNAL, port));
-        }
-        assert!(tools::ping(&bed.outside, ip(WHOLE), 3).is_clean());
-        let ping = daemon.json("show flows")["flows"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|flow| flow["destination_nat"] == "whole" && flow["protocol"] == "icmp");
-        assert!(ping, "{path}: echo requests to an address that is published whole");
-
-        // What is not published any more is the box's own again.
-        reload(&plain, 2);
-        let mut stream = open(&bed.outside, EXTERNAL, 8080).expect("the box's own service");
-        talks(&mut stream);
-        drop(stream);
-        ours.join().unwrap();
-        let refused = open(&bed.outside, EXTERNAL, 8000).expect_err("nobody listens there");
-        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{path}");
-        assert!(tools::ping(&bed.outside, ip(WHOLE), 3).is_clean());
+    // A port that a mapping has is published later, and stays so when the mapping ends.
+    let far = echo_server(&bed.outside, "198.51.100.2", 7);
+    let mut stream = open(&bed.inside, "198.51.100.2", 7).expect("the outside host");
+    talks(&mut stream);
+    let flow = last_flow(&daemon, "198.51.100.2:7");
+    let mapped = flow["forward"]["translated_source"].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
+    let whole = format!("[[nat]]\nname = \"whole\"\ndestination = \"{WHOLE}\"\ntranslate.destination = \"{SERVER}\"\n");
+    let nats =
+        publish("range", "tcp/8000-8100", &target) + &publish("mapped", &format!("tcp/{mapped}"), &target) + &whole;
+    reload(&plain.clone().extra(&nats), 1);
+    talks(&mut stream);
+    drop(stream);
+    far.join().unwrap();
+    daemon.client(&format!("delete flow {}", flow["id"])).ok();
+    until("the mapping to end", 5 * SECOND, || daemon.flows_to("198.51.100.2:7").is_empty().then_some(()));
+    // A grace period of the kernel programs later the block is free, and the port given back.
+    until("the block to be free", 5 * SECOND, || {
+        let table = daemon.json("show status")["status"]["table"].clone();
+        let number = |key: &str| table[key].as_u64().expect("a number");
+        (number("free") + number("connections") == number("size")).then_some(())
+    });
+    for port in [8000, 8080, 8100, mapped.parse().unwrap()] {
+        downloads(&bed.outside, &url(EXTERNAL, port));
     }
+    assert!(tools::ping(&bed.outside, ip(WHOLE), 3).is_clean());
+    let ping = daemon.json("show flows")["flows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|flow| flow["destination_nat"] == "whole" && flow["protocol"] == "icmp");
+    assert!(ping, "{path}: echo requests to an address that is published whole");
+
+    // What is not published any more is the box's own again.
+    reload(&plain, 2);
+    let mut stream = open(&bed.outside, EXTERNAL, 8080).expect("the box's own service");
+    talks(&mut stream);
+    drop(stream);
+    ours.join().unwrap();
+    let refused = open(&bed.outside, EXTERNAL, 8000).expect_err("nobody listens there");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "{path}");
+    assert!(tools::ping(&bed.outside, ip(WHOLE), 3).is_clean());
 }
 
-// Issue 3: one-armed routing on all paths.
-#[test]
-fn two_subnets_on_one_interface() {
-    let _turn = alone();
-    for path in PATHS {
-        let site = Site::new();
-        let daemon = Daemon::start(&site.bed.router, &site.policy(path));
-        let server = HttpServer::start(&site.other, ip(OTHER));
-        tools::assert_download(&site.bed.inside, &server);
-        let flow = last_flow(&daemon, &format!("{OTHER}:{}", port_of(&server)));
-        assert_eq!((&flow["forward"]["in"], &flow["forward"]["out"]), (&"lan".into(), &"lan".into()), "{path}");
-        assert_eq!((&flow["nat"], &flow["forward"]["translated_source"]), (&Value::Null, &flow["forward"]["source"]));
-        assert_paths(&flow, path);
-        assert!(tools::ping(&site.bed.inside, ip(OTHER), 3).is_clean(), "{path}");
-        let load = Load::new(ip(OTHER), 5000).rate(5000, 500).echo();
-        numbered::run(&site.bed.inside, &site.other, &load).assert_clean(path);
-    }
+macro_rules! on_paths {
+    ($($path:ident)*) => {
+        $(mod $path {
+            #[test]
+            fn services_are_published() {
+                super::services(stringify!($path));
+            }
+
+            #[test]
+            fn translation_goes_before_local_delivery_as_long_as_it_is_there() {
+                super::before_local_delivery(stringify!($path));
+            }
+        })*
+    };
 }
 
-#[test]
-fn ipv6_is_published_by_a_rule_alone_or_translated_on_demand() {
-    let _turn = alone();
-    for path in PATHS {
-        let site = Site::new();
-        let server = HttpServer::start(&site.server, ip(SERVER6));
-        let port = port_of(&server);
-        let rule = format!(
-            "[[rule]]\nname = \"six\"\nto = \"inside\"\ndestination = \"{SERVER6}\"\nservice = \"tcp/{port}\"\n\
-             action = \"allow\"\n"
-        );
-        let nat = format!(
-            "[[nat]]\nname = \"publish6\"\nfamily = \"ipv6\"\ndestination = \"{}\"\nservice = \"tcp/443\"\n\
-             translate.destination = \"[{SERVER6}]:{port}\"\n",
-            Family::V6.outside_router()
-        );
-        let daemon = Daemon::start(&site.bed.router, &site.policy(path).extra(&rule).extra(&nat));
-        tools::assert_download(&site.bed.outside, &server);
-        let flow = last_flow(&daemon, &format!("[{SERVER6}]:{port}"));
-        assert_eq!((&flow["nat"], &flow["rule"]), (&Value::Null, &"six".into()), "{path}: {flow}");
-        assert_paths(&flow, path);
-        let denied = open(&site.bed.outside, SERVER6, port ^ 1).expect_err("no rule allows that");
-        assert_eq!(denied.kind(), std::io::ErrorKind::TimedOut, "{path}");
-        for from in [&site.bed.outside, &site.bed.inside] {
-            downloads(from, &url(&format!("[{}]", Family::V6.outside_router()), 443));
-        }
-    }
-}
+on_paths! { driver skb user }
