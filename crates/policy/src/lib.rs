@@ -14,7 +14,7 @@
 //! include = ["conf.d/*.toml"]       # drop-ins, sorted; they do not include others
 //!
 //! [interfaces]
-//! NAME = { device = "lan0", zone = "inside" }   # path = "skb"|"user", rpf = "off", martians = "rfc1812"|"off"
+//! NAME = { device = "lan0", zone = "inside" }   # path = "driver"|"skb"|"user", rpf = "off", martians = "rfc1812"|"off"
 //!
 //! [addresses]
 //! NAME = ["10.1.0.0/24", "10.1.0.1-10.1.0.9", "fd00::/8", "OTHER NAME", "!10.1.0.66"]
@@ -63,8 +63,8 @@
 //! A list of addresses holds what one of its entries holds and no entry with `!` does; if all entries have `!`, it
 //! holds everything else. An IPv6 prefix holds no IPv4. Names may be defined in any order and in any of the files.
 //!
-//! What the language has but this version does not do is refused, never ignored: `path = "driver"`, the other values
-//! of `rpf`, `martians` and `mapping`.
+//! What the language has but this version does not do is refused, never ignored: the other values of `rpf`, `martians`
+//! and `mapping`.
 //!
 //! Warnings are about rules that match nothing or are never reached because one earlier rule matches all that they
 //! match, timeouts below what the RFCs demand, prefixes with bits beyond their length, and rules with `to = "self"`

@@ -335,11 +335,7 @@ nat = [ { name = \"a\" } ]
     // What a later version will do.
     (
         "[interfaces.vpn]\ndevice = \"wg0\"\nzone = \"vpn\"\npath = \"driver\"\nrpf = \"strict\"\nmartians = \"registry\"\n",
-        &[
-            (9, "path = \"driver\" is not supported yet"),
-            (10, "rpf = \"strict\" is not supported yet"),
-            (11, "martians = \"registry\" is not supported yet"),
-        ],
+        &[(10, "rpf = \"strict\" is not supported yet"), (11, "martians = \"registry\" is not supported yet")],
     ),
     (
         "[interfaces.a]\ndevice = \"a0\"\nzone = \"a\"\nrpf = \"loose\"\n[interfaces.b]\ndevice = \"b0\"\nzone = \"b\"\nrpf = \"feasible\"\n",
