@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flowhop_flow::forward::{Hit, Host, Level};
-use flowhop_flow::key::{self, Address};
+use flowhop_flow::key::{self, Address, REFUSED};
 use flowhop_flow::record::{Adjacency as Record, Config, Gate, Port, PortKey, Steer, Tick, config_flags};
 use flowhop_flow::{Key, Kind, Parsed, Reason};
 use flowhop_routing::{Change, Event, Resolution, Routing};
@@ -22,6 +22,7 @@ use crate::hold::Hold;
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
+use crate::refusals::{Refusals, is_refusal};
 use crate::sweep::Sweep;
 use crate::validate::{FragmentPlace, Validated, validate};
 
@@ -151,6 +152,7 @@ pub struct Engine {
     pub(crate) sweep: Sweep,
     pub(crate) evict_cursor: BlockIndex,
     pub(crate) moves: Moves,
+    pub(crate) refusals: Refusals,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
     due: Vec<Due>,
@@ -238,6 +240,7 @@ impl Engine {
             sweep: Sweep::default(),
             evict_cursor: 0,
             moves: Moves::default(),
+            refusals: Refusals::default(),
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),
@@ -340,7 +343,12 @@ impl Engine {
     fn flow(&mut self, arrived: &Arrived, parsed: &Parsed, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
         let hash = self.table.hash(&parsed.key);
         if let Some((block, direction)) = self.table.find(&parsed.key, hash) {
-            return self.known(arrived, parsed, block, direction, packet, io);
+            if !self.table.block(block).is_some_and(is_refusal) {
+                return self.known(arrived, parsed, block, direction, packet, io);
+            }
+            if let Some(outcome) = self.refused_again(block, arrived) {
+                return outcome;
+            }
         }
         let destination = key::ip(&parsed.key.destination);
         // Whole prefixes can be the box's own, by a route of type `local`.
@@ -528,6 +536,10 @@ impl Engine {
         if block.owner.serial.load() != due.serial || !flowhop_table::is_live(block) {
             return;
         }
+        if is_refusal(block) {
+            self.table.remove(due.block, Removal::Final);
+            return;
+        }
         let protocol = key_of(block, 0).protocol();
         let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
         let idle = ageing::idle(block, now);
@@ -550,6 +562,10 @@ impl Engine {
         self.passed = begun;
         let outcome = self.table.grace_passed(begun);
         for freed in &outcome.freed {
+            if freed.keys[1].context() == REFUSED {
+                self.refusals.freed();
+                continue;
+            }
             let view = freed_view(freed);
             for module in &mut self.modules {
                 module.closed(&view);
@@ -585,6 +601,10 @@ impl Engine {
         let (mut kept, mut ended) = (0, 0);
         for number in live {
             let Some(block) = self.table.block(number) else { continue };
+            if is_refusal(block) {
+                self.table.remove(number, Removal::Final);
+                continue;
+            }
             for hot in &block.hot {
                 let steer = Steer::unpack(hot.steer.load());
                 if steer.pending {

@@ -12,6 +12,7 @@ use crate::answers;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, Outcome, UserHost, view_of};
 use crate::hold::{Held, Wait};
+use crate::refusals::is_refusal;
 
 /// Mends that one packet may bring about: ingress, policy, route, and once more.
 const TRIES: usize = 4;
@@ -41,6 +42,9 @@ impl Engine {
             let outcome = |reason| Outcome { session: Some((number, serial)), rule, ..Outcome::of(reason) };
             let hit = Hit { block, direction };
             let steer = Steer::unpack(hot(&hit).steer.load());
+            if steer.action == Action::Drop {
+                return Outcome::of(Reason::FlowDropped);
+            }
             let host = UserHost(&self.table);
             let segment = packet.segment();
             let config = self.table.config();
@@ -118,6 +122,11 @@ impl Engine {
     /// Asks the modules whether a connection may go on; ends it if not.
     pub(crate) fn revalidate(&mut self, number: BlockIndex) -> Result<(), Reason> {
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        if is_refusal(block) {
+            // Judged anew with its next packet.
+            self.table.remove(number, Removal::Final);
+            return Err(Reason::NoRule);
+        }
         let mut view = view_of(block);
         for module in &mut self.modules {
             match module.revalidate(&view, &self.interfaces) {

@@ -34,6 +34,7 @@ mod known;
 pub mod module;
 mod open;
 mod paths;
+pub mod refusals;
 mod sweep;
 pub mod validate;
 

@@ -16,6 +16,7 @@ use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
 use crate::known::{NOWHERE, unreachable};
 use crate::module::{Context, MAX_NAT, NewSession, Step, Via};
 use crate::paths::Way;
+use crate::refusals::is_refusal;
 
 /// Blocks looked at for one that may make room when the table is full.
 const EVICT_SCAN: u32 = 64;
@@ -61,6 +62,9 @@ impl Engine {
             Ok(()) => {}
             Err((step, asked)) => {
                 self.abandon(&session, asked);
+                if let Step::Drop(reason) = step {
+                    self.remember_refusal(&session, reason, arrived.now);
+                }
                 return self.refuse(arrived, &parsed, &session, step, packet, io);
             }
         }
@@ -175,7 +179,7 @@ impl Engine {
         let via = session.via.ok_or(Reason::NoRoute)?;
         let reverse = reverse_key(session);
         let (back_adjacency, back_generation) = self.way_back(&session.key.source, &reverse);
-        let generation = self.table.config().policy_generation.load() as u16;
+        let generation = self.generation();
         let ways = [
             self.way(session.accelerate, session.ingress, via.port),
             self.way(session.accelerate, via.port, session.ingress),
@@ -217,7 +221,14 @@ impl Engine {
                 tcp::open(&block.tcp[0], &block.tcp[1], segment, *offer);
             }
         };
-        match self.table.insert(&draft, now, prepare) {
+        let mut inserted = self.table.insert(&draft, now, prepare);
+        if let Ok(Inserted::Exists(number)) = inserted
+            && self.table.block(number).is_some_and(is_refusal)
+        {
+            self.table.remove(number, Removal::Final);
+            inserted = self.table.insert(&draft, now, prepare);
+        }
+        match inserted {
             Ok(Inserted::New(number)) => {
                 self.await_activation(number, &draft, now);
                 self.arm(number, now);
@@ -230,6 +241,11 @@ impl Engine {
                 Err(error.reason())
             }
         }
+    }
+
+    /// Generation of the policy that entries are made under.
+    pub(crate) fn generation(&self) -> u16 {
+        self.table.config().policy_generation.load() as u16
     }
 
     fn await_activation(&mut self, number: BlockIndex, draft: &Draft, now: Tick) {

@@ -10,13 +10,14 @@ use std::collections::HashMap;
 
 use flowhop_flow::Reason;
 use flowhop_flow::forward::gate_of;
-use flowhop_flow::record::{Action, Adjacency, Steer, Tick};
+use flowhop_flow::record::{Action, Adjacency, Block, Steer, Tick};
 use flowhop_table::{BlockIndex, is_live, key_of};
 
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, Outcome};
 use crate::hold::Wait;
 use crate::interfaces::{FastPath, PathReason};
+use crate::refusals::is_refusal;
 
 /// Where established flows are forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -212,7 +213,8 @@ impl Engine {
 
     /// Puts a direction on a way; see the module for how it gets there.
     pub(crate) fn put(&mut self, number: BlockIndex, direction: usize, way: Way, now: Tick) {
-        let Some(block) = self.table.block(number).filter(|block| is_live(block)) else { return };
+        let is_connection = |block: &&Block| is_live(block) && !is_refusal(block);
+        let Some(block) = self.table.block(number).filter(is_connection) else { return };
         let shift = 8 * direction;
         let others = block.owner.flags.load() & !(0xff << shift);
         block.owner.flags.store(others | u32::from(way.reason as u8) << shift);

@@ -9,6 +9,7 @@ use flowhop_table::{BlockIndex, Removal, is_live, key_of};
 use crate::engine::{Engine, Io, view_of};
 use crate::hold::Wait;
 use crate::known::NOWHERE;
+use crate::refusals::is_refusal;
 
 /// Blocks looked at in one slice.
 const SLICE: u32 = 16_384;
@@ -102,6 +103,11 @@ impl Engine {
             let low = rewrite_of(&Hit { block, direction }, family).destination;
             let destination = key::ip(&if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low });
             let meant = sweep.all || sweep.prefixes.iter().any(|prefix| prefix.contains(destination));
+            if meant && is_refusal(block) {
+                // Where it leads decides which rules are asked.
+                self.table.remove(number, Removal::Final);
+                return;
+            }
             if meant && self.reroute(number, direction, now, io).is_err() {
                 self.unroute(number, direction);
             }

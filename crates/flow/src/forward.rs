@@ -240,7 +240,9 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
             Action::Forward => {}
             Action::User => return hand_down(config, verdict(Reason::SlowPath), now),
             Action::Stack => return verdict(Reason::StackFlow),
-            Action::Drop => return verdict(Reason::FlowDropped),
+            // The decision was about packets of this port, and rests on the policy that is in force.
+            Action::Drop if steer.ingress == number && !is_stale(config, steer) => return verdict(refusal(hot(&hit))),
+            Action::Drop => return hand_down(config, verdict(Reason::SlowPath), now),
         }
     }
     match judge(host, config, packet, parsed, &hit, steer, number, arrival.segment, now) {
@@ -270,8 +272,7 @@ pub fn judge<H: Host, P: Packet>(
     if steer.ingress != port {
         return Err(Reason::WrongInterface);
     }
-    // A policy that is about to be in force has judged the entry already when its generation is ahead.
-    if (steer.policy_generation.wrapping_sub(config.policy_generation.load() as u16) as i16) < 0 {
+    if is_stale(config, steer) {
         return Err(Reason::StalePolicy);
     }
     let Some(hop) = host.adjacency(steer.adjacency).ok_or(Reason::BadRecord)?.read() else {
@@ -308,6 +309,25 @@ pub fn judge<H: Host, P: Packet>(
     rewrite::apply(packet, parsed, &rewrite, &hop.macs).ok_or(Reason::Truncated)?;
     count(hot, bytes, now);
     Ok(hop)
+}
+
+/// Whether an entry was judged under a policy before the one in force. One that is about to be in force has judged it
+/// already when its generation is ahead.
+#[inline(always)]
+fn is_stale(config: &Config, steer: Steer) -> bool {
+    (steer.policy_generation.wrapping_sub(config.policy_generation.load() as u16) as i16) < 0
+}
+
+/// Why an entry's packets are dropped: what the slow path noted in the place of the service.
+#[inline(always)]
+fn refusal(hot: &Hot) -> Reason {
+    const NO_RULE: u32 = Reason::NoRule as u32;
+    const RULE_DROP: u32 = Reason::RuleDrop as u32;
+    match hot.service.load() {
+        NO_RULE => Reason::NoRule,
+        RULE_DROP => Reason::RuleDrop,
+        _ => Reason::FlowDropped,
+    }
 }
 
 /// Counts a forwarded packet on its direction and stamps the direction's age.

@@ -10,6 +10,10 @@ pub type Address = [u32; 4];
 /// The third word of a v4-mapped address, `00 00 ff ff`, in memory order.
 pub const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
+/// The forwarding context that no packet comes in through: of the second key of a connection that was refused, which is
+/// remembered so that the kernel paths drop what comes again.
+pub const REFUSED: u16 = u16::MAX;
+
 /// Exactly one direction of one connection.
 ///
 /// `ports` is the word with source and destination port as in the packet; for ICMP echo its first half is the
@@ -42,6 +46,13 @@ impl Key {
     #[must_use]
     pub const fn protocol(&self) -> u8 {
         self.identity as u8
+    }
+
+    /// The forwarding context.
+    #[inline(always)]
+    #[must_use]
+    pub const fn context(&self) -> u16 {
+        (self.identity >> 16) as u16
     }
 
     /// 4 or 6.

@@ -445,6 +445,10 @@ impl World {
             Action::Forward => {}
             Action::User => return Err(Reason::SlowPath),
             Action::Stack => return Err(Reason::StackFlow),
+            // Refused on this port and under the policy in force; anything else is judged anew.
+            Action::Drop if steer.ingress != port || (steer.policy_generation.wrapping_sub(self.policy) as i16) < 0 => {
+                return Err(Reason::SlowPath);
+            }
             Action::Drop => return Err(Reason::FlowDropped),
         }
         if steer.ingress != port {

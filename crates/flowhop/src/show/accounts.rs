@@ -231,6 +231,8 @@ impl View {
         let stack = plus(accounts.skb.sum(to_stack), accounts.user.sum(|reason| reason.slow_kind() == Kind::Stack));
         let user = accounts.user_forwarded();
         let opened = self.regions.blocks.iter().map(|block| block.owner.serial.load()).max().map_or(0, u64::from);
+        // Refusals that are remembered have serial numbers as well.
+        let opened = opened.saturating_sub(self.status.refused);
         let refused = accounts.user.sum(refuses_connection).0;
         let known = accounts.user.sum(|reason| is_sent(reason) || meets_entry(reason)).0;
         let line = |name, level, interfaces: Vec<&str>, amount: Amount, hits: u64, misses: u64| {

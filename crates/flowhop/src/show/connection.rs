@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use flowhop_engine::ageing::{idle, state_of};
 use flowhop_engine::engine::view_of;
+use flowhop_engine::refusals::is_refusal;
 use flowhop_engine::{Path, SessionView};
 use flowhop_flow::Key;
 use flowhop_flow::key::{Address, ip};
@@ -42,7 +43,7 @@ impl std::fmt::Debug for Connection<'_> {
 pub fn live(regions: &Regions) -> impl Iterator<Item = Connection<'_>> {
     regions.blocks.iter().filter_map(|block| {
         let serial = block.owner.serial.load();
-        if !is_live(block) {
+        if !is_live(block) || is_refusal(block) {
             return None;
         }
         let view = view_of(block);

@@ -188,7 +188,9 @@ impl View {
             agents: Vec::new(),
             modules: Vec::new(),
             status: Status {
-                connections: table.live(),
+                connections: table.live() - engine.refusals().min(table.live()),
+                refusals: engine.refusals(),
+                refused: engine.refusals_made(),
                 size: table.regions().blocks.len(),
                 free: table.free(),
                 pending: engine.pending(),

@@ -17,6 +17,10 @@ pub struct Status {
     pub generation: u32,
     /// Live connections.
     pub connections: u32,
+    /// Refused connections that are remembered.
+    pub refusals: u32,
+    /// Refused connections that were remembered so far.
+    pub refused: u64,
     /// Connections that there is memory for.
     pub size: usize,
     /// Connections that there is room for; ended ones take room until nobody reads them any more.
@@ -37,7 +41,12 @@ impl View {
             "uptime_s": status.uptime_s,
             "policy": status.policy,
             "generation": status.generation,
-            "table": { "connections": status.connections, "size": status.size, "free": status.free },
+            "table": {
+                "connections": status.connections,
+                "refusals": status.refusals,
+                "size": status.size,
+                "free": status.free,
+            },
             "pending": status.pending,
             "held": status.held,
             "packets": {

@@ -4,4 +4,5 @@
 mod bed;
 mod connections;
 mod errors;
+mod refusals;
 mod translation;
