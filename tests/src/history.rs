@@ -99,9 +99,9 @@ pub enum Step {
 }
 
 /// Limits that an episode starts with, in ticks.
-pub const ALIVE_FOR: u32 = 1000;
+pub const ALIVE_FOR: u32 = 4000;
 /// See [`ALIVE_FOR`].
-pub const ORPHAN_GRACE: u32 = 5000;
+pub const ORPHAN_GRACE: u32 = 20_000;
 /// Interface indices of ports.
 pub const PORTS: [u32; 4] = [2, 3, 4, 6];
 /// Interface index of no port.

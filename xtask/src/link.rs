@@ -37,6 +37,8 @@ pub(crate) fn link(tools: &Path, arguments: impl Iterator<Item = OsString>) -> R
     fs::write(&optimised, text.lines().map(|line| rewritten(line) + "\n").collect::<String>())?;
     run(Command::new(tools.join("llc"))
         .args(["-march=bpfel", &format!("-mcpu={CPU}"), &format!("-mattr={FEATURES}"), "-O3", "-filetype=obj"])
+        // A `match` becomes comparisons: kernels before 6.19 have no indirect jumps, and loaders know no tables.
+        .arg("-bpf-min-jump-table-entries=4294967295")
         .args([&optimised, Path::new("-o"), &request.output]))
 }
 

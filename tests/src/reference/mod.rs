@@ -503,7 +503,8 @@ impl World {
                     8 | 128 => true,
                     _ => !used.contains(&(2, key.source_port)),
                 },
-                _ => false,
+                // Only those with ports are translated here.
+                _ => true,
             },
         }
     }

@@ -41,11 +41,12 @@ fn segment_of(opening: &Opening) -> (parse::Segment, tcp::Offer) {
     (segment, tcp::Offer { scale: opening.scale, sack: opening.sack })
 }
 
-/// Keeps a heartbeat's age away from the limits: the kernel's clock runs on between setting it and the packet.
+/// Keeps a heartbeat's age away from the limits: the kernel's clock runs on between setting it and the packet, for
+/// seconds on a busy machine.
 fn coarse(age: u32) -> u32 {
     for limit in [ALIVE_FOR, ORPHAN_GRACE] {
-        if age.abs_diff(limit) < 100 {
-            return if age > limit { limit + 300 } else { limit - 300 };
+        if age.abs_diff(limit) < 2500 {
+            return if age > limit { limit + 3000 } else { limit - 3000 };
         }
     }
     age

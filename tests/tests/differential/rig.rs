@@ -166,7 +166,7 @@ impl<const DRIVER: bool> Host for Tables<'_, DRIVER> {
                 (1, 4) | (58, 6) => {
                     matches!(key.destination_port() >> 8, 8 | 128) || !used.contains(&(2, key.source_port()))
                 }
-                _ => false,
+                _ => true,
             },
         }
     }
