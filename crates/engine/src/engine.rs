@@ -23,6 +23,7 @@ use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
 use crate::refusals::{Refusals, is_refusal};
+use crate::reload::Reload;
 use crate::sweep::Sweep;
 use crate::validate::{FragmentPlace, Validated, validate};
 
@@ -150,6 +151,7 @@ pub struct Engine {
     pub(crate) random: ChaCha8Rng,
     pub(crate) kernel: bool,
     pub(crate) sweep: Sweep,
+    pub(crate) reload: Reload,
     pub(crate) evict_cursor: BlockIndex,
     pub(crate) moves: Moves,
     pub(crate) refusals: Refusals,
@@ -222,6 +224,7 @@ impl Engine {
     pub fn new(parts: Parts, now: Tick) -> Result<Self, String> {
         let order = order(&parts.modules)?;
         let gates = Gates::new(parts.table.regions().gates.clone());
+        let reload = Reload::starting_at(parts.table.config().policy_generation.load() as u16);
         let engine = Self {
             gates,
             order,
@@ -238,6 +241,7 @@ impl Engine {
             random: ChaCha8Rng::from_seed(parts.seed),
             kernel: parts.kernel,
             sweep: Sweep::default(),
+            reload,
             evict_cursor: 0,
             moves: Moves::default(),
             refusals: Refusals::default(),
@@ -528,7 +532,8 @@ impl Engine {
             let begun = self.table.begin_grace();
             self.grace_passed(begun, now);
         }
-        self.sweep_slice(now, io) || more
+        let judging = self.reload_slice(now);
+        self.sweep_slice(now, io) || judging || more
     }
 
     fn age(&mut self, due: Due, now: Tick) {
@@ -572,7 +577,7 @@ impl Engine {
             }
         }
         for block in outcome.revived {
-            self.arm(block, now);
+            self.revived(block, now);
         }
     }
 

@@ -128,7 +128,7 @@ impl Engine {
             let steer = Steer::unpack(hot(&hit).steer.load());
             match self.next_hop(arrived, parsed, steer) {
                 Ok(hop) => return Ok(hop),
-                Err(Reason::StalePolicy) => self.revalidate(way.block)?,
+                Err(Reason::StalePolicy) => self.revalidate(way.block, arrived.now)?,
                 Err(Reason::StaleAdjacency) => {
                     self.reroute(way.block, way.direction, arrived.now, io)?;
                 }
@@ -149,7 +149,7 @@ impl Engine {
         if zone.is_none() || zone != zone_of(steer.ingress) {
             return Err(Reason::WrongInterface);
         }
-        if steer.policy_generation != self.table.config().policy_generation.load() as u16 {
+        if self.is_stale(steer) {
             return Err(Reason::StalePolicy);
         }
         let records = &self.table.regions().adjacencies;

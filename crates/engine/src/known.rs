@@ -6,13 +6,12 @@ use flowhop_flow::record::{Action, NextHop, Steer, Tick};
 use flowhop_flow::tcp::{self, Phase, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_routing::{AdjacencyIndex, AdjacencyState, Resolution, UnreachableReason};
-use flowhop_table::{BlockIndex, Removal};
+use flowhop_table::BlockIndex;
 
 use crate::answers;
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io, Outcome, UserHost, view_of};
+use crate::engine::{Arrived, Engine, Io, Outcome, UserHost};
 use crate::hold::{Held, Wait};
-use crate::refusals::is_refusal;
 
 /// Mends that one packet may bring about: ingress, policy, route, and once more.
 const TRIES: usize = 4;
@@ -56,7 +55,7 @@ impl Engine {
             last = reason;
             let mended = match reason {
                 Reason::WrongInterface => self.follow_interface(number, direction, arrived, &parsed),
-                Reason::StalePolicy => self.revalidate(number),
+                Reason::StalePolicy => self.revalidate(number, arrived.now),
                 Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
                 Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet),
                 Reason::NeighbourUnresolved => {
@@ -119,33 +118,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks the modules whether a connection may go on; ends it if not.
-    pub(crate) fn revalidate(&mut self, number: BlockIndex) -> Result<(), Reason> {
-        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
-        if is_refusal(block) {
-            // Judged anew with its next packet.
-            self.table.remove(number, Removal::Final);
-            return Err(Reason::NoRule);
-        }
-        let mut view = view_of(block);
-        for module in &mut self.modules {
-            match module.revalidate(&view, &self.interfaces) {
-                Some(rule) => view.rule = rule,
-                None => {
-                    self.table.remove(number, Removal::Final);
-                    return Err(Reason::NoRule);
-                }
-            }
-        }
-        block.owner.rules.store(u32::from(view.rule) | u32::from(view.nat) << 16);
-        let generation = self.table.config().policy_generation.load() as u16;
-        for hot in &block.hot {
-            let steer = Steer::unpack(hot.steer.load());
-            hot.steer.store(Steer { policy_generation: generation, ..steer }.pack());
-        }
-        Ok(())
-    }
-
     /// Resolves a direction's output again; tells whether it changed.
     pub(crate) fn reroute(
         &mut self,
@@ -180,7 +152,7 @@ impl Engine {
         let other = Steer::unpack(back.load());
         if other.ingress != port {
             back.store(Steer { ingress: port, ..other }.pack());
-            self.revalidate(number)?;
+            self.revalidate(number, now)?;
         }
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         block.hot[direction].steer.store(new.pack());
@@ -198,7 +170,7 @@ impl Engine {
     }
 
     /// Packets of an active entry are about to be held: it becomes pending, so that no later one overtakes them.
-    fn pend(&mut self, number: BlockIndex, direction: usize, now: Tick) {
+    pub(crate) fn pend(&mut self, number: BlockIndex, direction: usize, now: Tick) {
         let Some(block) = self.table.block(number).filter(|_| self.kernel) else { return };
         let steer = Steer::unpack(block.hot[direction].steer.load());
         if steer.pending || steer.action != Action::Forward {

@@ -16,8 +16,8 @@
 //!
 //! # Rules
 //! No clock, randomness, file or socket: `now` is an argument, the random generator is seeded by the caller.
-//! Memory is bounded by [`Limits`]; work per packet is bounded, save for the slow walk over all flows when a
-//! route or the policy changes, which is asked for by [`Engine::maintain`] in slices.
+//! Memory is bounded by [`Limits`]; work per packet is bounded. Walks over all connections, when a route, an interface
+//! (`sweep`) or the policy (`reload`) changes, are made in slices by [`Engine::maintain`].
 
 mod adjacencies;
 pub mod ageing;
@@ -35,6 +35,7 @@ pub mod module;
 mod open;
 mod paths;
 pub mod refusals;
+mod reload;
 mod sweep;
 pub mod validate;
 
@@ -42,5 +43,6 @@ pub use buffer::{Buffer, Offload};
 pub use counters::Counters;
 pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
-pub use module::{Context, MAX_NAT, Module, NewSession, SessionView, Step, Via};
+pub use module::{Context, Kept, MAX_NAT, Module, NewSession, SessionView, Step, Via};
 pub use paths::Path;
+pub use reload::Revalidated;

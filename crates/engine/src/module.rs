@@ -119,6 +119,23 @@ pub struct SessionView {
     pub inbound: bool,
 }
 
+/// How a connection goes on under another policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Rule identity to note.
+    pub rule: u16,
+    /// May take a kernel path; every module has to agree.
+    pub accelerate: bool,
+}
+
+impl Kept {
+    /// As far as one module is concerned, nothing changes.
+    #[must_use]
+    pub const fn as_it_is(session: &SessionView) -> Self {
+        Self { rule: session.rule, accelerate: true }
+    }
+}
+
 /// An extension module.
 pub trait Module: Send {
     /// Its name, unique.
@@ -143,9 +160,14 @@ pub trait Module: Send {
         true
     }
 
-    /// Whether the connection may go on under the policy as it is now; returns the rule identity to note.
-    fn revalidate(&mut self, session: &SessionView, _interfaces: &Interfaces) -> Option<u16> {
-        Some(session.rule)
+    /// Whether the connection may go on under the policy as it is now, and how; `None` ends it.
+    fn revalidate(&mut self, session: &SessionView, _interfaces: &Interfaces) -> Option<Kept> {
+        Some(Kept::as_it_is(session))
+    }
+
+    /// How many rules [`revalidate`](Self::revalidate) may have to look at: what bounds how long it takes.
+    fn rules(&self) -> usize {
+        0
     }
 
     /// Judges a packet to the box itself that belongs to no connection of flowhop's.

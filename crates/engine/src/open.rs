@@ -243,11 +243,6 @@ impl Engine {
         }
     }
 
-    /// Generation of the policy that entries are made under.
-    pub(crate) fn generation(&self) -> u16 {
-        self.table.config().policy_generation.load() as u16
-    }
-
     fn await_activation(&mut self, number: BlockIndex, draft: &Draft, now: Tick) {
         let serial = self.table.block(number).map_or(0, |block| block.owner.serial.load());
         for (direction, side) in draft.sides.iter().enumerate() {

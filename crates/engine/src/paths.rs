@@ -91,7 +91,7 @@ impl Moves {
 pub enum MoveError {
     /// There is no such connection.
     Unknown,
-    /// Its input has no program there, or its output takes nothing from it.
+    /// Its input has no program there, its output takes nothing from it, or its rule keeps it on the user path.
     Impossible,
 }
 
@@ -176,11 +176,15 @@ impl Engine {
         Some(self.way(self.reason(number, direction)? != PathReason::Rule, input, output))
     }
 
-    /// A way of the operator's choice, if the ports can do it.
+    /// A way of the operator's choice, if the ports can do it and the rule leaves a choice.
     fn way_by(&self, number: BlockIndex, direction: usize, path: Path) -> Option<Way> {
         let (input, output) = self.ends(number, direction)?;
         let fast = self.interfaces.port(input)?.fast;
         let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
+        if self.reason(number, direction)? == PathReason::Rule {
+            let way = Way { action: Action::User, skb: steer.skb, reason: PathReason::Rule };
+            return (path == Path::User).then_some(way);
+        }
         let (action, skb) = match path {
             // Handed down from where it is now.
             Path::User => (Action::User, steer.skb),

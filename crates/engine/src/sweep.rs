@@ -6,7 +6,7 @@ use flowhop_flow::record::{Steer, Tick};
 use flowhop_routing::{AdjacencyIndex, IpPrefix};
 use flowhop_table::{BlockIndex, Removal, is_live, key_of};
 
-use crate::engine::{Engine, Io, view_of};
+use crate::engine::{Engine, Io};
 use crate::hold::Wait;
 use crate::known::NOWHERE;
 use crate::refusals::is_refusal;
@@ -122,29 +122,6 @@ impl Engine {
             let (adjacency, adjacency_generation) = NOWHERE;
             block.hot[direction].steer.store(Steer { adjacency, adjacency_generation, ..steer }.pack());
         }
-    }
-
-    /// The policy changed: every connection is asked about at once. Returns how many go on and how many ended.
-    pub fn policy_changed(&mut self) -> (u32, u32) {
-        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
-        let (mut kept, mut ended) = (0, 0);
-        for number in live {
-            if self.revalidate(number).is_ok() { kept += 1 } else { ended += 1 }
-        }
-        (kept, ended)
-    }
-
-    /// Ends the connections that use a port, as when its interface leaves the policy.
-    pub fn end_port(&mut self, port: u8) -> u32 {
-        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
-        let mut ended = 0;
-        for number in live {
-            let uses = self.table.block(number).is_some_and(|block| view_of(block).ports.contains(&port));
-            if uses && self.table.remove(number, Removal::Final) {
-                ended += 1;
-            }
-        }
-        ended
     }
 
     /// The table of adjacencies is full: gives those back that no connection names, unless that was done lately.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::{Context, Module, NewSession, SessionView, Step, module::ROUTE};
+use flowhop_engine::{Context, Kept, Module, NewSession, SessionView, Step, module::ROUTE};
 use flowhop_flow::key::port;
 use flowhop_flow::parse::Transport;
 use flowhop_flow::record::Tick;
@@ -101,9 +101,9 @@ impl Module for Filter {
         }
     }
 
-    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
         if session.inbound {
-            return Some(session.rule);
+            return Some(Kept::as_it_is(session));
         }
         let current = self.shared.current();
         let from = interfaces.port(session.ports[0])?.zone;
@@ -111,7 +111,12 @@ impl Module for Filter {
         let [forward, reverse] = &session.keys;
         let connection = connection(forward, &reverse.source, translated_ports(session), from, to);
         let (index, rule) = current.policy.first_match(&connection)?;
-        (rule.action == Action::Allow).then(|| current.rules.get(index).copied().unwrap_or_default())
+        let identity = current.rules.get(index).copied().unwrap_or_default();
+        (rule.action == Action::Allow).then_some(Kept { rule: identity, accelerate: rule.accelerate })
+    }
+
+    fn rules(&self) -> usize {
+        self.shared.current().policy.rules.len()
     }
 
     fn local(&mut self, key: &Key, transport: &Transport, from: u16) -> Step {

@@ -80,9 +80,9 @@ impl Daemon {
             .map(|interface| interface.port)
             .filter(|port| !ports.contains(port))
             .collect();
+        // Connections of theirs end with the change of policy that took them out.
         for port in gone {
             self.engine.interfaces_mut().remove(port);
-            self.engine.end_port(port);
         }
         let mut paths_changed = false;
         for interface in &mut wanted {

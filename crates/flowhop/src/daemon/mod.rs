@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flowhop_engine::engine::Parts;
-use flowhop_engine::{Buffer, Counters, Engine, Limits};
+use flowhop_engine::{Buffer, Counters, Engine, Limits, Revalidated};
 use flowhop_flow::key;
 use flowhop_flow::record::Tick;
 use flowhop_io::clock::{self, Clock};
@@ -217,8 +217,8 @@ impl Daemon {
         self.sync_interfaces();
         if adopted {
             let (kept, ended) = self.engine.adopt(now);
-            let (allowed, forbidden) = self.engine.policy_changed();
-            say!("flowhop: adopted {kept} connections ({allowed} go on, {} ended)", ended + forbidden);
+            let judged = self.engine.policy_adopted(now);
+            say!("flowhop: adopted {kept} connections ({} go on, {} ended)", judged.live, ended + judged.ended);
         }
         self.sync_addresses();
         self.outside.note_ports();
@@ -356,6 +356,9 @@ impl Daemon {
 
     fn maintain(&mut self, now: Tick) -> bool {
         let more = self.engine.maintain(now, &mut self.outside);
+        if let Some(Revalidated { live, ended }) = self.engine.take_revalidated() {
+            say!("flowhop: the policy holds for all connections: {live} go on, {ended} ended");
+        }
         if matches!(self.outside.plane, Plane::Kernel(_))
             && self.grace.is_free()
             && let Some(number) = self.engine.begin_grace()
@@ -396,7 +399,8 @@ impl Daemon {
         }
     }
 
-    /// Puts the policy file in force again; what ran before goes on when it has a fault.
+    /// Puts the policy file in force again; what ran before goes on when it has a fault. New connections are judged by
+    /// it at once, those that exist in slices, all with effect from the same instant.
     fn reload(&mut self) -> Result<(), PolicyError> {
         let policy = policy::read(&self.options.config)?;
         let (old, new) = (policy::geometry(&self.policy), policy::geometry(&policy));
@@ -409,10 +413,7 @@ impl Daemon {
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
         self.policy = policy;
         self.sync_interfaces();
-        let (_, ended) = self.engine.policy_changed();
-        if ended > 0 {
-            say!("flowhop: {ended} connections ended by the new policy");
-        }
+        self.engine.policy_changed(Clock::now());
         self.sync_addresses();
         if let Err(error) = self.state.write_numbers(&self.outside.numbers) {
             say!("flowhop: {error}");

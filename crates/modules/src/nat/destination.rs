@@ -4,7 +4,7 @@
 //! and the destination after translation.
 
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step};
+use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Destination as To, DestinationTranslation, key_address};
@@ -79,9 +79,9 @@ impl Module for Destination {
         Step::Continue
     }
 
-    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
         if session.inbound {
-            return Some(session.rule);
+            return Some(Kept::as_it_is(session));
         }
         let current = self.shared.current();
         let [forward, reverse] = &session.keys;
@@ -93,7 +93,7 @@ impl Module for Destination {
                 identity == session.destination_nat && offers(translation, forward, &reverse.source, port)
             }
         };
-        same.then_some(session.rule)
+        same.then(|| Kept::as_it_is(session))
     }
 
     /// Echo replies belong to whoever has sent the request.

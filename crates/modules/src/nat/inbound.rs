@@ -1,7 +1,7 @@
 //! Packets that arrive at a mapping of a source translation without a connection.
 
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step};
+use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
 use flowhop_flow::key::{self, port};
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Action, Dependence, ZoneId};
@@ -112,13 +112,13 @@ impl Module for Inbound {
         self.bindings.adopt(terms, external, session.keys[0].source)
     }
 
-    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
-        let Some((inside, external)) = mapping_of(session) else { return Some(session.rule) };
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
+        let Some((inside, external)) = mapping_of(session) else { return Some(Kept::as_it_is(session)) };
         let [from, to] = session.ports.map(|port| interfaces.port(port).map(|interface| interface.zone));
         let nat = session.destination_nat;
         let same = self.bindings.holds(&inside, nat, &external)
             && admits(&self.shared.current(), nat, session.rule, from?, to);
-        same.then_some(session.rule)
+        same.then(|| Kept::as_it_is(session))
     }
 
     fn claims(&self, key: &Key, _: u16) -> bool {

@@ -5,7 +5,7 @@
 //! box, and the client would not know them (RFC 4787 REQ-9, RFC 5382 REQ-8: external source address and port).
 
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::module::{Context, Module, NewSession, SessionView, Step, Via};
+use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step, Via};
 use flowhop_flow::key::{self, Address, port};
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{
@@ -220,7 +220,7 @@ impl Module for Source {
         self.bindings.adopt(terms, external, remote)
     }
 
-    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<u16> {
+    fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
         let current = self.shared.current();
         let [forward, reverse] = &session.keys;
         let from = interfaces.port(session.ports[0])?.zone;
@@ -241,7 +241,12 @@ impl Module for Source {
                         .is_some_and(|choice| choice.identity == session.nat && self.offers(&choice, session))
             }
         };
-        same.then_some(session.rule)
+        same.then(|| Kept::as_it_is(session))
+    }
+
+    /// Those of the other modules of translation are the same ones.
+    fn rules(&self) -> usize {
+        self.shared.current().policy.nats.len()
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use flowhop_engine::engine::Parts;
 use flowhop_engine::interfaces::{FastPath, Interface, PathReason};
-use flowhop_engine::{Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Offload, Outcome, Timeouts};
+use flowhop_engine::{
+    Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Offload, Outcome, Revalidated, Timeouts,
+};
 use flowhop_flow::record::PortKey;
 use flowhop_modules::{Bindings, Names, Shared};
 use flowhop_policy::{Policy, Source};
@@ -108,17 +110,29 @@ impl Bed {
         bed
     }
 
+    /// The same with room for so many connections; `kernel`: kernel programs read the table, and forward what comes in
+    /// on the socket buffer.
+    pub(crate) fn sized(text: &str, connections: u32, kernel: bool) -> Self {
+        let mut bed = Self::made(text, connections, kernel);
+        bed.neighbours();
+        bed
+    }
+
     fn unresolved(text: &str) -> Self {
+        Self::made(text, 1024, false)
+    }
+
+    fn made(text: &str, connections: u32, kernel: bool) -> Self {
         let mut names = [Names::default(), Names::default()];
         let [rules, nats] = &mut names;
         let shared = Shared::new(policy(text), rules, nats);
-        let geometry = Geometry::for_connections(1024, 0);
+        let geometry = Geometry::for_connections(connections, 0);
         let table = Table::create(Regions::private(geometry), geometry, [7; 10], None);
         table.config().orphan_grace.store(100_000);
-        Self::around(table, shared, names, 1000)
+        Self::around(table, shared, names, 1000, kernel)
     }
 
-    fn around(table: Table, shared: Shared, names: [Names; 2], now: u32) -> Self {
+    fn around(table: Table, shared: Shared, names: [Names; 2], now: u32, kernel: bool) -> Self {
         let second = 954;
         let bindings = Bindings::default();
         let parts = Parts {
@@ -135,7 +149,7 @@ impl Bed {
             },
             limits: Limits::default(),
             seed: [1; 32],
-            kernel: false,
+            kernel,
         };
         let engine = Engine::new(parts, now).unwrap();
         let mut bed = Self { engine, outside: Outside::default(), now, bindings, shared, names };
@@ -148,8 +162,8 @@ impl Bed {
                 ifindex,
                 mac,
                 zone: u16::from(port) - 1,
-                fast: FastPath::None,
-                reason: PathReason::NoKernel,
+                fast: if kernel { FastPath::Skb } else { FastPath::None },
+                reason: if kernel { PathReason::Default } else { PathReason::NoKernel },
                 martians: true,
                 lower: PortKey::of(ifindex),
                 partial_checksums: false,
@@ -212,18 +226,42 @@ impl Bed {
         }
     }
 
-    /// Puts another policy in force; how many connections go on and how many ended.
-    pub(crate) fn reload(&mut self, text: &str) -> (u32, u32) {
+    /// Puts another policy in force for new connections, and begins to ask about those that exist.
+    pub(crate) fn begin_reload(&mut self, text: &str) {
         let [rules, nats] = &mut self.names;
         self.shared.replace(policy(text), rules, nats);
-        self.engine.policy_changed()
+        self.engine.policy_changed(self.now);
+    }
+
+    /// Puts another policy in force; how many connections go on and how many ended.
+    pub(crate) fn reload(&mut self, text: &str) -> (u32, u32) {
+        self.begin_reload(text);
+        let done = self.judged();
+        (done.live, done.ended)
+    }
+
+    /// One turn of regular work.
+    pub(crate) fn turn(&mut self) -> bool {
+        self.engine.maintain(self.now, &mut self.outside)
+    }
+
+    /// Regular work until a change of policy is complete.
+    pub(crate) fn judged(&mut self) -> Revalidated {
+        for _ in 0..1000 {
+            self.turn();
+            if let Some(done) = self.engine.take_revalidated() {
+                return done;
+            }
+        }
+        panic!("the change of policy is not complete after 1000 turns");
     }
 
     /// Another process takes over the table; how many connections it keeps and how many had to end.
     pub(crate) fn adopt(self) -> (Self, (u32, u32)) {
-        let geometry = Geometry::for_connections(1024, 0);
-        let table = Table::adopt(self.engine.table().regions().clone(), geometry, None).unwrap();
-        let mut bed = Self::around(table, self.shared, self.names, self.now);
+        let regions = self.engine.table().regions().clone();
+        let geometry = Geometry::for_connections(regions.blocks.len() as u32, 0);
+        let table = Table::adopt(regions, geometry, None).unwrap();
+        let mut bed = Self::around(table, self.shared, self.names, self.now, false);
         bed.neighbours();
         let now = bed.now;
         let adopted = bed.engine.adopt(now);

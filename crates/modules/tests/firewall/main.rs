@@ -4,5 +4,6 @@
 mod bed;
 mod connections;
 mod errors;
+mod live;
 mod refusals;
 mod translation;

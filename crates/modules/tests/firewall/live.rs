@@ -1,0 +1,323 @@
+//! Changes under connections that exist: another policy, another address, another path (checklist A5, B17, C9; issue
+//! 3, item 6).
+
+use std::net::SocketAddr;
+
+use flowhop_engine::{Path, PathReason, Revalidated};
+use flowhop_flow::record::{Action, Steer};
+use flowhop_flow::{Kind, Reason};
+use flowhop_table::is_live;
+use flowhop_wire::build::Spec;
+
+use crate::bed::{Bed, LAN, ip};
+
+const HIDE: &str = r#"
+[[nat]]
+name = "hide"
+to = "outside"
+translate.source = "interface"
+"#;
+
+/// Inside to outside, these services, translated.
+fn allowing(services: &str) -> String {
+    ruled(&format!("service = [{services}]"))
+}
+
+/// Inside to outside by a rule with this in it, translated.
+fn ruled(more: &str) -> String {
+    format!("[[rule]]\nname = \"out\"\nfrom = \"inside\"\nto = \"outside\"\naction = \"allow\"\n{more}\n{HIDE}")
+}
+
+impl Bed {
+    /// A packet from inside; its connection, or why there is none.
+    fn out(&mut self, port: u16, service: u16) -> Result<(u32, u32), Reason> {
+        let source = SocketAddr::new(ip("10.1.0.2"), port);
+        let outcome = self.send(LAN, &Spec::udp(source, SocketAddr::new(ip("198.51.100.2"), service), b"x"));
+        match outcome.kind {
+            Kind::Forward => Ok(outcome.session.unwrap()),
+            _ => Err(outcome.reason),
+        }
+    }
+
+    /// The external port of the packet sent last.
+    fn external(&mut self) -> u16 {
+        let (_, frame) = self.last();
+        u16::from_be_bytes([frame[34], frame[35]])
+    }
+
+    fn steers(&self, block: u32) -> [Steer; 2] {
+        [0, 1].map(|direction| Steer::unpack(self.engine.table().block(block).unwrap().hot[direction].steer.load()))
+    }
+
+    fn in_force(&self) -> u16 {
+        self.engine.table().config().policy_generation.load() as u16
+    }
+
+    /// No live entry is of a generation before the one in force.
+    fn assert_none_behind(&self) {
+        let live = self.engine.table().live_blocks().flat_map(|block| self.steers(block));
+        for steer in live {
+            assert!((steer.policy_generation.wrapping_sub(self.in_force()) as i16) >= 0, "{steer:?}");
+        }
+    }
+}
+
+/// A connection of the kept service and one of the other, by source port.
+const KEPT: u16 = 53;
+const CUT: u16 = 123;
+
+// What stays keeps connection and translation and never sees a stale entry; what is forbidden goes on until all have
+// been asked about, is cut then, and gives its ports back.
+#[test]
+fn a_reload_cuts_exactly_what_it_forbids_and_all_at_once() {
+    let mut bed = Bed::sized(&allowing("\"udp/53\", \"udp/123\""), 4096, false);
+    let connections: Vec<u16> = (1000..2600).collect();
+    let mut before = Vec::new();
+    for &port in &connections {
+        for service in [KEPT, CUT] {
+            let session = bed.out(port + if service == CUT { 10_000 } else { 0 }, service).unwrap();
+            before.push((session, bed.external()));
+        }
+    }
+    let bindings = bed.bindings.len();
+    assert_eq!((bed.engine.table().live(), bindings), (3200, 3200));
+
+    let generation = bed.in_force();
+    bed.begin_reload(&allowing("\"udp/53\""));
+    let mut turns = 0;
+    while bed.in_force() == generation {
+        turns += 1;
+        for &port in connections.iter().step_by(97) {
+            assert!(bed.out(port, KEPT).is_ok(), "turn {turns}");
+            assert!(bed.out(port + 10_000, CUT).is_ok(), "turn {turns}: before the new policy is in force for all");
+        }
+        assert_eq!(bed.out(9, CUT), Err(Reason::NoRule), "a new connection, by the new policy");
+        bed.turn();
+    }
+    assert!(turns > 3, "{turns} turns are no slices");
+    bed.assert_cut_and_kept(&connections);
+
+    let done = bed.judged();
+    assert_eq!(done, Revalidated { live: 1600, ended: 1600 });
+    bed.pass(1000);
+    assert_eq!((bed.engine.table().live() - bed.engine.refusals(), bed.bindings.len()), (1600, 1600));
+    for (place, &port) in connections.iter().enumerate() {
+        let session = bed.out(port, KEPT).unwrap();
+        assert_eq!((session, bed.external()), before[2 * place], "the same connection, translated as before");
+    }
+    bed.assert_none_behind();
+}
+
+impl Bed {
+    /// Every tenth connection: the kept ones go on, the others are cut.
+    fn assert_cut_and_kept(&mut self, connections: &[u16]) {
+        for &port in connections.iter().step_by(10) {
+            assert!(self.out(port, KEPT).is_ok());
+            assert_eq!(self.out(port + 10_000, CUT), Err(Reason::NoRule));
+        }
+    }
+}
+
+// Connections that are made while others are being asked about are of the new policy already.
+#[test]
+fn connections_made_during_a_reload_stay() {
+    let mut bed = Bed::sized(&allowing("\"udp/53\""), 4096, false);
+    for port in 1000..2600 {
+        bed.out(port, KEPT).unwrap();
+    }
+    bed.begin_reload(&allowing("\"udp/53\", \"udp/123\""));
+    bed.turn();
+    let made: Vec<_> = (0..100).map(|port| bed.out(5000 + port, CUT).unwrap()).collect();
+    assert_eq!(bed.judged(), Revalidated { live: 1700, ended: 0 });
+    let after: Vec<_> = (0..100).map(|port| bed.out(5000 + port, CUT).unwrap()).collect();
+    assert_eq!(made, after);
+}
+
+// A reload during a reload begins anew; what both allow stays, what the last one forbids is cut.
+#[test]
+fn the_last_of_many_reloads_counts() {
+    let mut bed = Bed::sized(&allowing("\"udp/53\", \"udp/123\""), 4096, false);
+    for port in 1000..2600 {
+        bed.out(port, KEPT).unwrap();
+        bed.out(port + 10_000, CUT).unwrap();
+    }
+    let first = bed.out(1000, KEPT).unwrap();
+    for round in 0..100 {
+        bed.begin_reload(&allowing(if round % 2 == 0 { "\"udp/53\"" } else { "\"udp/123\", \"udp/53\"" }));
+        for _ in 0..round % 5 {
+            bed.turn();
+        }
+    }
+    bed.begin_reload(&allowing("\"udp/53\""));
+    let done = bed.judged();
+    assert_eq!((done.live, bed.engine.table().live()), (1600, 1600));
+    assert_eq!(bed.out(1000, KEPT).unwrap(), first);
+    assert_eq!(bed.out(11_000, CUT), Err(Reason::NoRule));
+    bed.assert_none_behind();
+}
+
+// Generations have 16 bits: connections outlive any number of reloads, complete or not.
+#[test]
+fn generations_wrap_around_safely() {
+    let policy = allowing("\"udp/53\"");
+    let mut bed = Bed::sized(&policy, 64, false);
+    let session = bed.out(1000, KEPT).unwrap();
+    for round in 0..70_000u32 {
+        bed.engine.policy_changed(bed.now);
+        if round % 16 == 0 {
+            bed.turn();
+        }
+        if round % 512 == 0 {
+            assert_eq!(bed.out(1000, KEPT), Ok(session), "round {round}");
+        }
+    }
+    assert_eq!(bed.judged().live, 1);
+    assert_eq!(bed.out(1000, KEPT), Ok(session));
+    // None of them complete: the difference stays below half the range.
+    for round in 0..70_000u32 {
+        bed.engine.policy_changed(bed.now);
+        let ahead = bed.steers(session.0)[0].policy_generation.wrapping_sub(bed.in_force()) as i16;
+        assert!((0..=1 << 14).contains(&ahead), "round {round}: {ahead}");
+    }
+    assert_eq!(bed.judged(), Revalidated { live: 1, ended: 0 });
+    assert_eq!(bed.out(1000, KEPT), Ok(session));
+    bed.assert_none_behind();
+}
+
+// A connection that was idle, was being removed during the reload, and woke up is asked about as well.
+#[test]
+fn a_connection_that_is_taken_back_is_judged() {
+    for (service, expected) in [(KEPT, true), (CUT, false)] {
+        let policy = allowing("\"udp/53\", \"udp/123\"");
+        let mut bed = Bed::sized(&policy, 64, true);
+        let (block, _) = bed.out(1000, service).unwrap();
+        bed.now += 301 * 954;
+        bed.turn();
+        assert_eq!(bed.engine.table().live(), 0, "it was idle");
+        // A kernel program that still saw it forwards one more packet.
+        bed.engine.table().block(block).unwrap().hot[0].last_seen.store(bed.now);
+        bed.begin_reload(&allowing("\"udp/53\""));
+        assert_eq!(bed.judged(), Revalidated { live: 0, ended: 0 });
+        let grace = bed.engine.begin_grace().unwrap();
+        bed.engine.grace_passed(grace, bed.now);
+        assert_eq!(bed.engine.table().live() == 1, expected, "{service}");
+        bed.assert_none_behind();
+        assert_eq!(bed.out(1000, service).is_ok(), expected);
+    }
+}
+
+// An entry that was cut and is allowed again before it was removed: what is on its way here is not overtaken.
+#[test]
+fn what_was_cut_and_is_allowed_again_waits_for_its_packets() {
+    let policy = allowing("\"udp/53\", \"udp/123\"");
+    let mut bed = Bed::sized(&policy, 64, true);
+    let (block, _) = bed.out(1000, CUT).unwrap();
+    bed.settle();
+    assert!(bed.steers(block).iter().all(|steer| !steer.pending && steer.action == Action::Forward));
+    let generation = bed.in_force();
+    bed.begin_reload(&allowing("\"udp/53\""));
+    while bed.in_force() == generation {
+        bed.turn();
+    }
+    assert!(is_live(bed.engine.table().block(block).unwrap()), "cut, and not removed yet");
+    bed.begin_reload(&policy);
+    assert!(bed.out(1000, CUT).is_ok());
+    assert!(bed.steers(block).iter().all(|steer| steer.pending));
+}
+
+impl Bed {
+    /// Has everything leave that waits: nothing is on its way from the kernel side.
+    fn settle(&mut self) {
+        for _ in 0..3 {
+            if let Some(grace) = self.engine.begin_grace() {
+                self.engine.grace_passed(grace, self.now);
+            }
+            self.engine.settle(self.now, true, &mut self.outside);
+        }
+    }
+
+    fn paths(&self, block: u32) -> [Path; 2] {
+        self.steers(block).map(Path::of)
+    }
+}
+
+// A reload applies `accelerate` to connections that exist; an operator's choice stays where the rule leaves one.
+#[test]
+fn a_reload_applies_acceleration_to_live_connections() {
+    let (fast, slow) = (ruled(""), ruled("accelerate = false"));
+    let mut bed = Bed::sized(&fast, 64, true);
+    let change = |bed: &mut Bed, policy: &str| {
+        bed.begin_reload(policy);
+        bed.judged();
+        while bed.turn() {}
+        bed.settle();
+    };
+    let (block, serial) = bed.out(1000, KEPT).unwrap();
+    bed.settle();
+    assert_eq!(bed.paths(block), [Path::Skb; 2]);
+    change(&mut bed, &slow);
+    assert_eq!(bed.paths(block), [Path::User; 2]);
+    assert_eq!(bed.reasons(block), [PathReason::Rule; 2]);
+    // No command accelerates what the policy keeps on the user path.
+    assert!(bed.engine.move_flow(serial, Some(Path::Skb), bed.now).is_err());
+    assert_eq!(bed.engine.move_flow(serial, Some(Path::User), bed.now), Ok([Path::User; 2]));
+    assert_eq!(bed.engine.move_flow(serial, None, bed.now), Ok([Path::User; 2]));
+    change(&mut bed, &fast);
+    assert_eq!(bed.paths(block), [Path::Skb; 2]);
+    assert_eq!(bed.reasons(block), [PathReason::Default; 2]);
+
+    assert_eq!(bed.engine.move_flow(serial, Some(Path::User), bed.now), Ok([Path::User; 2]));
+    change(&mut bed, &fast);
+    assert_eq!((bed.paths(block), bed.reasons(block)), ([Path::User; 2], [PathReason::Moved; 2]));
+    change(&mut bed, &slow);
+    change(&mut bed, &fast);
+    assert_eq!((bed.paths(block), bed.reasons(block)), ([Path::Skb; 2], [PathReason::Default; 2]));
+    assert!(bed.steers(block).iter().all(|steer| !steer.pending));
+}
+
+impl Bed {
+    fn reasons(&self, block: u32) -> [PathReason; 2] {
+        let flags = self.engine.table().block(block).unwrap().owner.flags.load();
+        [0, 8].map(|shift| PathReason::from_number((flags >> shift) as u8))
+    }
+}
+
+// A daemon that was killed in the middle of a reload leaves entries ahead of the generation in force, and some behind;
+// its successor judges them all by the policy that it reads.
+#[test]
+fn what_another_process_left_half_judged_is_judged_by_the_next() {
+    let both = allowing("\"udp/53\", \"udp/123\"");
+    let mut bed = Bed::sized(&both, 4096, false);
+    // Close to the end of the range, as after many reloads.
+    for _ in 0..4 {
+        for _ in 0..16_383 {
+            bed.engine.policy_changed(bed.now);
+        }
+        bed.judged();
+    }
+    let mut sessions = Vec::new();
+    for port in 1000..2600 {
+        sessions.push(bed.out(port, KEPT).unwrap());
+        bed.out(port + 10_000, CUT).unwrap();
+    }
+    let external = {
+        bed.out(1000, KEPT).unwrap();
+        bed.external()
+    };
+    for _ in 0..3 {
+        bed.begin_reload(&both);
+        bed.turn();
+        bed.turn();
+    }
+    let (mut bed, adopted) = bed.adopt();
+    assert_eq!(adopted, (3200, 0));
+    bed.begin_reload(&allowing("\"udp/53\""));
+    assert_eq!(bed.engine.policy_adopted(bed.now), Revalidated { live: 1600, ended: 1600 });
+    bed.assert_none_behind();
+    for (place, port) in (1000..2600).enumerate() {
+        assert_eq!(bed.out(port, KEPT), Ok(sessions[place]));
+    }
+    bed.out(1000, KEPT).unwrap();
+    assert_eq!(bed.external(), external);
+    assert_eq!(bed.out(11_000, CUT), Err(Reason::NoRule));
+}
