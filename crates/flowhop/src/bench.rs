@@ -4,8 +4,10 @@
 //! absolute figures do not. Everything happens in namespaces of its own ([`lab`](crate::lab)).
 
 mod bpf;
+mod contestants;
 mod field;
 mod generator;
+mod openvswitch;
 mod program;
 mod rate;
 mod report;
@@ -16,6 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
 
@@ -31,7 +34,27 @@ pub struct Options {
     pub json: bool,
     /// Write a page of documentation.
     pub markdown: Option<PathBuf>,
+    /// Measure this only; everything if none.
+    pub only: Option<Part>,
 }
+
+/// A part of the benchmarks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Small packets of many flows
+    Rate,
+    /// One TCP connection
+    Stream,
+    /// The kernel programs alone
+    Program,
+}
+
+/// Measures something.
+type Measure = fn(&mut Bench<'_>) -> Result<report::Section, LabError>;
+
+/// In the order of the report.
+const PARTS: [(Part, Measure); 3] =
+    [(Part::Rate, rate::rate), (Part::Stream, stream::streams), (Part::Program, program::programs)];
 
 /// A run.
 pub(crate) struct Bench<'a> {
@@ -54,7 +77,7 @@ impl Bench<'_> {
     }
 
     const fn time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 500 } else { 1000 })
+        Duration::from_millis(if self.quick { 300 } else { 1000 })
     }
 
     /// Says on standard error how far it is.
@@ -78,7 +101,7 @@ pub fn bench(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure> {
     let machine = report::Machine::this();
     let mut bench = Bench { sandbox: &sandbox, quick: options.quick };
     let mut sections = Vec::new();
-    for measure in [rate::rate, stream::streams, program::programs] {
+    for (_, measure) in PARTS.iter().filter(|(part, _)| options.only.is_none_or(|only| only == *part)) {
         let section = measure(&mut bench)?;
         if !options.json {
             writeln!(out, "{}", section.text()).and_then(|()| out.flush()).map_err(Failure::Output)?;
@@ -99,13 +122,19 @@ pub fn bench(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure> {
 }
 
 fn command(options: &Options, file: &Path) -> String {
-    format!("flowhop bench{} --markdown {}", if options.quick { " --quick" } else { "" }, file.display())
+    let quick = if options.quick { " --quick" } else { "" };
+    let only = options.only.and_then(|part| part.to_possible_value());
+    let only = only.map_or_else(String::new, |part| format!(" --only {}", part.get_name()));
+    format!("flowhop bench{quick}{only} --markdown {}", file.display())
 }
 
 /// Keeps the calling thread on the last processor: what is measured there is not moved about.
 fn pin() -> io::Result<()> {
-    let last = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
     let mut set = CpuSet::new();
-    set.set(last)?;
+    set.set(last_processor())?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+fn last_processor() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::Part;
 use crate::show::What;
 
 /// Where the policy is unless something else is said.
@@ -104,7 +105,8 @@ pub struct DoctorArgs {
 /// `flowhop bench`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example: flowhop bench --quick\n\n\
-    Needs root. Everything happens in namespaces of its own. Without --quick it takes some minutes and up to 3 GB.")]
+    Needs root. Everything happens in namespaces of its own. Without --quick it takes up to ten minutes and 3 GB.\n\
+    Open vSwitch takes part where Debian's openvswitch-switch is installed.")]
 pub struct BenchArgs {
     /// Less of everything, in less than a minute
     #[arg(long)]
@@ -115,6 +117,9 @@ pub struct BenchArgs {
     /// Write the results to a page of documentation
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// Measure this only
+    #[arg(long, value_name = "PART")]
+    pub only: Option<Part>,
 }
 
 /// Which daemon is asked.

@@ -18,7 +18,14 @@ mod command {
     pub(super) const LINK_CREATE: libc::c_int = 28;
 }
 
+/// Where programs are attached, and what those in drivers are loaded for.
+const XDP: u32 = 37;
 const TCX_INGRESS: u32 = 46;
+/// In the driver or not at all.
+const NATIVE: u32 = 1 << 2;
+/// A program of the driver goes on by a tail call only with one that takes frames of several buffers as it does itself;
+/// the firewall's programs do.
+const FRAGMENTS: u32 = 1 << 5;
 const PROG_ARRAY: u32 = 3;
 const LIVE_FRAMES: u32 = 2;
 /// `sizeof(struct __sk_buff)`.
@@ -153,23 +160,43 @@ impl Assembler {
             count: u32,
             instructions: u64,
             licence: u64,
+            // Level, size and place of a log, and a version of the kernel.
+            unused: [u32; 5],
+            flags: u32,
+            // Name and device.
+            unnamed: [u32; 5],
+            attached: u32,
+            end: u32,
         }
+        let (flags, attached) = match kind {
+            Kind::Classifier => (0, 0),
+            Kind::Xdp => (FRAGMENTS, XDP),
+        };
         let attributes = Attributes {
             kind: kind as u32,
             count: self.0.len() as u32,
             instructions: self.0.as_ptr() as u64,
             licence: c"Dual MIT/GPL".as_ptr() as u64,
+            unused: [0; 5],
+            flags,
+            unnamed: [0; 5],
+            attached,
+            end: 0,
         };
         // SAFETY: the attributes have the layout of this command, and the memory that they name outlives the call.
-        unsafe { bpf(command::PROG_LOAD, &mut { attributes }) }.map(Program)
+        let fd = unsafe { bpf(command::PROG_LOAD, &mut { attributes }) }?;
+        Ok(Program { fd, kind })
     }
 }
 
 /// A loaded program; it goes when the last who uses it goes.
 #[derive(Debug)]
-pub(super) struct Program(OwnedFd);
+pub(super) struct Program {
+    fd: OwnedFd,
+    kind: Kind,
+}
 
-/// A program on the ingress of a device; dropping it takes it off.
+/// A program on a device; dropping it takes it off.
 #[derive(Debug)]
 pub(super) struct Link(#[expect(dead_code, reason = "holds the link")] OwnedFd);
 
@@ -196,7 +223,11 @@ struct TestRun {
 }
 
 impl Program {
-    /// The program on the ingress of a device of the calling thread's namespace.
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The tc program on the ingress of a device of the calling thread's namespace.
     pub(super) fn attached(ifindex: u32) -> io::Result<Self> {
         #[repr(C)]
         struct Query {
@@ -214,54 +245,66 @@ impl Program {
         // SAFETY: the attributes have the layout of this command; the kernel writes at most `count` numbers to `ids`.
         unsafe { call(command::PROG_QUERY, &mut query) }?;
         let id = ids.first().copied().filter(|id| *id != 0).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        // SAFETY: the attributes have the layout of this command.
-        unsafe { bpf(command::PROG_GET_FD_BY_ID, &mut [id, 0, 0]) }.map(Self)
+        Self::numbered(id, Kind::Classifier)
     }
 
-    /// Puts it on the ingress of a device of the calling thread's namespace.
+    /// The program of this number, which is of this kind.
+    pub(super) fn numbered(id: u32, kind: Kind) -> io::Result<Self> {
+        // SAFETY: the attributes have the layout of this command.
+        let fd = unsafe { bpf(command::PROG_GET_FD_BY_ID, &mut [id, 0, 0]) }?;
+        Ok(Self { fd, kind })
+    }
+
+    /// Puts it on the ingress, or into the driver, of a device of the calling thread's namespace.
     pub(super) fn attach(&self, ifindex: u32) -> io::Result<Link> {
-        let mut attributes = [self.0.as_raw_fd() as u32, ifindex, TCX_INGRESS, 0];
+        let (place, flags) = match self.kind {
+            Kind::Classifier => (TCX_INGRESS, 0),
+            Kind::Xdp => (XDP, NATIVE),
+        };
+        let mut attributes = [self.fd.as_raw_fd() as u32, ifindex, place, flags];
         // SAFETY: the attributes have the layout of this command.
         unsafe { bpf(command::LINK_CREATE, &mut attributes) }.map(Link)
     }
 
-    /// Runs it as the classifier of `frame`, that came in through a device, many times; the mean time of one run.
+    /// Runs it on `frame`, that came in through a device, many times; the mean time of one run.
     pub(super) fn time(&self, frame: &[u8], ifindex: u32, repeat: u32) -> io::Result<Duration> {
-        let mut context = [0u32; SK_BUFF / 4];
-        // `__sk_buff::ifindex`.
-        context[10] = ifindex;
+        match self.kind {
+            Kind::Classifier => {
+                let mut context = [0u32; SK_BUFF / 4];
+                // `__sk_buff::ifindex`.
+                context[10] = ifindex;
+                self.test_run(frame, &context, repeat, 0)
+            }
+            Kind::Xdp => self.test_run(frame, &xdp_context(frame, ifindex), repeat, 0),
+        }
+    }
+
+    /// Makes packets of `frame`, which came in through a device as far as the program can tell, runs it on each, and does
+    /// with them what it says; the mean time of one. That leaves out what was put off and done in between.
+    pub(super) fn emit(&self, frame: &[u8], ifindex: u32, count: u32) -> io::Result<Duration> {
+        self.test_run(frame, &xdp_context(frame, ifindex), count, LIVE_FRAMES)
+    }
+
+    fn test_run(&self, frame: &[u8], context: &[u32], repeat: u32, flags: u32) -> io::Result<Duration> {
         let mut run = TestRun {
-            program: self.0.as_raw_fd() as u32,
+            program: self.fd.as_raw_fd() as u32,
             size_in: frame.len() as u32,
             data_in: frame.as_ptr() as u64,
             repeat,
-            context_size_in: SK_BUFF as u32,
+            context_size_in: size_of_val(context) as u32,
             context_in: context.as_ptr() as u64,
+            flags,
             ..TestRun::default()
         };
         // SAFETY: the attributes have the layout of this command, and the memory that they name outlives the call.
         unsafe { call(command::PROG_TEST_RUN, &mut run) }?;
         Ok(Duration::from_nanos(u64::from(run.duration)))
     }
+}
 
-    /// Makes packets of `frame`, which came in through a device as far as the program can tell, runs it on each, and does
-    /// with them what it says.
-    pub(super) fn emit(&self, frame: &[u8], ifindex: u32, count: u32) -> io::Result<()> {
-        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
-        let mut run = TestRun {
-            program: self.0.as_raw_fd() as u32,
-            size_in: frame.len() as u32,
-            data_in: frame.as_ptr() as u64,
-            repeat: count,
-            context_size_in: size_of_val(&context) as u32,
-            context_in: context.as_ptr() as u64,
-            flags: LIVE_FRAMES,
-            ..TestRun::default()
-        };
-        // SAFETY: as above.
-        unsafe { call(command::PROG_TEST_RUN, &mut run) }.map(drop)
-    }
+/// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+const fn xdp_context(frame: &[u8], ifindex: u32) -> [u32; 6] {
+    [0, frame.len() as u32, 0, ifindex, 0, 0]
 }
 
 /// A map with one program to go on with.
@@ -276,7 +319,7 @@ pub(super) fn next_program(program: &Program) -> io::Result<OwnedFd> {
         value: u64,
         flags: u64,
     }
-    let (key, value) = (0u32, program.0.as_raw_fd());
+    let (key, value) = (0u32, program.fd.as_raw_fd());
     let mut update =
         Update { map: map.as_raw_fd() as u64, key: &raw const key as u64, value: &raw const value as u64, flags: 0 };
     // SAFETY: the attributes have the layout of this command, and key and value outlive the call.

@@ -1,6 +1,5 @@
 //! Beds for very many flows, and the flows in them.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,16 +10,21 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 
+use super::bpf::{Kind, Program};
 use super::generator::{self, Hop, Shape};
 use super::wire::Wire;
+use crate::lab::namespace::{find, run};
 use crate::lab::{Bed, Daemon, LabError, Namespace, Tried};
 
 /// First packets in a second. The daemon judges many more, but with this many none waits for room.
 const RATE: u32 = 100_000;
 /// Later packets of connections that are known to the kernel side.
 const FAST: u32 = 400_000;
-/// How often first packets that were lost are sent again.
-const ATTEMPTS: u32 = 5;
+/// How often first packets that were lost are sent again, and how often in vain.
+const ATTEMPTS: u32 = 20;
+const IN_VAIN: u32 = 3;
+/// Until packets that were sent have been handled.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// Where sources are that the translation uses: enough for a million connections.
 pub(super) const POOL: &str = "203.0.113.64-203.0.113.127";
@@ -31,11 +35,15 @@ pub(super) struct Field {
     pub(super) bed: Bed,
     /// Of frames from the inside host to the router.
     pub(super) hop: Hop,
+    /// Of frames from the router to the outside host.
+    pub(super) onward: Hop,
     /// Indices of `eth0` inside, `lan0`, `wan0`, `eth0` outside.
     pub(super) inside: u32,
     pub(super) lan: u32,
     pub(super) wan: u32,
     pub(super) outside: u32,
+    /// Flows of UDP and of TCP that were opened.
+    opened: [u32; 2],
 }
 
 impl Field {
@@ -43,15 +51,8 @@ impl Field {
         let bed = Bed::new()?;
         let (inside, inside_mac) = device(&bed.inside, "eth0")?;
         let (lan, lan_mac) = device(&bed.router, "lan0")?;
-        let (wan, _) = device(&bed.router, "wan0")?;
+        let (wan, wan_mac) = device(&bed.router, "wan0")?;
         let (outside, outside_mac) = device(&bed.outside, "eth0")?;
-        let text = |mac: [u8; 6]| {
-            mac.iter().fold(String::new(), |mut text, byte| {
-                // Writing to a string does not fail.
-                let _written = write!(text, "{}{byte:02x}", if text.is_empty() { "" } else { ":" });
-                text
-            })
-        };
         // Nobody is to ask for addresses while a sink takes everything.
         bed.router.ip(
             &[],
@@ -64,7 +65,8 @@ impl Field {
             ),
         )?;
         let hop = Hop { to: lan_mac, from: inside_mac };
-        Ok(Self { bed, hop, inside, lan, wan, outside })
+        let onward = Hop { to: outside_mac, from: wan_mac };
+        Ok(Self { bed, hop, onward, inside, lan, wan, outside, opened: [0; 2] })
     }
 
     /// Makes `lan0` receive by NAPI, as network cards do; veth has that with receive offload only.
@@ -72,27 +74,49 @@ impl Field {
         self.bed.router.enter(|| receive_offload("lan0"))?.tried("generic receive offload of lan0")
     }
 
-    /// Sends the first packet of each UDP flow until the firewall knows all of them; how long that took.
-    pub(super) fn open_udp(&self, flows: u32, daemon: Option<&Daemon>) -> Result<Duration, LabError> {
-        let start = Instant::now();
-        self.send(Shape::Udp, flows, RATE)?;
-        let took = start.elapsed();
-        if let Some(daemon) = daemon {
-            self.complete(Shape::Udp, flows, flows, daemon)?;
+    /// Makes `lan0` and `wan0` take frames from programs in drivers, which needs NAPI at their other ends.
+    pub(super) fn take_frames(&self) -> Result<(), LabError> {
+        for host in [&self.bed.inside, &self.bed.outside] {
+            host.enter(|| receive_offload("eth0"))?.tried("generic receive offload of eth0")?;
         }
-        // Second packets: whatever happens at those has happened.
-        self.send(Shape::Udp, flows, FAST)?;
-        Ok(took)
+        Ok(())
     }
 
-    /// The same for a firewall that then knows `known` connections, with others.
-    pub(super) fn open_udp_among(&self, flows: u32, known: u32, daemon: &Daemon) -> Result<(), LabError> {
+    /// The program in the driver of `lan0`.
+    pub(super) fn driver_program(&self) -> Result<Program, LabError> {
+        let ip = find("ip").ok_or(LabError::Missing { program: "ip", package: "iproute2" })?;
+        let mut command = self.bed.router.command(ip, &[]);
+        command.args(["-json", "-details", "link", "show", "dev", "lan0"]);
+        let text = run(command, "ip", "")?;
+        let links: serde_json::Value = serde_json::from_str(&text).map_err(io::Error::from).tried("ip -json")?;
+        let id = links[0]["xdp"]["prog"]["id"].as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = id.ok_or_else(|| LabError::Late("a program in the driver of lan0".to_owned()))?;
+        Program::numbered(id, Kind::Xdp).tried("the program in the driver of lan0")
+    }
+
+    /// Opens flows through a firewall until it knows all of them, those opened before included; `known` tells how many
+    /// it knows. Those of UDP have had a packet, those of TCP their handshake, made by hand at both ends. How long the
+    /// first packets took.
+    pub(super) fn open(&mut self, shape: Shape, flows: u32, known: Known<'_>) -> Result<Duration, LabError> {
+        let [udp, tcp] = &mut self.opened;
+        if shape == Shape::Udp {
+            *udp = flows.max(*udp);
+        } else {
+            *tcp = flows.max(*tcp);
+        }
+        let start = Instant::now();
+        if shape == Shape::Udp { self.open_udp(flows, known) } else { self.open_tcp(flows, known) }?;
+        Ok(start.elapsed())
+    }
+
+    fn open_udp(&self, flows: u32, known: Known<'_>) -> Result<(), LabError> {
         self.send(Shape::Udp, flows, RATE)?;
-        self.complete(Shape::Udp, flows, known, daemon)
+        self.complete(Shape::Udp, flows, known)?;
+        // Second packets: whatever happens at those has happened.
+        self.send(Shape::Udp, flows, FAST)
     }
 
-    /// Makes TCP connections of all flows, by hand at both ends.
-    pub(super) fn open_tcp(&self, flows: u32, known: u32, daemon: &Daemon) -> Result<(), LabError> {
+    fn open_tcp(&self, flows: u32, known: Known<'_>) -> Result<(), LabError> {
         let stop = Arc::new(AtomicBool::new(false));
         let answering = {
             let (stop, ifindex) = (Arc::clone(&stop), self.outside);
@@ -101,10 +125,11 @@ impl Field {
         };
         let opened = (|| {
             self.send(Shape::Syn, flows, RATE)?;
-            self.complete(Shape::Syn, flows, known, daemon)?;
-            thread::sleep(Duration::from_millis(200));
+            self.complete(Shape::Syn, flows, known)?;
+            thread::sleep(SETTLE);
             // Three times: those whose handshake had not ended are in it still.
-            (0..3).try_for_each(|_| self.send(Shape::Ack, flows, RATE))
+            self.send(Shape::Ack, flows, RATE)?;
+            (0..2).try_for_each(|_| self.send(Shape::Ack, flows, FAST))
         })();
         stop.store(true, Ordering::Release);
         let answered = answering.finish()?;
@@ -115,18 +140,24 @@ impl Field {
         Ok(())
     }
 
-    /// Sends first packets again until that many connections are known.
-    fn complete(&self, shape: Shape, flows: u32, wanted: u32, daemon: &Daemon) -> Result<(), LabError> {
-        let mut known = 0;
+    /// Sends first packets again until all opened connections are known.
+    fn complete(&self, shape: Shape, flows: u32, known: Known<'_>) -> Result<(), LabError> {
+        let wanted = self.opened.iter().copied().map(u64::from).sum();
+        let (mut now, mut in_vain) = (0, 0);
         for _ in 0..ATTEMPTS {
-            thread::sleep(Duration::from_millis(200));
-            known = connections(&self.bed, daemon)?;
-            if known >= u64::from(wanted) {
+            thread::sleep(SETTLE);
+            let before = now;
+            now = known(&self.bed)?;
+            if now >= wanted {
                 return Ok(());
+            }
+            in_vain = if now > before { 0 } else { in_vain + 1 };
+            if in_vain == IN_VAIN {
+                break;
             }
             self.send(shape, flows, RATE)?;
         }
-        Err(LabError::Late(format!("only {known} of {wanted} connections are known")))
+        Err(LabError::Late(format!("only {now} of {wanted} connections are known")))
     }
 
     fn send(&self, shape: Shape, flows: u32, rate: u32) -> Result<(), LabError> {
@@ -139,10 +170,25 @@ impl Field {
     }
 }
 
+/// Tells how many connections a firewall knows.
+pub(super) type Known<'a> = &'a dyn Fn(&Bed) -> Result<u64, LabError>;
+
 /// Connections that the daemon knows.
-fn connections(bed: &Bed, daemon: &Daemon) -> Result<u64, LabError> {
+pub(super) fn connections(bed: &Bed, daemon: &Daemon) -> Result<u64, LabError> {
     let status = daemon.show(bed, "status")?;
     Ok(status["status"]["table"]["connections"].as_u64().unwrap_or(0))
+}
+
+/// Connections that the router's kernel knows.
+pub(super) fn conntrack_entries(bed: &Bed) -> Result<u64, LabError> {
+    let path = "/proc/sys/net/netfilter/nf_conntrack_count";
+    let text = bed.router.enter(|| fs::read_to_string(path))?.tried(path)?;
+    Ok(text.trim().parse().unwrap_or(0))
+}
+
+/// A link-layer address as people write it.
+pub(super) fn text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// Index and address of a device.

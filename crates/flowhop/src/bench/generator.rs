@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use flowhop_wire::{checksum, protocol};
 
@@ -40,6 +41,14 @@ pub(super) enum Shape {
 }
 
 impl Shape {
+    /// What flows of such packets are called.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "UDP",
+            Self::Syn | Self::Ack => "TCP",
+        }
+    }
+
     const fn checksum(self) -> usize {
         match self {
             Self::Udp => TRANSPORT + 6,
@@ -166,19 +175,19 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    pub(super) fn new(hop: Hop, flows: u32, ifindex: u32) -> io::Result<Self> {
-        let mut code = random(hop, Shape::Udp, flows, Kind::Xdp);
+    pub(super) fn new(hop: Hop, shape: Shape, flows: u32, ifindex: u32) -> io::Result<Self> {
+        let mut code = random(hop, shape, flows, Kind::Xdp);
         code.with(Operation::Move, R1, ifindex as i32).with(Operation::Move, R2, 0).call(Helper::Redirect).exit();
-        Ok(Self { program: code.program(Kind::Xdp)?, frame: blank(hop, Shape::Udp), ifindex })
+        Ok(Self { program: code.program(Kind::Xdp)?, frame: blank(hop, shape), ifindex })
     }
 
-    /// Sends some; on a thread in the device's namespace.
-    pub(super) fn emit(&self, count: u32) -> io::Result<()> {
+    /// Sends some; on a thread in the device's namespace. About how long each took.
+    pub(super) fn emit(&self, count: u32) -> io::Result<Duration> {
         self.program.emit(&self.frame, self.ifindex, count)
     }
 }
 
-/// Runs a program on packets of random flows, as on the ingress of a device.
+/// Runs a program on packets of random flows, as on the ingress or in the driver of a device.
 #[derive(Debug)]
 pub(super) struct Timer {
     program: Program,
@@ -190,10 +199,10 @@ pub(super) struct Timer {
 impl Timer {
     pub(super) fn new(hop: Hop, shape: Shape, flows: u32, ifindex: u32, of: &Program) -> io::Result<Self> {
         let next = bpf::next_program(of)?;
-        let mut code = random(hop, shape, flows, Kind::Classifier);
+        let mut code = random(hop, shape, flows, of.kind());
         code.op(Operation::Move, R1, R6).map(R2, &next).with(Operation::Move, R3, 0).call(Helper::TailCall);
         code.with(Operation::Move, R0, 0).exit();
-        Ok(Self { program: code.program(Kind::Classifier)?, frame: blank(hop, shape), ifindex, _next: next })
+        Ok(Self { program: code.program(of.kind())?, frame: blank(hop, shape), ifindex, _next: next })
     }
 
     /// Mean nanoseconds of one run, with the making of the packet; on a thread in the device's namespace.
@@ -202,16 +211,29 @@ impl Timer {
     }
 }
 
-/// A program that answers a number: to be run where only the cost of what is around it counts, or as a sink.
-pub(super) fn constant(answer: i32) -> io::Result<Program> {
-    Assembler::default().with(Operation::Move, R0, answer).exit().program(Kind::Classifier)
+/// A program that answers a number.
+fn constant(kind: Kind, answer: i32) -> io::Result<Program> {
+    Assembler::default().with(Operation::Move, R0, answer).exit().program(kind)
+}
+
+/// A program that drops everything.
+pub(super) fn drop_all(kind: Kind) -> io::Result<Program> {
+    // `TC_ACT_SHOT` and `XDP_DROP`.
+    constant(kind, if kind == Kind::Classifier { 2 } else { 1 })
+}
+
+/// A program that does nothing and answers like one that redirects: to be run where only the cost of what is around it
+/// counts.
+pub(super) fn nothing(kind: Kind) -> io::Result<Program> {
+    // `TC_ACT_REDIRECT` and `XDP_REDIRECT`.
+    constant(kind, if kind == Kind::Classifier { 7 } else { 4 })
 }
 
 /// A program that sends everything to a device, and does nothing else.
-pub(super) fn redirect(ifindex: u32) -> io::Result<Program> {
+pub(super) fn redirect(kind: Kind, ifindex: u32) -> io::Result<Program> {
     let mut code = Assembler::default();
     code.with(Operation::Move, R1, ifindex as i32).with(Operation::Move, R2, 0).call(Helper::Redirect).exit();
-    code.program(Kind::Classifier)
+    code.program(kind)
 }
 
 #[cfg(test)]

@@ -3,34 +3,41 @@
 use std::io;
 
 use super::bpf::Program;
-use super::field::Field;
+use super::field::{Field, connections};
 use super::generator::{self, Shape, Timer};
 use super::report::{Row, Section};
 use super::{Bench, pin};
-use crate::lab::{Daemon, LabError, Tried};
+use crate::lab::daemon::Policy;
+use crate::lab::{Daemon, LabError, Mode, Tried};
 
 /// Packets of one measurement, and of the one before it that does not count.
 const PACKETS: [u32; 2] = [200_000, 1_000_000];
-/// A program that does nothing answers like one that redirects.
-const REDIRECT: i32 = 7;
 /// Fewer hits than this are worth a note.
 const ENOUGH: f64 = 0.99;
 
-const LINES: &str = "flowhop's index";
-const HASH: &str = "kernel hash map";
+const DRIVER: &str = "flowhop's index, driver";
+const LINES: &str = "flowhop's index, skb";
+const HASH: &str = "kernel hash map, skb";
 
 const METHOD: &str = "\
-The program on the ingress of `lan0`, with the daemon's own tables, runs on packets of random flows \
-(`BPF_PROG_TEST_RUN`): a few instructions make the packet and go on with the program by a tail call. What the same costs \
-with a program that does nothing is subtracted. All flows are known and translated; those of TCP have had their \
-handshake and are checked against their windows. `kernel hash map` is the same program with the kernel's own hash map in \
-the place of flowhop's index (`[table] index = \"kernel-hash\"`).";
+The program on `lan0`, in the driver (`driver`) or on its ingress (`skb`), with the daemon's own tables, runs on packets \
+of random flows (`BPF_PROG_TEST_RUN`): a few instructions make the packet and go on with the program by a tail call. \
+What the same costs with a program that does nothing is subtracted. All flows are known and translated; those of TCP \
+have had their handshake and are checked against their windows. `kernel hash map` is the same program with the kernel's \
+own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`).";
+
+/// A daemon with a program to be timed.
+struct Timed {
+    who: &'static str,
+    field: Field,
+    daemon: Daemon,
+}
 
 /// Runs it.
 pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
     let mut section = Section {
         name: "program",
-        title: "The kernel program alone",
+        title: "The kernel programs alone",
         unit: "ns/packet",
         method: METHOD,
         digits: 0,
@@ -38,71 +45,79 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         rows: Vec::new(),
         notes: Vec::new(),
     };
-    let mut fields = Vec::new();
-    for (who, index) in [(LINES, "lines"), (HASH, "kernel-hash")] {
+    let mut all = Vec::new();
+    for (who, mode, index) in
+        [(DRIVER, Mode::Driver, "lines"), (LINES, Mode::Chosen, "lines"), (HASH, Mode::Chosen, "kernel-hash")]
+    {
         let field = Field::new()?;
-        let daemon = Daemon::start(&field.bed, &bench.folder(index), &bench.many_flows(index))?;
-        fields.push((who, field, daemon));
+        field.take_frames()?;
+        let folder = format!("program-{index}{}", if mode == Mode::Driver { "-driver" } else { "" });
+        let policy = Policy { mode, ..bench.many_flows(index) };
+        let daemon = Daemon::start(&field.bed, &bench.folder(&folder), &policy)?;
+        all.push(Timed { who, field, daemon });
     }
-    let mut known = 0;
     for flows in bench.sizes() {
-        for (shape, name) in [(Shape::Udp, "UDP"), (Shape::Ack, "TCP")] {
-            let condition = format!("{name}, {flows} flows");
-            known += match (shape, bench.sizes().iter().rev().find(|smaller| **smaller < flows)) {
-                (_, Some(smaller)) => flows - smaller,
-                (_, None) => flows,
-            };
-            let mut timers = Vec::new();
-            for (who, field, daemon) in &fields {
-                match shape {
-                    Shape::Udp => field.open_udp_among(flows, known, daemon)?,
-                    _ => field.open_tcp(flows, known, daemon)?,
-                }
-                bench.progress(format!("{condition} opened, {who}"))?;
-                let timer = |program: &Program| Timer::new(field.hop, shape, flows, field.lan, program);
-                let made = field.bed.router.enter(|| {
-                    let program = Program::attached(field.lan)?;
-                    Ok::<_, io::Error>([timer(&program)?, timer(&generator::constant(REDIRECT)?)?])
-                })?;
-                timers.push((field, made.tried("a timed program")?));
-                section.rows.push(Row { condition: condition.clone(), who, values: Vec::new() });
-            }
-            let first = section.rows.len() - timers.len();
-            let before = hits(&fields)?;
-            for _ in 0..bench.rounds() {
-                for (place, (field, [timer, nothing])) in timers.iter().enumerate() {
-                    let timed = field.bed.router.enter(|| {
-                        pin()?;
-                        let [warm, count] = PACKETS;
-                        timer.run(warm)?;
-                        Ok::<_, io::Error>(timer.run(count)? - nothing.run(count)?)
-                    })?;
-                    section.rows[first + place].values.push(timed.tried("time a program")?);
-                }
-            }
-            let wanted = f64::from(PACKETS.iter().sum::<u32>()) * bench.rounds() as f64;
-            for (((who, _, _), before), after) in fields.iter().zip(before).zip(hits(&fields)?) {
-                let share = (after - before) as f64 / wanted;
-                if share < ENOUGH {
-                    let percent = share * 100.0;
-                    section.notes.push(format!("{condition}, {who}: only {percent:.1} % of the packets were hits"));
-                }
-            }
+        for shape in [Shape::Udp, Shape::Ack] {
+            compare(bench, &mut section, &mut all, shape, flows)?;
         }
     }
-    for (_, _, daemon) in fields {
-        daemon.stop()?;
-    }
+    all.into_iter().try_for_each(|timed| timed.daemon.stop())?;
     Ok(section)
 }
 
-/// Packets that the kernel programs have forwarded by an entry, by field.
-fn hits(fields: &[(&'static str, Field, Daemon)]) -> Result<Vec<u64>, LabError> {
-    let each = fields.iter().map(|(_, field, daemon)| {
-        let paths = daemon.show(&field.bed, "paths")?;
-        let paths = paths["paths"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let skb = paths.iter().find(|path| path["name"] == "skb");
-        Ok(skb.and_then(|path| path["hits"].as_u64()).unwrap_or(0))
-    });
-    each.collect()
+/// Times all of them with so many flows.
+fn compare(
+    bench: &Bench<'_>,
+    section: &mut Section,
+    all: &mut [Timed],
+    shape: Shape,
+    flows: u32,
+) -> Result<(), LabError> {
+    let condition = format!("{}, {flows} flows", shape.name());
+    let mut runners = Vec::new();
+    for Timed { who, field, daemon } in all {
+        let daemon = &*daemon;
+        field.open(shape, flows, &|bed| connections(bed, daemon))?;
+        bench.progress(format!("{condition}: {who} ready"))?;
+        let lan = field.lan;
+        let program = match *who {
+            DRIVER => field.driver_program()?,
+            _ => field.bed.router.enter(|| Program::attached(lan))?.tried("the program on lan0")?,
+        };
+        let timers = field.bed.router.enter(|| {
+            let timer = |program: &Program| Timer::new(field.hop, shape, flows, lan, program);
+            Ok::<_, io::Error>([timer(&program)?, timer(&generator::nothing(program.kind())?)?])
+        })?;
+        let hits = hits(field, daemon)?;
+        runners.push((*who, &*field, daemon, timers.tried("a timed program")?, hits, Vec::new()));
+    }
+    for _ in 0..bench.rounds() {
+        for (_, field, _, [timer, nothing], _, values) in &mut runners {
+            let timed = field.bed.router.enter(|| {
+                pin()?;
+                let [warm, count] = PACKETS;
+                timer.run(warm)?;
+                Ok::<_, io::Error>(timer.run(count)? - nothing.run(count)?)
+            })?;
+            values.push(timed.tried("time a program")?);
+        }
+    }
+    let wanted = f64::from(PACKETS.iter().sum::<u32>()) * bench.rounds() as f64;
+    for (who, field, daemon, _, before, values) in runners {
+        let share = (hits(field, daemon)? - before) as f64 / wanted;
+        if share < ENOUGH {
+            let percent = share * 100.0;
+            section.notes.push(format!("{condition}, {who}: only {percent:.1} % of the packets were hits"));
+        }
+        section.rows.push(Row { condition: condition.clone(), who, values });
+    }
+    Ok(())
+}
+
+/// Packets that the kernel programs have forwarded by an entry.
+fn hits(field: &Field, daemon: &Daemon) -> Result<u64, LabError> {
+    let paths = daemon.show(&field.bed, "paths")?;
+    let paths = paths["paths"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let kernel = paths.iter().filter(|path| path["name"] == "driver" || path["name"] == "skb");
+    Ok(kernel.filter_map(|path| path["hits"].as_u64()).sum())
 }

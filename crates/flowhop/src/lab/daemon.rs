@@ -31,6 +31,8 @@ const SELF: &str = "/proc/self/exe";
 pub enum Mode {
     /// As the daemon chooses.
     Chosen,
+    /// By programs in drivers.
+    Driver,
     /// All in user space.
     User,
 }
@@ -68,6 +70,7 @@ impl Policy {
     pub fn text(&self) -> String {
         let path = match self.mode {
             Mode::Chosen => "",
+            Mode::Driver => ", path = \"driver\"",
             Mode::User => ", path = \"user\"",
         };
         let mut text = format!(
