@@ -415,3 +415,18 @@ fn what_an_error_quotes_is_in_flight() {
         }
     }
 }
+
+// A6: two cores with the same answer to a SYN: the later one goes down, and what the earlier one wrote stays.
+#[test]
+fn an_answer_that_another_core_has_entered_meanwhile_is_handed_down() {
+    let wire = Wire::opened(7000, NOTHING, 1000);
+    let answer = segment(SYN | ACK, 90_000, 7001, 0, 2000);
+    let mut entered = None;
+    let result = check(&wire.halves[1], &wire.halves[0], &answer, || {
+        assert_eq!(wire.answer(90_000, NOTHING, 2000), Ok(()));
+        entered = Some(wire.words());
+        Some(NOTHING)
+    });
+    assert_eq!(result, Err(Reason::Contention));
+    assert_eq!(Some(wire.words()), entered);
+}

@@ -4,6 +4,8 @@
 
 #[path = "kernel/common.rs"]
 mod common;
+#[path = "kernel/cores.rs"]
+mod cores;
 
 use common::{Bed, FORWARD, Flow, Wire, compare, frames, in_namespaces, tick};
 use flowhop_flow::record::{NextHop, local_flags};

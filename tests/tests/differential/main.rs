@@ -268,7 +268,7 @@ fn in_the_kernel(level: Level, index: IndexKind, socket: bool, seed: u64) {
     let tally = apart(|| {
         let mut number = 0;
         // Long episodes, because each loads the programs, which takes the verifier seconds.
-        run(packets(50_000), 5 * EPISODE, seed, &mut |secret| {
+        run(packets(50_000), 12 * EPISODE, seed, &mut |secret| {
             number += 1;
             let name = format!("{level:?}-{index:?}-{number}");
             Rig::kernel(level, index, socket, secret, &name).unwrap_or_else(|error| panic!("{error}"))

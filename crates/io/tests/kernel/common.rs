@@ -92,11 +92,16 @@ pub(crate) struct Flow {
     frame: Vec<u8>,
 }
 
+/// Where the payload of a TCP segment begins.
+fn tcp_header(frame: &[u8]) -> usize {
+    if frame[12..14] == [8, 0] { 34 } else { 54 }
+}
+
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-const TCP_START: (u32, u32) = (1_000, 5_000);
+pub(crate) const TCP_START: (u32, u32) = (1_000, 5_000);
 
 impl Flow {
     pub(crate) fn udp4() -> Self {
@@ -162,6 +167,27 @@ impl Flow {
         }
     }
 
+    /// The same without a translation.
+    pub(crate) fn untranslated(self) -> Self {
+        let Key { source, destination, ports, .. } = self.key;
+        Self { new_source: source, new_destination: destination, new_ports: ports, ..self }
+    }
+
+    /// A segment of the initiator's with other numbers, and the longest life that a packet can have.
+    pub(crate) fn segment_at(&self, sequence: u32, acknowledgment: u32) -> Vec<u8> {
+        let mut frame = self.frame();
+        let at = tcp_header(&frame);
+        frame[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
+        frame[at + 8..at + 12].copy_from_slice(&acknowledgment.to_be_bytes());
+        if frame[12..14] == [8, 0] {
+            frame[22] = 255;
+            mend(&mut frame);
+        } else {
+            frame[21] = 255;
+        }
+        frame
+    }
+
     /// A packet of the initiator's, addressed to the port.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let mut frame = self.frame.clone();
@@ -171,7 +197,7 @@ impl Flow {
     }
 }
 
-const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub(crate) const LAN_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 
 pub(crate) struct Bed {
     pub(crate) kernel: Kernel,
@@ -222,6 +248,13 @@ impl Bed {
         Self { kernel, tap, state, lan, wan, lan_mac, wan_mac, index, blocks: 0, keys: Vec::new() }
     }
 
+    /// The same tables once more, with programs that another thread can run at the same time.
+    pub(crate) fn another(&self) -> Kernel {
+        let kernel = Kernel::load(&self.state, self.kernel.geometry()).unwrap();
+        assert!(kernel.adopted());
+        kernel
+    }
+
     pub(crate) fn replace_kernel(&mut self, make: impl FnOnce(&std::path::Path) -> Kernel) {
         self.kernel = make(&self.state);
     }
@@ -254,7 +287,7 @@ impl Bed {
         hot.deltas.store(u32::from(rewrite.address_delta) | u32::from(rewrite.port_delta) << 16);
         hot.steer.store(
             Steer {
-                skb: true,
+                skb: false,
                 adjacency: ADJACENCY as u16,
                 ingress: 1,
                 action: Action::Forward,
@@ -387,7 +420,7 @@ pub(crate) fn punted(tap: &Tap) -> (tap::VirtioHeader, Vec<u8>) {
 }
 
 /// A packet in a slice, with checksums complete.
-struct Plain<'a>(SliceFrame<'a>);
+pub(crate) struct Plain<'a>(pub(crate) SliceFrame<'a>);
 
 impl Frame for Plain<'_> {
     fn len(&self) -> usize {
