@@ -37,8 +37,10 @@ pub struct Load {
     pub to: SocketAddr,
     /// Where receivers listen: the same, unless destinations are translated on the way.
     pub at: SocketAddr,
-    /// How many flows (source ports), served in turn.
+    /// How many flows (source ports).
     pub flows: u32,
+    /// How many flows send at the same time, in turn; when these have sent all of theirs, the next ones begin.
+    pub together: u32,
     /// Packets of all flows together; rounded down to a multiple of `flows`.
     pub packets: u64,
     /// Packets a second, all flows together.
@@ -53,7 +55,7 @@ impl Load {
     /// The load of the acceptance tests: one flow, 20 000 packets a second for 5 s, 64 bytes each.
     pub fn new(to: IpAddr, port: u16) -> Self {
         let to = SocketAddr::new(to, port);
-        Self { to, at: to, flows: 1, packets: 100_000, rate: 20_000, size: 64, echo: false }
+        Self { to, at: to, flows: 1, together: u32::MAX, packets: 100_000, rate: 20_000, size: 64, echo: false }
     }
 
     /// Received at another address than it is sent to, because of a translation.
@@ -75,6 +77,14 @@ impl Load {
         self
     }
 
+    /// Begins new flows all the time: so many in a second, of which so many send at the same time, until the load is over.
+    pub fn new_flows(mut self, per_second: u32, together: u32) -> Self {
+        let flows = self.packets * u64::from(per_second) / u64::from(self.rate);
+        self.flows = u32::try_from(flows).expect("a number of flows");
+        self.together = together;
+        self
+    }
+
     /// That many bytes of payload.
     pub fn size(mut self, size: usize) -> Self {
         assert!(size >= HEADER, "a numbered packet has at least {HEADER} bytes");
@@ -90,6 +100,18 @@ impl Load {
 
     fn per_flow(&self) -> u64 {
         self.packets / u64::from(self.flows)
+    }
+
+    /// Flow and sequence number of the packet that is sent after so many.
+    fn place(&self, sent: u64) -> (u64, u64) {
+        let flows = u64::from(self.flows);
+        let together = u64::from(self.together).min(flows);
+        let group = sent / (together * self.per_flow());
+        let first = group * together;
+        // The last group may be smaller.
+        let turns = together.min(flows - first);
+        let within = sent - first * self.per_flow();
+        (first + within % turns, within / turns)
     }
 }
 
@@ -479,7 +501,7 @@ fn send(sockets: &[UdpSocket], load: &Load, run: u32, progress: &Progress) -> (D
         let micros = u64::try_from(start.elapsed().as_micros()).expect("a short time");
         let due = (micros * u64::from(load.rate) / 1_000_000 + 1).min(total).min(sent + BURST);
         while sent < due {
-            let (flow, sequence) = (sent % flows, sent / flows);
+            let (flow, sequence) = load.place(sent);
             payload[..8].copy_from_slice(&sequence.to_be_bytes());
             payload[8..12].copy_from_slice(&u32::try_from(flow).unwrap_or(0).to_be_bytes());
             payload[12..16].copy_from_slice(&run.to_be_bytes());
