@@ -1,9 +1,12 @@
 //! Numbered UDP at a pace, from the very first packet of flows that begin all the time (checklist A5, F11): nothing is
 //! lost, nothing comes twice, nothing overtakes, on any path.
 
+use std::thread;
+use std::time::Duration;
+
 use flowhop_tests::numbered;
 use flowhop_tests::wait::undisturbed;
-use flowhop_tests::{Bed, Daemon, Family, Load, Policy, Report, alone};
+use flowhop_tests::{Bed, Daemon, Family, Load, Policy, alone};
 
 const PORT: u16 = 5000;
 /// Packets a second, of all flows together.
@@ -13,12 +16,9 @@ const NEW_FLOWS: u32 = 100;
 /// How long.
 const MILLIS: u64 = 2000;
 
-/// Sends at that pace, so many flows at the same time, and says what came of it when `meanwhile` has done its work.
-fn run(bed: &Bed, family: Family, together: u32, meanwhile: impl FnOnce(&numbered::Running)) -> Report {
-    let load = Load::new(family.outside_host(), PORT).rate(RATE, MILLIS).new_flows(NEW_FLOWS, together);
-    let running = numbered::start(&bed.inside, &[&bed.outside], &load);
-    meanwhile(&running);
-    running.finish()
+/// New flows all the time, so many of which send at the same time.
+fn load(family: Family, together: u32) -> Load {
+    Load::new(family.outside_host(), PORT).rate(RATE, MILLIS).new_flows(NEW_FLOWS, together)
 }
 
 // One flow after the other, back to back, and ten at a time.
@@ -30,11 +30,50 @@ fn flows_that_begin_all_the_time_lose_nothing_from_their_first_packet_on() {
         let bed = Bed::for_path("pace", path);
         let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path(path));
         for (family, together) in [(Family::V4, 1), (Family::V6, 10)] {
-            let report = run(&bed, family, together, |_| ());
+            let before = daemon.path_packets(path);
+            let load = load(family, together);
+            let report = numbered::run(&bed.inside, &bed.outside, &load);
+            let carried = daemon.path_packets(path) - before;
             let context = format!("{path}, {family:?}, {together} at a time");
-            println!("{context}: {report}");
+            println!("{context}: {report}; {carried} by {path}");
             assert!(report.is_clean(), "{context}: {report}\ndrops: {}", daemon.json("show drops"));
             assert_eq!(report.forward.sources.len(), 200, "{context}: every flow has a source of its own");
+            assert!(carried > load.packets / 2, "{context}: {carried} by {path}");
         }
+    }
+}
+
+// A5: the same while all flows are moved from path to path by command, again and again.
+#[test]
+fn flows_that_are_moved_between_paths_lose_nothing() {
+    let _turn = alone();
+    undisturbed();
+    let bed = Bed::for_path("moved", "driver");
+    let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path("driver"));
+    if daemon.client("move flow all default").code() == Some(2) {
+        eprintln!("not run: this flowhop has no `move flow`");
+        return;
+    }
+    let there_and_back = load(Family::V6, 20).rate(10_000, MILLIS).flows(100).echo();
+    for load in [load(Family::V4, 1), load(Family::V6, 10), load(Family::V4, 200), there_and_back] {
+        let running = numbered::start(&bed.inside, &[&bed.outside], &load);
+        let mut moves = 0;
+        for path in ["skb", "driver", "user", "skb", "user", "driver", "default"].into_iter().cycle() {
+            if running.sent() >= load.packets {
+                break;
+            }
+            // Those that are of one direction only, or end just then, are no reason to fail.
+            daemon.client(&format!("move flow all {path}"));
+            moves += 1;
+            thread::sleep(Duration::from_millis(20));
+        }
+        let report = running.finish();
+        let context = format!("{} at a time to {}, moved {moves} times", load.together, load.to);
+        println!("{context}: {report}");
+        assert!(moves > 20, "{context}");
+        assert!(report.is_clean(), "{context}: {report}\ndrops: {}", daemon.json("show drops"));
+    }
+    for path in ["driver", "skb", "user"] {
+        assert!(daemon.path_packets(path) > 1000, "{path}: {}", daemon.json("show paths"));
     }
 }

@@ -32,6 +32,8 @@ use crate::validate::{FragmentPlace, Validated, validate};
 pub trait Io {
     /// Sends a finished frame out through a port.
     fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool;
+    /// Has everything leave that was given to be sent: kernel paths are about to forward later packets by themselves.
+    fn flush(&mut self) {}
     /// Gives a frame that came in through a port to the kernel's own stack.
     fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool;
     /// Has the kernel resolve, or confirm, a neighbour.
@@ -499,6 +501,7 @@ impl Engine {
             self.finish_moves(now, io);
         }
         if self.gates.waiting() != 0 {
+            io.flush();
             let quiet = Quiet { holding: !self.hold.is_empty(), drained, grace: self.passed };
             self.gates.activate(&self.table, now, quiet);
         }

@@ -99,6 +99,11 @@ impl Hold {
         if self.waits_for(wait) { self.take_if(|held| held.wait == wait) } else { Vec::new() }
     }
 
+    /// Takes out what waits for any of several things, in order of arrival; `waits` says which these are.
+    pub fn take_all(&mut self, waits: impl Fn(Wait) -> bool) -> Vec<Held> {
+        if self.by_wait.keys().any(|wait| waits(*wait)) { self.take_if(|held| waits(held.wait)) } else { Vec::new() }
+    }
+
     /// Takes out what has waited for longer than `limit` ticks.
     pub fn expired(&mut self, now: Tick, limit: Tick) -> Vec<Held> {
         if self.packets.front().is_none_or(|held| now.wrapping_sub(held.since) <= limit) {

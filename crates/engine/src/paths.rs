@@ -6,7 +6,7 @@
 //! with a queue of its own to user space), packets that come by the new level's queue are held until the kernel
 //! programs' grace period has passed and the old level's queue is empty. Then nothing of before is on its way any more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use flowhop_flow::Reason;
 use flowhop_flow::forward::gate_of;
@@ -65,14 +65,18 @@ pub(crate) struct Way {
 
 /// Directions whose level changed a moment ago.
 #[derive(Debug, Default)]
-pub(crate) struct Moves(HashMap<(BlockIndex, usize), Move>);
+pub(crate) struct Moves(BTreeMap<(BlockIndex, usize), Move>);
 
 #[derive(Clone, Copy, Debug)]
 struct Move {
+    /// Serial number of the connection, so that nothing is done to the next one in its block.
+    serial: u32,
     /// The new level is the driver's.
     driver: bool,
     /// The last grace period that had begun.
     grace: u64,
+    /// What was decided meanwhile: it has to wait, or what is held now would be overtaken by what comes then.
+    next: Option<Way>,
 }
 
 impl Moves {
@@ -83,6 +87,11 @@ impl Moves {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The move of a direction of this connection that is not complete.
+    fn of(&mut self, block: BlockIndex, direction: usize, serial: u32) -> Option<&mut Move> {
+        self.0.get_mut(&(block, direction)).filter(|change| change.serial == serial)
     }
 }
 
@@ -126,7 +135,8 @@ impl Engine {
     }
 
     /// Moves a connection, by its identifier, to a path of the operator's choice; `None` gives the choice back. Returns
-    /// the path of each direction: one whose interfaces cannot do it stays where it is.
+    /// the path of each direction, at once or as soon as an earlier move is complete: one whose interfaces cannot do it
+    /// stays where it is.
     ///
     /// # Errors
     /// When there is no such connection, or neither direction can take that path.
@@ -157,7 +167,12 @@ impl Engine {
             }
         }
         let block = self.table.block(number).ok_or(MoveError::Unknown)?;
-        let paths = [0, 1].map(|direction| Path::of(Steer::unpack(block.hot[direction].steer.load())));
+        let serial = block.owner.serial.load();
+        let paths = [0, 1].map(|direction| {
+            let steer = Steer::unpack(block.hot[direction].steer.load());
+            let next = self.moves.of(number, direction, serial).and_then(|change| change.next);
+            Path::of(next.map_or(steer, |Way { action, skb, .. }| Steer { action, skb, ..steer }))
+        });
         if moved { Ok(paths) } else { Err(MoveError::Impossible) }
     }
 
@@ -219,6 +234,11 @@ impl Engine {
     pub(crate) fn put(&mut self, number: BlockIndex, direction: usize, way: Way, now: Tick) {
         let is_connection = |block: &&Block| is_live(block) && !is_refusal(block);
         let Some(block) = self.table.block(number).filter(is_connection) else { return };
+        let serial = block.owner.serial.load();
+        if let Some(change) = self.moves.of(number, direction, serial) {
+            change.next = Some(way);
+            return;
+        }
         let shift = 8 * direction;
         let others = block.owner.flags.load() & !(0xff << shift);
         block.owner.flags.store(others | u32::from(way.reason as u8) << shift);
@@ -226,7 +246,6 @@ impl Engine {
         if (steer.action, steer.skb) == (way.action, way.skb) || !self.kernel {
             return;
         }
-        let serial = block.owner.serial.load();
         let changes_level = steer.skb != way.skb;
         let gate = gate_of(self.table.hash(&key_of(block, direction)));
         // What the daemon forwards itself from now on it gets in order, unless the queue changes as well.
@@ -239,7 +258,7 @@ impl Engine {
             self.gates.wait_again(number, serial, direction, gate, grace, now);
         }
         if changes_level {
-            self.moves.0.insert((number, direction), Move { driver: !way.skb, grace });
+            self.moves.0.insert((number, direction), Move { serial, driver: !way.skb, grace, next: None });
         }
     }
 
@@ -260,15 +279,19 @@ impl Engine {
             return;
         }
         let passed = self.passed;
-        let complete = |change: &Move| passed > change.grace;
-        let done: Vec<_> = self.moves.0.iter().filter(|(_, change)| complete(change)).map(|(key, _)| *key).collect();
-        for (number, direction) in done {
-            self.moves.0.remove(&(number, direction));
-            for mut held in self.hold.take(Wait::Move(number, direction)) {
-                self.counters.take_back(held.port, Reason::HeldMove, held.bytes.len());
-                let arrived = Arrived { port: held.port, gate: held.gate, driver: held.driver, now };
-                let mut packet = Buffer::new(&mut held.bytes, held.offload);
-                self.receive(&arrived, &mut packet, io);
+        let done: BTreeMap<_, _> = self.moves.0.extract_if(.., |_, change| passed > change.grace).collect();
+        // All at once: a walk over the packets for each of many moves would keep the next ones waiting.
+        let is_done = |wait| matches!(wait, Wait::Move(number, direction) if done.contains_key(&(number, direction)));
+        for mut held in self.hold.take_all(is_done) {
+            self.counters.take_back(held.port, Reason::HeldMove, held.bytes.len());
+            let arrived = Arrived { port: held.port, gate: held.gate, driver: held.driver, now };
+            let mut packet = Buffer::new(&mut held.bytes, held.offload);
+            self.receive(&arrived, &mut packet, io);
+        }
+        for ((number, direction), change) in done {
+            let is_same = self.table.block(number).is_some_and(|block| block.owner.serial.load() == change.serial);
+            if let Some(way) = change.next.filter(|_| is_same) {
+                self.put(number, direction, way, now);
             }
         }
     }

@@ -78,6 +78,10 @@ impl Io for Outside {
         }
     }
 
+    fn flush(&mut self) {
+        self.plane.flush();
+    }
+
     fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool {
         match &mut self.plane {
             Plane::Kernel(kernel) => kernel.stack(port, frame, offload),
