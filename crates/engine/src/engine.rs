@@ -18,7 +18,7 @@ use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
 use crate::fragments::{Datagram, Decision, Fate, Fragments};
 use crate::gates::{Gates, Quiet};
-use crate::hold::Hold;
+use crate::hold::{HOLD_LIMIT, Hold};
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
@@ -166,8 +166,6 @@ pub struct Engine {
     pub(crate) taking_over: bool,
 }
 
-/// How long a packet waits for its neighbour, in ticks; the kernel gives up after three probes a second apart.
-const HOLD_LIMIT: Tick = 3_500;
 /// Connections looked at by ageing in one call of [`Engine::maintain`].
 const AGEING_SLICE: usize = 4096;
 
@@ -476,7 +474,10 @@ impl Engine {
             match change {
                 Change::Adjacency(index) => self.adjacency_changed(index, now, io),
                 Change::Routes { prefix } => self.sweep.routes(prefix),
-                Change::OwnAddresses => self.addresses_changed = true,
+                Change::OwnAddresses => {
+                    self.addresses_changed = true;
+                    self.sweep.addresses();
+                }
                 Change::NeedResync => self.resync = true,
                 Change::Link { .. } => {}
             }

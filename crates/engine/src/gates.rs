@@ -9,9 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use flowhop_flow::record::{GATES, Gate, Steer, Tick};
 use flowhop_table::{BlockIndex, Region, Table};
 
+use crate::hold::HOLD_LIMIT;
+
 /// How long an entry may wait, in ticks, before packets that were counted at its gate and have not come are taken
 /// for lost. A packet is in the queue of the punt device for milliseconds at the most.
 const STUCK: Tick = 200;
+/// Entries looked at in one call.
+const LOOKED_AT: usize = 4096;
 
 #[derive(Debug)]
 struct Waiting {
@@ -92,7 +96,7 @@ impl Gates {
     /// until every program that saw it so has ended, and what those handed down has left.
     pub fn activate(&mut self, table: &Table, now: Tick, quiet: Quiet) {
         let Quiet { holding, drained, grace } = quiet;
-        for _ in 0..self.waiting.len() {
+        for _ in 0..self.waiting.len().min(LOOKED_AT) {
             let Some(waiting) = self.waiting.pop_front() else { return };
             let place = (waiting.block, waiting.direction);
             let Some(block) = table.block(waiting.block).filter(|block| block.owner.serial.load() == waiting.serial)
@@ -105,7 +109,9 @@ impl Gates {
                 self.again.remove(&place);
                 continue;
             }
-            if self.again.get(&place).is_some_and(|begun| holding || !drained || grace <= *begun) {
+            // What was kept when it was made pending has been sent or given up by then.
+            let kept = holding && now.wrapping_sub(waiting.since) <= HOLD_LIMIT;
+            if self.again.get(&place).is_some_and(|begun| kept || !drained || grace <= *begun) {
                 self.waiting.push_back(waiting);
                 continue;
             }

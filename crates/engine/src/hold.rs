@@ -9,6 +9,9 @@ use flowhop_table::BlockIndex;
 
 use crate::buffer::Offload;
 
+/// How long a packet waits for its neighbour, in ticks; the kernel gives up after three probes a second apart.
+pub(crate) const HOLD_LIMIT: Tick = 3_500;
+
 /// What packets wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {

@@ -2,7 +2,7 @@
 
 use flowhop_flow::forward::{Hit, gate_of, hot, judge, rewrite_of, wire_length};
 use flowhop_flow::key;
-use flowhop_flow::record::{Action, NextHop, Steer, Tick};
+use flowhop_flow::record::{Action, Adjacency, NextHop, Steer, Tick};
 use flowhop_flow::tcp::{self, Phase, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_routing::{AdjacencyIndex, AdjacencyState, Resolution, UnreachableReason};
@@ -143,8 +143,7 @@ impl Engine {
         let generation = self.routing.adjacency(adjacency).map_or(0, |adjacency| adjacency.generation);
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         let steer = Steer::unpack(block.hot[direction].steer.load());
-        let new = Steer { adjacency: adjacency.get(), adjacency_generation: generation, ..steer };
-        if new == steer {
+        if (steer.adjacency, steer.adjacency_generation) == (adjacency.get(), generation) {
             return Ok(false);
         }
         // The answers are expected where the packets go now.
@@ -154,11 +153,25 @@ impl Engine {
             back.store(Steer { ingress: port, ..other }.pack());
             self.revalidate(number, now)?;
         }
+        // Packets for which the entry led nowhere are on their way here: no later one may overtake them.
+        if !self.leads_somewhere(steer) {
+            self.pend(number, direction, now);
+        }
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let steer = Steer::unpack(block.hot[direction].steer.load());
+        let new = Steer { adjacency: adjacency.get(), adjacency_generation: generation, ..steer };
         block.hot[direction].steer.store(new.pack());
         self.follow_paths(number, now);
         self.want_neighbour(adjacency, now, io);
         Ok(true)
+    }
+
+    /// Whether the kernel paths can send by an entry.
+    fn leads_somewhere(&self, steer: Steer) -> bool {
+        let record = self.table.regions().adjacencies.get(usize::from(steer.adjacency));
+        record
+            .and_then(Adjacency::read)
+            .is_some_and(|hop| hop.generation == steer.adjacency_generation && hop.flags & NextHop::RESOLVED != 0)
     }
 
     /// Has a neighbour resolved that is not.
@@ -190,8 +203,12 @@ impl Engine {
         io: &mut dyn Io,
     ) -> Reason {
         let index = AdjacencyIndex::new(adjacency);
-        if self.routing.adjacency(index).is_some_and(|adjacency| adjacency.state == AdjacencyState::Resolved) {
-            // Its output is not an interface of policy's any more, or the record lags behind.
+        let resolved = self.routing.adjacency(index).filter(|adjacency| adjacency.state == AdjacencyState::Resolved);
+        if let Some(ifindex) = resolved.map(|adjacency| adjacency.ifindex) {
+            if self.interfaces.ifindex(ifindex).is_none() {
+                return Reason::NoZone;
+            }
+            // The record lags behind.
             self.write_adjacency(index);
         }
         let wait = Wait::Neighbour(adjacency);

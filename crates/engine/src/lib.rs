@@ -44,5 +44,5 @@ pub use counters::Counters;
 pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
 pub use module::{Context, Kept, MAX_NAT, Module, NewSession, SessionView, Step, Via};
-pub use paths::Path;
+pub use paths::{MoveError, Path};
 pub use reload::Revalidated;

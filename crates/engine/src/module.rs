@@ -4,6 +4,8 @@
 //! other modules. The engine itself is the step named [`ROUTE`]: modules before it may change the destination,
 //! modules after it know the output interface.
 
+use std::collections::HashSet;
+
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::parse::Transport;
@@ -163,6 +165,12 @@ pub trait Module: Send {
     /// Whether the connection may go on under the policy as it is now, and how; `None` ends it.
     fn revalidate(&mut self, session: &SessionView, _interfaces: &Interfaces) -> Option<Kept> {
         Some(Kept::as_it_is(session))
+    }
+
+    /// Whether the connection is translated by this module to or from one of these addresses, which the box no longer
+    /// has, and cannot go on without it.
+    fn ends_with(&self, _session: &SessionView, _gone: &HashSet<Address>) -> bool {
+        false
     }
 
     /// How many rules [`revalidate`](Self::revalidate) may have to look at: what bounds how long it takes.

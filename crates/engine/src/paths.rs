@@ -148,32 +148,38 @@ impl Engine {
         self.move_block(found.ok_or(MoveError::Unknown)?, path, now)
     }
 
-    /// Moves all connections that can be moved; returns how many.
-    pub fn move_flows(&mut self, path: Option<Path>, now: Tick) -> u32 {
-        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
-        live.into_iter().filter(|&number| self.move_block(number, path, now).is_ok()).count() as u32
+    /// Moves all connections that can be moved, in slices, by [`maintain`](Self::maintain); when that is done,
+    /// [`take_moved`](Self::take_moved) says how many.
+    pub fn move_flows(&mut self, path: Option<Path>) {
+        self.sweep.order(path);
     }
 
-    fn move_block(&mut self, number: BlockIndex, path: Option<Path>, now: Tick) -> Result<[Path; 2], MoveError> {
+    pub(crate) fn move_block(
+        &mut self,
+        number: BlockIndex,
+        path: Option<Path>,
+        now: Tick,
+    ) -> Result<[Path; 2], MoveError> {
+        if self.table.block(number).is_none_or(is_refusal) {
+            return Err(MoveError::Unknown);
+        }
         let mut moved = false;
-        for direction in 0..2 {
+        let paths = [0, 1].map(|direction| {
             let way = match path {
                 None => self.default_way(number, direction),
                 Some(path) => self.way_by(number, direction, path),
             };
-            if let Some(way) = way {
-                self.put(number, direction, way, now);
-                moved = true;
-            }
-        }
-        let block = self.table.block(number).ok_or(MoveError::Unknown)?;
-        let serial = block.owner.serial.load();
-        let paths = [0, 1].map(|direction| {
-            let steer = Steer::unpack(block.hot[direction].steer.load());
-            let next = self.moves.of(number, direction, serial).and_then(|change| change.next);
-            Path::of(next.map_or(steer, |Way { action, skb, .. }| Steer { action, skb, ..steer }))
+            let Some(way) = way else { return self.path(number, direction) };
+            self.put(number, direction, way, now);
+            moved = true;
+            Path::of(Steer { action: way.action, skb: way.skb, ..Steer::default() })
         });
         if moved { Ok(paths) } else { Err(MoveError::Impossible) }
+    }
+
+    fn path(&self, number: BlockIndex, direction: usize) -> Path {
+        let block = self.table.block(number);
+        block.map_or(Path::User, |block| Path::of(Steer::unpack(block.hot[direction & 1].steer.load())))
     }
 
     /// The ports of a direction: input, output. Where its adjacency is of no port, the output is where answers come in.
@@ -219,8 +225,7 @@ impl Engine {
     pub(crate) fn follow_paths(&mut self, number: BlockIndex, now: Tick) {
         for direction in 0..2 {
             let chosen = self.reason(number, direction) == Some(PathReason::Moved);
-            let steer = self.table.block(number).map(|block| Steer::unpack(block.hot[direction].steer.load()));
-            let possible = steer.and_then(|steer| self.way_by(number, direction, Path::of(steer)));
+            let possible = self.way_by(number, direction, self.path(number, direction));
             if chosen && possible.is_some() {
                 continue;
             }
@@ -234,15 +239,15 @@ impl Engine {
     pub(crate) fn put(&mut self, number: BlockIndex, direction: usize, way: Way, now: Tick) {
         let is_connection = |block: &&Block| is_live(block) && !is_refusal(block);
         let Some(block) = self.table.block(number).filter(is_connection) else { return };
+        let shift = 8 * direction;
+        let others = block.owner.flags.load() & !(0xff << shift);
+        block.owner.flags.store(others | u32::from(way.reason as u8) << shift);
+        let steer = Steer::unpack(block.hot[direction].steer.load());
         let serial = block.owner.serial.load();
         if let Some(change) = self.moves.of(number, direction, serial) {
             change.next = Some(way);
             return;
         }
-        let shift = 8 * direction;
-        let others = block.owner.flags.load() & !(0xff << shift);
-        block.owner.flags.store(others | u32::from(way.reason as u8) << shift);
-        let steer = Steer::unpack(block.hot[direction].steer.load());
         if (steer.action, steer.skb) == (way.action, way.skb) || !self.kernel {
             return;
         }

@@ -39,8 +39,6 @@ use crate::refusals::is_refusal;
 const EFFORT: usize = 16_384;
 /// What asking about a connection takes beside that, in rules.
 const ASKING: usize = 32;
-/// Blocks looked at in one slice.
-const LOOKED_AT: u32 = 16_384;
 /// How far the generation of new entries may be ahead of the one in force.
 const FURTHEST: u16 = 1 << 14;
 
@@ -166,7 +164,7 @@ impl Engine {
 
     /// Gives those that may go on the target's generation; returns where to go on.
     fn judge_from(&mut self, from: BlockIndex, now: Tick) -> Option<BlockIndex> {
-        self.walk(from, |engine, number| {
+        self.walk(from, self.judged_in_a_slice(), |engine, number| {
             if engine.table.block(number).is_some_and(is_refusal) {
                 engine.forget_refusal(number);
                 return true;
@@ -187,7 +185,7 @@ impl Engine {
 
     /// Removes those that were cut; returns where to go on.
     fn end_from(&mut self, from: BlockIndex, now: Tick) -> Option<BlockIndex> {
-        self.walk(from, |engine, number| {
+        self.walk(from, self.judged_in_a_slice(), |engine, number| {
             let Some(block) = engine.table.block(number) else { return false };
             let cut = block.hot.iter().any(|hot| engine.is_stale(Steer::unpack(hot.steer.load())));
             let goes_on = !is_refusal(block) && (!cut || engine.revalidate(number, now).is_ok());
@@ -196,22 +194,10 @@ impl Engine {
         })
     }
 
-    /// Calls `visit` with live blocks until it has said often enough that there was something to do. Returns where to
-    /// go on, `None` at the end.
-    fn walk(&mut self, from: BlockIndex, mut visit: impl FnMut(&mut Self, BlockIndex) -> bool) -> Option<BlockIndex> {
-        let end = self.table.regions().blocks.len() as u32;
-        let stop = from.saturating_add(LOOKED_AT).min(end);
+    /// How many connections can be asked about in one slice.
+    fn judged_in_a_slice(&self) -> usize {
         let rules: usize = self.modules.iter().map(|module| module.rules()).sum();
-        let mut left = (EFFORT / (ASKING + rules)).max(1);
-        for number in from..stop {
-            if self.table.block(number).is_some_and(is_live) && visit(self, number) {
-                left -= 1;
-            }
-            if left == 0 {
-                return Some(number + 1).filter(|next| *next < end);
-            }
-        }
-        (stop < end).then_some(stop)
+        (EFFORT / (ASKING + rules)).max(1)
     }
 
     /// What the modules say to a connection under the policy as it is now; `None`: it may not go on.

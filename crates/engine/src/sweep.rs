@@ -1,18 +1,28 @@
 //! Walks over all connections, in slices, when something changed that many may depend on.
+//!
+//! What is asked for while a walk of its kind runs is done by the next one. Walks that make entries pending stop while
+//! too many wait to become active, so that these do not wait for each other.
+
+use std::collections::{HashSet, VecDeque};
 
 use flowhop_flow::forward::{Hit, rewrite_of};
-use flowhop_flow::key;
+use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::{Steer, Tick};
 use flowhop_routing::{AdjacencyIndex, IpPrefix};
 use flowhop_table::{BlockIndex, Removal, is_live, key_of};
 
-use crate::engine::{Engine, Io};
+use crate::engine::{Engine, Io, view_of};
 use crate::hold::Wait;
 use crate::known::NOWHERE;
+use crate::paths::Path;
 use crate::refusals::is_refusal;
 
 /// Blocks looked at in one slice.
-const SLICE: u32 = 16_384;
+pub(crate) const LOOKED_AT: u32 = 16_384;
+/// Connections changed in one slice.
+const CHANGED: usize = 512;
+/// Entries that may wait to become active before others are made pending by a walk.
+const CROWD: usize = 16_384;
 /// Prefixes that are swept for one by one; more are swept as "everything".
 const MAX_PREFIXES: usize = 32;
 /// How often adjacencies that no connection names are given back, in ticks.
@@ -23,95 +33,232 @@ const RETAIN_AGAIN: Tick = 1_000;
 /// What is being looked for, and how far it got.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    queued: Vec<IpPrefix>,
-    queued_all: bool,
-    queued_paths: bool,
-    running: Option<Running>,
+    routes: Walk<Routes>,
+    paths: Walk<()>,
+    addresses: Walk<HashSet<Address>>,
+    moves: Walk<Moving>,
+    /// Orders to move all connections, the oldest first.
+    orders: VecDeque<Option<Path>>,
+    /// How many connections each order moved that is complete, the oldest first.
+    moved: VecDeque<u32>,
+    /// Own addresses when connections that use them were last looked for.
+    own: HashSet<Address>,
+    addresses_changed: bool,
     retained: Tick,
 }
 
+/// A walk for something, and the next one.
 #[derive(Debug)]
-struct Running {
+struct Walk<T> {
+    queued: Option<T>,
+    running: Option<(T, BlockIndex)>,
+}
+
+impl<T> Default for Walk<T> {
+    fn default() -> Self {
+        Self { queued: None, running: None }
+    }
+}
+
+impl<T> Walk<T> {
+    /// What runs, to be put back with [`go_on`](Self::go_on).
+    fn take(&mut self) -> Option<(T, BlockIndex)> {
+        self.running.take().or_else(|| self.queued.take().map(|what| (what, 0)))
+    }
+
+    /// Goes on with a block; gives back what ran if that was all.
+    fn go_on(&mut self, what: T, next: Option<BlockIndex>) -> Option<T> {
+        match next {
+            Some(next) => self.running = Some((what, next)),
+            None => return Some(what),
+        }
+        None
+    }
+
+    const fn is_idle(&self) -> bool {
+        self.queued.is_none() && self.running.is_none()
+    }
+}
+
+/// Where routes changed.
+#[derive(Debug, Default)]
+struct Routes {
     prefixes: Vec<IpPrefix>,
     all: bool,
-    paths: bool,
-    next: BlockIndex,
+}
+
+impl Routes {
+    fn contains(&self, address: std::net::IpAddr) -> bool {
+        self.all || self.prefixes.iter().any(|prefix| prefix.contains(address))
+    }
+}
+
+/// An order to move all connections.
+#[derive(Debug)]
+struct Moving {
+    path: Option<Path>,
+    moved: u32,
 }
 
 impl Sweep {
     /// Routes of a prefix changed.
     pub(crate) fn routes(&mut self, prefix: IpPrefix) {
-        if self.queued_all || self.queued.contains(&prefix) {
+        let routes = self.routes.queued.get_or_insert_default();
+        if routes.all || routes.prefixes.contains(&prefix) {
             return;
         }
-        if self.queued.len() >= MAX_PREFIXES {
-            self.queued.clear();
-            self.queued_all = true;
+        if routes.prefixes.len() >= MAX_PREFIXES {
+            *routes = Routes { prefixes: Vec::new(), all: true };
         } else {
-            self.queued.push(prefix);
+            routes.prefixes.push(prefix);
         }
     }
 
     /// What interfaces can do changed.
     pub(crate) const fn paths(&mut self) {
-        self.queued_paths = true;
+        self.paths.queued = Some(());
     }
 
-    fn is_queued(&self) -> bool {
-        self.queued_all || self.queued_paths || !self.queued.is_empty()
+    /// Own addresses changed.
+    pub(crate) const fn addresses(&mut self) {
+        self.addresses_changed = true;
     }
 
-    fn start(&mut self) {
-        if self.running.is_none() && self.is_queued() {
-            let prefixes = std::mem::take(&mut self.queued);
-            let all = std::mem::take(&mut self.queued_all);
-            let paths = std::mem::take(&mut self.queued_paths);
-            self.running = Some(Running { prefixes, all, paths, next: 0 });
-        }
+    /// All connections are to be moved.
+    pub(crate) fn order(&mut self, path: Option<Path>) {
+        self.orders.push_back(path);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.routes.is_idle() && self.paths.is_idle() && self.addresses.is_idle() && self.moves.is_idle()
     }
 }
 
 impl Engine {
-    /// One slice of whatever is to be swept; true while there is more.
+    /// One slice of whatever is to be swept; true while there is more that can be done at once.
     pub(crate) fn sweep_slice(&mut self, now: Tick, io: &mut dyn Io) -> bool {
-        self.sweep.start();
-        let Some(mut running) = self.sweep.running.take() else {
+        self.look_for_gone_addresses();
+        if let Some(path) = self.sweep.orders.front().copied().filter(|_| self.sweep.moves.is_idle()) {
+            self.sweep.orders.pop_front();
+            self.sweep.moves.queued = Some(Moving { path, moved: 0 });
+        }
+        if self.sweep.is_idle() {
             self.retain_adjacencies(now);
             return false;
-        };
-        let end = self.table.regions().blocks.len() as u32;
-        let stop = running.next.saturating_add(SLICE).min(end);
-        while running.next < stop {
-            if running.all || !running.prefixes.is_empty() {
-                self.follow_route(running.next, &running, now, io);
-            }
-            if running.paths {
-                self.follow_paths(running.next, now);
-            }
-            running.next += 1;
         }
-        if running.next < end {
-            self.sweep.running = Some(running);
+        if let Some((routes, from)) = self.sweep.routes.take() {
+            let next = self.walk(from, CHANGED, |engine, number| engine.follow_route(number, &routes, now, io));
+            self.sweep.routes.go_on(routes, next);
         }
-        self.sweep.running.is_some() || self.sweep.is_queued()
+        if let Some((gone, from)) = self.sweep.addresses.take() {
+            let next = self.walk(from, CHANGED, |engine, number| engine.end_without(number, &gone));
+            self.sweep.addresses.go_on(gone, next);
+        }
+        if self.gates.waiting() < CROWD {
+            self.pending_slice(now);
+        }
+        let Sweep { routes, paths, addresses, moves, .. } = &self.sweep;
+        let crowded = self.gates.waiting() >= CROWD;
+        !routes.is_idle() || !addresses.is_idle() || !(crowded || paths.is_idle() && moves.is_idle())
     }
 
-    fn follow_route(&mut self, number: BlockIndex, sweep: &Running, now: Tick, io: &mut dyn Io) {
+    /// One slice of the walks that make entries pending.
+    fn pending_slice(&mut self, now: Tick) {
+        if let Some(((), from)) = self.sweep.paths.take() {
+            let next = self.walk(from, CHANGED, |engine, number| {
+                engine.follow_paths(number, now);
+                true
+            });
+            self.sweep.paths.go_on((), next);
+        }
+        if let Some((mut moving, from)) = self.sweep.moves.take() {
+            let next = self.walk(from, CHANGED, |engine, number| {
+                moving.moved += u32::from(engine.move_block(number, moving.path, now).is_ok());
+                true
+            });
+            if let Some(Moving { moved, .. }) = self.sweep.moves.go_on(moving, next) {
+                self.sweep.moved.push_back(moved);
+            }
+        }
+    }
+
+    /// Calls `visit` with live blocks until it has said `often` that there was something to do. Returns where to go on,
+    /// `None` at the end.
+    pub(crate) fn walk(
+        &mut self,
+        from: BlockIndex,
+        often: usize,
+        mut visit: impl FnMut(&mut Self, BlockIndex) -> bool,
+    ) -> Option<BlockIndex> {
+        let end = self.table.regions().blocks.len() as u32;
+        let stop = from.saturating_add(LOOKED_AT).min(end);
+        let mut left = often;
+        for number in from..stop {
+            if self.table.block(number).is_some_and(is_live) && visit(self, number) {
+                left = left.saturating_sub(1);
+            }
+            if left == 0 {
+                return Some(number + 1).filter(|next| *next < end);
+            }
+        }
+        (stop < end).then_some(stop)
+    }
+
+    /// How many connections an order to move all of them has moved; the oldest that is complete and was not told.
+    pub fn take_moved(&mut self) -> Option<u32> {
+        self.sweep.moved.pop_front()
+    }
+
+    /// The box's own addresses as an earlier process knew them: what uses those that are gone since will end.
+    pub fn inherit_addresses(&mut self, own: impl IntoIterator<Item = Address>) {
+        self.sweep.own.extend(own);
+    }
+
+    /// Finds out which own addresses went away since the last look.
+    fn look_for_gone_addresses(&mut self) {
+        if !self.sweep.addresses_changed || !self.sweep.addresses.is_idle() {
+            return;
+        }
+        self.sweep.addresses_changed = false;
+        let own = self.routing.own_addresses().map(|own| key::address(own.address)).collect();
+        let before = std::mem::replace(&mut self.sweep.own, own);
+        let gone: HashSet<Address> = before.difference(&self.sweep.own).copied().collect();
+        if !gone.is_empty() {
+            self.sweep.addresses.queued = Some(gone);
+        }
+    }
+
+    /// Ends a connection whose translation uses an address that is gone; tells whether it did.
+    fn end_without(&mut self, number: BlockIndex, gone: &HashSet<Address>) -> bool {
+        let Some(block) = self.table.block(number).filter(|block| !is_refusal(block)) else { return false };
+        let view = view_of(block);
+        let uses = [view.keys[0].destination, view.keys[1].destination].iter().any(|address| gone.contains(address));
+        uses && self.modules.iter().any(|module| module.ends_with(&view, gone))
+            && self.table.remove(number, Removal::Final)
+    }
+
+    /// A connection whose way, or whose answers' way, leads to where routes changed; tells whether it does.
+    fn follow_route(&mut self, number: BlockIndex, routes: &Routes, now: Tick, io: &mut dyn Io) -> bool {
+        let mut any = false;
         for direction in 0..2 {
-            let Some(block) = self.table.block(number).filter(|block| is_live(block)) else { return };
+            let Some(block) = self.table.block(number).filter(|block| is_live(block)) else { return true };
             let family = key_of(block, direction).family();
             let low = rewrite_of(&Hit { block, direction }, family).destination;
             let destination = key::ip(&if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low });
-            let meant = sweep.all || sweep.prefixes.iter().any(|prefix| prefix.contains(destination));
-            if meant && is_refusal(block) {
+            if !routes.contains(destination) {
+                continue;
+            }
+            any = true;
+            if is_refusal(block) {
                 // Where it leads decides which rules are asked.
                 self.table.remove(number, Removal::Final);
-                return;
+                return true;
             }
-            if meant && self.reroute(number, direction, now, io).is_err() {
+            if self.reroute(number, direction, now, io).is_err() {
                 self.unroute(number, direction);
             }
         }
+        any
     }
 
     /// Takes a direction's output away: its packets are handed down, looked up again, and answered if there is no

@@ -1,10 +1,12 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::bench::Part;
+use crate::control::PathChoice;
 use crate::show::What;
 
 /// Where the policy is unless something else is said.
@@ -37,6 +39,9 @@ pub enum Command {
     /// End something at once
     #[command(subcommand, after_help = "Example: flowhop delete flow 4711")]
     Delete(Delete),
+    /// Move something to another place
+    #[command(subcommand, after_help = "Example: flowhop move flow 4711 user")]
+    Move(Move),
     /// Send the packets of a capture through the very same code: no root, no devices, virtual clock
     Replay(ReplayArgs),
     /// Say what this machine has and lacks, which path each interface takes and why, and what would make it faster
@@ -50,6 +55,13 @@ pub enum Command {
 pub enum Delete {
     /// End a flow at once
     Flow(DeleteFlowArgs),
+}
+
+/// What can be moved.
+#[derive(Debug, Subcommand)]
+pub enum Move {
+    /// Move a flow, or all, to another path: no packet is lost, doubled or overtaken
+    Flow(MoveFlowArgs),
 }
 
 /// `flowhop check`.
@@ -162,6 +174,46 @@ pub struct DeleteFlowArgs {
     pub target: Target,
 }
 
+/// Which flows are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// The one with this identifier.
+    One(u32),
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            id => id.parse().map(Self::One).map_err(|_| "expected `all` or the identifier of a flow".to_owned()),
+        }
+    }
+}
+
+/// `flowhop move flow`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop move flow 4711 user\n\n\
+    The identifiers are those of `flowhop show flows`. A direction whose interfaces cannot take the path stays where it\n\
+    is; a flow whose rule says `accelerate = false` stays on `user`. A flow keeps the path until it is moved again, or\n\
+    its interfaces or the policy no longer have it; `default` gives the choice back. New flows are not concerned.")]
+pub struct MoveFlowArgs {
+    /// Identifier of the flow, or `all`
+    #[arg(value_name = "ID|all")]
+    pub which: Which,
+    /// Where to
+    pub path: PathChoice,
+    /// Print one JSON object
+    #[arg(short, long)]
+    pub json: bool,
+    /// Which daemon is asked.
+    #[command(flatten)]
+    pub target: Target,
+}
+
 /// `flowhop replay`.
 #[derive(Args, Debug)]
 #[command(after_help = REPLAY_HELP)]
@@ -221,7 +273,14 @@ mod tests {
 
     #[test]
     fn what_this_release_does_not_do_is_refused() {
-        for line in ["flowhop why", "flowhop top", "flowhop show routes", "flowhop delete rule 1", "flowhop"] {
+        for line in [
+            "flowhop why",
+            "flowhop top",
+            "flowhop show routes",
+            "flowhop delete rule 1",
+            "flowhop move flow 1 fast",
+            "flowhop",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).unwrap_err().use_stderr(), "{line}");
         }
         let Command::Show(args) =

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, json};
 
-use crate::cli::{DeleteFlowArgs, ShowArgs, Target};
+use crate::cli::{DeleteFlowArgs, MoveFlowArgs, ShowArgs, Target, Which};
 use crate::control::Request;
 use crate::control::client::{ClientError, ask};
 use crate::exit::{Exit, Failure};
@@ -72,6 +72,33 @@ pub fn delete_flow(args: &DeleteFlowArgs, out: &mut impl Write) -> Result<Exit, 
         writeln!(out, "{}", json!({ "version": JSON_VERSION, "deleted": args.id })).map_err(Failure::Output)?;
     }
     Ok(exit)
+}
+
+/// `flowhop move flow`.
+///
+/// # Errors
+/// When the daemon cannot be asked or refuses, or `out` cannot be written.
+pub fn move_flow(args: &MoveFlowArgs, out: &mut impl Write) -> Result<Exit, Failure> {
+    let request = match args.which {
+        Which::All => Request::MoveFlows { path: args.path },
+        Which::One(id) => Request::MoveFlow { id, path: args.path },
+    };
+    let socket = state::socket(args.target.socket.as_deref(), args.target.state.as_deref());
+    let answer = ask(&socket, &request)?;
+    if args.json {
+        answer.copy_to(out)?;
+        return Ok(Exit::Done);
+    }
+    let answer = answer.value()?;
+    let written = match (args.which, answer["paths"].as_array().map(Vec::as_slice)) {
+        (Which::One(id), Some([forward, reverse])) => {
+            let name = |path: &Value| path.as_str().unwrap_or("?").to_owned();
+            writeln!(out, "flow {id}: forward {}, reverse {}", name(forward), name(reverse))
+        }
+        _ => writeln!(out, "{} flows moved", answer["moved"]),
+    };
+    written.map_err(Failure::Output)?;
+    Ok(Exit::Done)
 }
 
 /// Reads `{"version": …, KEY: [element, …]}` and hands over the elements one by one: a million flows fit on the

@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, Delete};
+use crate::cli::{Cli, Command, Delete, Move};
 use crate::exit::{Exit, Failure};
 
 /// Runs the program with the arguments of the process.
@@ -63,6 +63,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Check(args) => check::check(&args.file, &mut out),
         Command::Show(args) => client::show(&args, &mut out),
         Command::Delete(Delete::Flow(args)) => client::delete_flow(&args, &mut out),
+        Command::Move(Move::Flow(args)) => client::move_flow(&args, &mut out),
         Command::Doctor(args) => doctor::doctor(args.config.as_deref(), args.json, &mut out),
         Command::Demo(_) => demo::demo(&mut out),
         Command::Bench(args) => {

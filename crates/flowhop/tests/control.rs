@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowhop::control::{Answer, Handler, Peer, Request, Server};
+use flowhop::control::{Answer, Handler, PathChoice, Peer, Request, Server};
 use flowhop::show::What;
 use serde_json::json;
 
@@ -33,6 +33,14 @@ impl Handler for Daemon {
             })),
             Request::DeleteFlow { id: 7 } => Answer::Now(json!({})),
             Request::DeleteFlow { id } => Answer::Refused(format!("no flow {id}")),
+            Request::MoveFlow { id: 7, path: PathChoice::User } => {
+                Answer::Now(json!({"version": 1, "moved": 1, "paths": ["user", "skb"]}))
+            }
+            Request::MoveFlows { path: PathChoice::Default } => Answer::Later(Box::new(|out| {
+                thread::sleep(Duration::from_millis(50));
+                out.write_all(br#"{"version":1,"moved":9,"paths":null}"#)
+            })),
+            Request::MoveFlow { id, .. } => Answer::Refused(format!("no flow {id}")),
             _ => Answer::Refused("not here".to_owned()),
         }
     }
@@ -110,9 +118,21 @@ fn commands_and_their_exit_codes() {
     );
     assert_eq!(serving.client("delete flow 7").status.code(), Some(0));
     assert_eq!(text(&serving.client("delete flow 7 -j").stdout), "{\"version\":1,\"deleted\":7}\n");
-    for (words, code, said) in
-        [("delete flow 8", 1, "no flow 8"), ("show fib", 1, "not here"), ("show x", 2, "x"), ("delete flow x", 2, "x")]
-    {
+    assert_eq!(text(&serving.client("move flow 7 user").stdout), "flow 7: forward user, reverse skb\n");
+    let json = serving.client("move flow 7 user -j");
+    assert_eq!(text(&json.stdout), "{\"version\":1,\"moved\":1,\"paths\":[\"user\",\"skb\"]}\n");
+    assert_eq!(text(&serving.client("move flow all default").stdout), "9 flows moved\n");
+    let json = serving.client("move flow all default -j");
+    assert_eq!(text(&json.stdout), "{\"version\":1,\"moved\":9,\"paths\":null}\n");
+    for (words, code, said) in [
+        ("delete flow 8", 1, "no flow 8"),
+        ("move flow 8 user", 1, "no flow 8"),
+        ("move flow some user", 2, "`all`"),
+        ("move flow 7 nowhere", 2, "nowhere"),
+        ("show fib", 1, "not here"),
+        ("show x", 2, "x"),
+        ("delete flow x", 2, "x"),
+    ] {
         let refused = serving.client(words);
         assert_eq!(refused.status.code(), Some(code), "{words}: {refused:?}");
         assert!(text(&refused.stderr).contains(said) && refused.stdout.is_empty(), "{words}: {refused:?}");

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use flowhop::replay::capture::{Captured, LinkType};
 use flowhop::replay::run::Replay;
-use flowhop::show::{Agent, ModuleInfo, View, What};
+use flowhop::show::{Agent, ModuleInfo, View, What, moved};
+use flowhop_engine::Path as EnginePath;
 use flowhop_flow::Reason;
 use flowhop_modules::{Names, Shared};
 use flowhop_policy::{Source, parse};
@@ -146,6 +147,15 @@ fn every_output_is_as_its_schema_says() {
         let list = &value[what.name()];
         assert!(list.as_array().is_none_or(|list| !list.is_empty()), "{value}");
     }
+}
+
+#[test]
+fn a_move_is_answered_as_its_schema_says() {
+    let root = schema("move");
+    for value in [moved(1, Some([EnginePath::Driver, EnginePath::User])), moved(7, None)] {
+        check(&root, &root, &value, "move");
+    }
+    assert_eq!(moved(1, Some([EnginePath::Skb, EnginePath::User]))["paths"], serde_json::json!(["skb", "user"]));
 }
 
 #[test]

@@ -12,6 +12,7 @@
 pub mod client;
 pub mod server;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use client::ClientError;
@@ -36,8 +37,34 @@ pub enum Request {
         /// Its identifier.
         id: u32,
     },
+    /// Move a flow to another path.
+    MoveFlow {
+        /// Its identifier.
+        id: u32,
+        /// Where to.
+        path: PathChoice,
+    },
+    /// Move all flows to another path.
+    MoveFlows {
+        /// Where to.
+        path: PathChoice,
+    },
     /// Take everything off the interfaces, forget it, and end.
     Down,
+}
+
+/// A path that a flow is moved to.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum PathChoice {
+    /// The program in the driver
+    Driver,
+    /// The program on the socket buffer
+    Skb,
+    /// The daemon
+    User,
+    /// The one that policy and interfaces say
+    Default,
 }
 
 impl Request {
@@ -46,7 +73,7 @@ impl Request {
     pub const fn changes(&self) -> bool {
         match self {
             Self::Show { .. } => false,
-            Self::DeleteFlow { .. } | Self::Down => true,
+            Self::DeleteFlow { .. } | Self::MoveFlow { .. } | Self::MoveFlows { .. } | Self::Down => true,
         }
     }
 }
@@ -70,6 +97,10 @@ mod tests {
         let text = |request| serde_json::to_string(&request).unwrap();
         assert_eq!(text(Request::Show { what: What::Flows }), r#"{"command":"show","what":"flows"}"#);
         assert_eq!(text(Request::DeleteFlow { id: 7 }), r#"{"command":"delete_flow","id":7}"#);
+        let request = Request::MoveFlow { id: 7, path: PathChoice::User };
+        assert_eq!(text(request), r#"{"command":"move_flow","id":7,"path":"user"}"#);
+        let request = Request::MoveFlows { path: PathChoice::Default };
+        assert_eq!(text(request), r#"{"command":"move_flows","path":"default"}"#);
         assert!(serde_json::from_str::<Request>(r#"{"command":"show","what":"flows","x":1}"#).is_err());
     }
 }

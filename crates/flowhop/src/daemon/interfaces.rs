@@ -84,6 +84,7 @@ impl Daemon {
         for port in gone {
             self.engine.interfaces_mut().remove(port);
         }
+        self.set_aside(&wanted);
         let mut paths_changed = false;
         for interface in &mut wanted {
             self.take_into_use(interface);
@@ -93,7 +94,7 @@ impl Daemon {
             self.engine.interfaces_mut().set(interface.clone());
         }
         let retained = match &mut self.outside.plane {
-            Plane::Kernel(kernel) => kernel.retain(&wanted).map_err(|error| error.to_string()),
+            Plane::Kernel(kernel) => kernel.retain(&wanted, &self.aside).map_err(|error| error.to_string()),
             Plane::Packet(packet) => {
                 let present = wanted.iter().map(|interface| interface.ifindex).filter(|ifindex| *ifindex != 0);
                 packet.retain(&present.collect());

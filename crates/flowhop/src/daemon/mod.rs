@@ -4,6 +4,7 @@
 //! clients. Once the queue of packets is empty the engine is told so, which is what makes new entries active.
 
 mod answers;
+mod aside;
 mod driver_plane;
 mod grace;
 mod interfaces;
@@ -15,9 +16,10 @@ mod policy;
 mod reserved;
 pub mod state;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use flowhop_engine::engine::Parts;
@@ -35,6 +37,7 @@ use flowhop_table::{AdoptError, Regions, Table};
 use thiserror::Error;
 
 use crate::control::Server;
+use aside::Aside;
 use grace::Grace;
 use interfaces::Devices;
 use outside::Outside;
@@ -123,6 +126,10 @@ pub(crate) struct Daemon {
     started: Instant,
     reserved_read: Instant,
     refused: Vec<(String, String)>,
+    /// Devices that were interfaces, by other names.
+    aside: Vec<Aside>,
+    /// Clients that wait until all flows are moved, in the order of their asking.
+    moving: VecDeque<SyncSender<u32>>,
     descriptors_changed: bool,
     failed: Option<io::Error>,
     stop: Option<Stop>,
@@ -194,6 +201,8 @@ impl Daemon {
             started: Instant::now(),
             reserved_read: Instant::now(),
             refused: Vec::new(),
+            aside: Vec::new(),
+            moving: VecDeque::new(),
             descriptors_changed: false,
             failed: None,
             stop: None,
@@ -210,6 +219,10 @@ impl Daemon {
         config.alive_for.store(policy::ticks(ALIVE_FOR));
         if adopted {
             self.engine.inherit_adjacencies();
+            if let Plane::Kernel(kernel) = &self.outside.plane {
+                let own = kernel.kernel.locals().map_err(PlaneError::from)?;
+                self.engine.inherit_addresses(own.into_iter().map(|(address, _)| address));
+            }
         }
         let events = self.outside.monitor.dump()?;
         self.routing_events(events, now);
@@ -341,6 +354,11 @@ impl Daemon {
             )
         });
         for event in events {
+            if let (flowhop_routing::Event::LinkGone { ifindex }, Plane::Kernel(kernel)) =
+                (&event, &mut self.outside.plane)
+            {
+                kernel.forget(*ifindex);
+            }
             self.engine.routing_event(event, now, &mut self.outside);
         }
         if links {
@@ -356,6 +374,7 @@ impl Daemon {
 
     fn maintain(&mut self, now: Tick) -> bool {
         let more = self.engine.maintain(now, &mut self.outside);
+        self.answer_moves();
         if let Some(Revalidated { live, ended }) = self.engine.take_revalidated() {
             say!("flowhop: the policy holds for all connections: {live} go on, {ended} ended");
         }
@@ -412,6 +431,8 @@ impl Daemon {
         self.engine.set_judge_local(policy::judges_local(&policy));
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
         self.policy = policy;
+        // Whoever has the policy read knows what the devices are called.
+        self.aside.clear();
         self.sync_interfaces();
         self.engine.policy_changed(Clock::now());
         self.sync_addresses();

@@ -19,6 +19,7 @@ use flowhop_modules::{Bindings, PortChange, Published};
 use flowhop_table::Geometry;
 use thiserror::Error;
 
+use super::aside::Aside;
 use super::driver_plane::DriverPlane;
 use super::locals::Locals;
 use super::packet_plane::{self, PacketPlane};
@@ -138,8 +139,25 @@ impl KernelPlane {
         Ok(())
     }
 
-    /// Takes the programs off everything but these interfaces.
-    pub(super) fn retain(&mut self, interfaces: &[Interface]) -> Result<(), KernelError> {
+    /// Has a device that was a port be another one, which no interface has: its packets are handed down, and dropped.
+    pub(super) fn set_aside(&mut self, aside: &Aside) -> Result<(), KernelError> {
+        let Aside { ifindex, port, mac, was, .. } = *aside;
+        let wanted = Attachment { headerless: mac == [0; 6], ..Attachment::skb(ifindex, port, mac) };
+        if self.attached.get(&ifindex) != Some(&wanted) {
+            self.kernel.attach(&wanted)?;
+            self.kernel.vacate(was);
+            self.attached.insert(ifindex, wanted);
+        }
+        Ok(())
+    }
+
+    /// A device is gone; one that has its number is another one.
+    pub(super) fn forget(&mut self, ifindex: u32) {
+        self.attached.remove(&ifindex);
+    }
+
+    /// Takes the programs off everything but these interfaces, and devices that are set aside.
+    pub(super) fn retain(&mut self, interfaces: &[Interface], aside: &[Aside]) -> Result<(), KernelError> {
         let drivers: HashSet<u32> = interfaces
             .iter()
             .filter(|interface| interface.ifindex != 0 && interface.fast == FastPath::Driver)
@@ -152,7 +170,8 @@ impl KernelPlane {
             }
         }
         for ifindex in self.kernel.attached()? {
-            let known = interfaces.iter().any(|interface| interface.ifindex == ifindex);
+            let known = interfaces.iter().any(|interface| interface.ifindex == ifindex)
+                || aside.iter().any(|aside| aside.ifindex == ifindex);
             if ifindex != self.tap.ifindex() && !known {
                 self.kernel.detach(ifindex)?;
                 self.attached.remove(&ifindex);

@@ -19,7 +19,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use flowhop_engine::{Engine, Interface, Timeouts};
+use flowhop_engine::{Engine, Interface, Path, Timeouts};
 use flowhop_flow::record::Tick;
 use flowhop_modules::{Current, Names};
 use flowhop_policy::ZoneId;
@@ -33,6 +33,12 @@ pub use status::Status;
 
 /// Version of the JSON output.
 pub const JSON_VERSION: u32 = 1;
+
+/// What `move flow` answers: how many flows were moved, and of a single one the path that each direction takes.
+#[must_use]
+pub fn moved(count: u32, paths: Option<[Path; 2]>) -> Value {
+    json!({ "version": JSON_VERSION, "moved": count, "paths": paths.map(|paths| paths.map(Path::name)) })
+}
 
 /// What can be shown.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]

@@ -97,6 +97,14 @@ impl Kernel {
         Ok(())
     }
 
+    /// Has no packet belong to a port any more; programs stay where they are.
+    pub fn vacate(&mut self, port: u8) {
+        clear_keys(&self.shared, port, |_| false);
+        let record = &self.shared.ports[usize::from(port)];
+        record.driver.store(0);
+        record.ifindex.store(0);
+    }
+
     /// Takes the program out of a device's driver. None there is fine.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 //! It only says where a connection goes; whether it may go there is for the rules to say, which see the source before
 //! and the destination after translation.
 
+use std::collections::HashSet;
+
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
 use flowhop_flow::key::{self, Address};
@@ -94,6 +96,10 @@ impl Module for Destination {
             }
         };
         same.then(|| Kept::as_it_is(session))
+    }
+
+    fn ends_with(&self, session: &SessionView, gone: &HashSet<Address>) -> bool {
+        session.destination_nat != 0 && !session.inbound && gone.contains(&session.keys[0].destination)
     }
 
     /// Echo replies belong to whoever has sent the request.

@@ -1,13 +1,17 @@
 //! Packets that arrive at a mapping of a source translation without a connection.
 
+use std::collections::HashSet;
+
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
-use flowhop_flow::key::{self, port};
+use flowhop_flow::key::{self, Address, port};
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Action, Dependence, ZoneId};
 
 use super::bindings::{Bindings, Endpoint, Terms};
-use super::{destination, inbound_port, is_echo_request, nat_of, translated_ports, with_destination_port};
+use super::{
+    destination, inbound_port, is_echo_request, is_of_interface, nat_of, translated_ports, with_destination_port,
+};
 use crate::shared::{Current, Shared};
 
 /// Looks at packets that arrive at an external address of a translation.
@@ -119,6 +123,12 @@ impl Module for Inbound {
         let same = self.bindings.holds(&inside, nat, &external)
             && admits(&self.shared.current(), nat, session.rule, from?, to);
         same.then(|| Kept::as_it_is(session))
+    }
+
+    fn ends_with(&self, session: &SessionView, gone: &HashSet<Address>) -> bool {
+        session.inbound
+            && gone.contains(&session.keys[0].destination)
+            && is_of_interface(&self.shared.current(), session.destination_nat)
     }
 
     fn claims(&self, key: &Key, _: u16) -> bool {

@@ -17,7 +17,7 @@ mod source;
 use flowhop_engine::module::SessionView;
 use flowhop_flow::Key;
 use flowhop_flow::key::{port, ports};
-use flowhop_policy::NatRule;
+use flowhop_policy::{NatRule, SourceTranslation};
 use flowhop_wire::{icmp4, icmp6, protocol};
 
 pub use bindings::{Bindings, Endpoint, PortChange};
@@ -27,6 +27,12 @@ pub use published::Published;
 pub use source::Source;
 
 use crate::shared::Current;
+
+/// Whether a translation takes external addresses from the box's interfaces, not from a list that says which they are.
+fn is_of_interface(current: &Current, identity: u16) -> bool {
+    let source = nat_of(current, identity).and_then(|nat| nat.translate_source.as_ref());
+    matches!(source, None | Some(SourceTranslation::Interface))
+}
 
 /// The translation with an identity.
 fn nat_of(current: &Current, identity: u16) -> Option<&NatRule> {

@@ -4,6 +4,8 @@
 //! another source as well, whether a translation was written for that way or not: the answers would else go past the
 //! box, and the client would not know them (RFC 4787 REQ-9, RFC 5382 REQ-8: external source address and port).
 
+use std::collections::HashSet;
+
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step, Via};
 use flowhop_flow::key::{self, Address, port};
@@ -14,7 +16,7 @@ use flowhop_policy::{
 use flowhop_wire::protocol;
 
 use super::bindings::{Bindings, Choices, Endpoint, Terms};
-use super::{has_uncovered_checksum, is_echo, nat_of, pool, translated_ports, with_source_port};
+use super::{has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, translated_ports, with_source_port};
 use crate::filter;
 use crate::shared::{Current, Shared, connection, number};
 
@@ -242,6 +244,12 @@ impl Module for Source {
             }
         };
         same.then(|| Kept::as_it_is(session))
+    }
+
+    fn ends_with(&self, session: &SessionView, gone: &HashSet<Address>) -> bool {
+        session.nat != 0
+            && gone.contains(&session.keys[1].destination)
+            && is_of_interface(&self.shared.current(), session.nat)
     }
 
     /// Those of the other modules of translation are the same ones.
