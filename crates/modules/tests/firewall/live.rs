@@ -3,13 +3,14 @@
 
 use std::net::SocketAddr;
 
-use flowhop_engine::{Path, PathReason, Revalidated};
+use flowhop_engine::{Arrived, Buffer, FastPath, Interface, Offload, Path, PathReason, Revalidated};
 use flowhop_flow::record::{Action, Steer};
 use flowhop_flow::{Kind, Reason};
+use flowhop_routing::{Event, Link};
 use flowhop_table::is_live;
 use flowhop_wire::build::Spec;
 
-use crate::bed::{Bed, LAN, ip};
+use crate::bed::{Bed, INSIDE_MAC, LAN, LAN_MAC, WAN, WAN_MAC, at, ends, ip};
 
 const HIDE: &str = r#"
 [[nat]]
@@ -320,4 +321,205 @@ fn what_another_process_left_half_judged_is_judged_by_the_next() {
     bed.out(1000, KEPT).unwrap();
     assert_eq!(bed.external(), external);
     assert_eq!(bed.out(11_000, CUT), Err(Reason::NoRule));
+}
+
+impl Bed {
+    fn loses_address(&mut self, address: &str, length: u8) {
+        let ifindex = if address.starts_with("10.") { 11 } else { 12 };
+        self.event(Event::AddressGone { ifindex, address: ip(address), prefix_len: length });
+    }
+
+    fn sweeps(&mut self) {
+        self.turn();
+        while self.turn() {}
+    }
+
+    /// Sends a packet; its connection and the ends of what was sent.
+    fn through(&mut self, port: u8, from: &str, to: &str) -> ((u32, u32), (SocketAddr, SocketAddr)) {
+        let outcome = self.send(port, &Spec::udp(at(from), at(to), b"x"));
+        assert_eq!(outcome.reason, Reason::Forwarded, "{from} {to}");
+        (outcome.session.unwrap(), ends(&self.last().1))
+    }
+
+    fn is_live(&self, session: (u32, u32)) -> bool {
+        let block = self.engine.table().block(session.0).unwrap();
+        is_live(block) && block.owner.serial.load() == session.1
+    }
+}
+
+const OPEN: &str = r#"
+[[rule]]
+name = "all"
+action = "allow"
+[[nat]]
+name = "a pool, of the box's own addresses too"
+source = "10.2.0.0/24"
+to = "outside"
+translate.source = "198.51.100.1"
+[[nat]]
+name = "hide"
+to = "outside"
+translate.source = "interface"
+filtering = "endpoint-independent"
+[[nat]]
+name = "publish"
+destination = "198.51.100.1"
+service = "udp/80"
+translate.destination = "10.1.0.80"
+[[nat]]
+name = "publish elsewhere"
+destination = "198.51.100.9"
+service = "udp/80"
+translate.destination = "10.1.0.80"
+"#;
+
+// Issue 3 item 6: an interface address that goes away ends the connections that are translated to or from it, and no
+// others; one that comes ends none.
+#[test]
+fn an_address_that_goes_away_ends_exactly_what_uses_it() {
+    let mut bed = Bed::with(OPEN);
+    let server = "198.51.100.2:53";
+    let (hidden, (seen, _)) = bed.through(LAN, "10.1.0.2:1000", server);
+    assert_eq!(seen.ip(), ip("198.51.100.1"));
+    let (mapped, _) = bed.through(WAN, "198.51.100.3:9", &seen.to_string());
+    let (published, _) = bed.through(WAN, "198.51.100.3:9", "198.51.100.1:80");
+    let (published_elsewhere, _) = bed.through(WAN, "198.51.100.3:10", "198.51.100.9:80");
+    let (pooled, (pool, _)) = bed.through(LAN, "10.2.0.2:1000", server);
+    assert_eq!(pool.ip(), ip("198.51.100.1"));
+    let (plain, _) = bed.through(LAN, "[fd00:0:0:1::2]:1000", "[2001:db8:0:2::2]:53");
+    let (inside, _) = bed.through(LAN, "10.1.0.2:1000", "10.2.0.2:9");
+    bed.sweeps();
+    bed.add_address(12, "198.51.100.7", 24);
+    bed.sweeps();
+    let all = [hidden, mapped, published, published_elsewhere, pooled, plain, inside];
+    assert_eq!(all.map(|session| bed.is_live(session)), [true; 7], "an address more");
+
+    bed.loses_address("198.51.100.1", 24);
+    bed.add_address(12, "198.51.100.1", 24);
+    bed.sweeps();
+    assert_eq!(all.map(|session| bed.is_live(session)), [true; 7], "it was changed, and is there");
+
+    bed.loses_address("198.51.100.1", 24);
+    bed.sweeps();
+    assert_eq!(all.map(|session| bed.is_live(session)), [false, false, false, true, true, true, true]);
+    let (again, (seen, _)) = bed.through(LAN, "10.1.0.2:1000", server);
+    assert_eq!(seen.ip(), ip("198.51.100.9"));
+    bed.add_address(12, "198.51.100.1", 24);
+    bed.sweeps();
+    let rest = [again, published_elsewhere, pooled, plain, inside];
+    assert_eq!(rest.map(|session| bed.is_live(session)), [true; 5]);
+    bed.pass(2000);
+    assert_eq!(bed.bindings.len(), 2, "the mapping at the address that went is given back");
+}
+
+// The same when it went while no daemon ran.
+#[test]
+fn an_address_that_went_while_no_daemon_ran_ends_what_uses_it() {
+    let mut bed = Bed::with(OPEN);
+    let (hidden, _) = bed.through(LAN, "10.1.0.2:1000", "198.51.100.2:53");
+    let (plain, _) = bed.through(LAN, "[fd00:0:0:1::2]:1000", "[2001:db8:0:2::2]:53");
+    let (mut bed, adopted) = bed.adopt();
+    assert_eq!(adopted, (2, 0));
+    bed.loses_address("198.51.100.1", 24);
+    bed.engine
+        .inherit_addresses(["198.51.100.1", "198.51.100.9"].map(|address| flowhop_flow::key::address(ip(address))));
+    bed.sweeps();
+    assert_eq!([hidden, plain].map(|session| bed.is_live(session)), [false, true]);
+}
+
+// A4, A5: all connections are moved by one order, and given back by another.
+#[test]
+fn all_connections_are_moved_in_slices() {
+    let mut bed = Bed::sized(&ruled(""), 4096, true);
+    let blocks: Vec<u32> = (1000..3000).map(|port| bed.out(port, KEPT).unwrap().0).collect();
+    bed.settle();
+    for (order, expected) in
+        [(Some(Path::User), Path::User), (Some(Path::Skb), Path::Skb), (Some(Path::User), Path::User)]
+    {
+        bed.engine.move_flows(order);
+        assert_eq!(bed.engine.take_moved(), None);
+        bed.turn();
+        assert_ne!(bed.paths(blocks[1999]), [expected; 2], "one slice is not all");
+        bed.sweeps();
+        assert_eq!(bed.engine.take_moved(), Some(2000));
+        assert!(blocks.iter().all(|block| bed.paths(*block) == [expected; 2]), "{expected:?}");
+        bed.settle();
+        assert!(blocks.iter().all(|block| bed.steers(*block).iter().all(|steer| !steer.pending)));
+    }
+    bed.engine.move_flows(None);
+    bed.engine.move_flows(Some(Path::Driver));
+    bed.sweeps();
+    bed.sweeps();
+    assert_eq!((bed.engine.take_moved(), bed.engine.take_moved()), (Some(2000), Some(0)), "no driver takes any");
+    assert!(blocks.iter().all(|block| bed.reasons(*block) == [PathReason::Default; 2]));
+}
+
+impl Bed {
+    /// A numbered packet from inside, handed down by the one level or the other; tells whether it left.
+    fn handed_down(&mut self, driver: bool, number: u8) -> Reason {
+        let payload = [number];
+        let packet = Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), &payload).with_link(INSIDE_MAC, LAN_MAC);
+        let arrived = Arrived { port: LAN, gate: 0, driver, now: self.now };
+        let mut frame = packet.to_vec().unwrap();
+        self.engine.receive(&arrived, &mut Buffer::new(&mut frame, Offload::default()), &mut self.outside).reason
+    }
+}
+
+// A5: the queues of two levels are told apart one change at a time.
+#[test]
+fn a_second_change_of_level_waits_for_the_first() {
+    let mut bed = Bed::sized(&ruled(""), 64, true);
+    for port in [LAN, WAN] {
+        let interface = bed.engine.interfaces().port(port).unwrap().clone();
+        bed.engine.interfaces_mut().set(Interface { fast: FastPath::Driver, takes_frames: true, ..interface });
+    }
+    bed.engine.interfaces_changed();
+    assert_eq!(bed.handed_down(true, 0), Reason::Forwarded);
+    let block = bed.engine.table().live_blocks().next().unwrap();
+    let serial = bed.engine.table().block(block).unwrap().owner.serial.load();
+    bed.settle();
+    assert_eq!(bed.paths(block), [Path::Driver; 2]);
+    assert_eq!(bed.engine.move_flow(serial, Some(Path::Skb), bed.now), Ok([Path::Skb; 2]));
+    assert_eq!(bed.engine.move_flow(serial, Some(Path::Driver), bed.now), Ok([Path::Driver; 2]));
+    // Of the time on the driver's level, and of that on the socket buffer.
+    assert_eq!(bed.handed_down(false, 2), Reason::HeldMove);
+    assert_eq!(bed.handed_down(true, 1), Reason::Forwarded);
+    assert_eq!(bed.paths(block), [Path::Skb; 2], "the first change is not complete");
+    bed.pass_grace();
+    let numbers = |bed: &Bed| bed.outside.sent.iter().map(|(_, frame)| frame[42]).collect::<Vec<_>>();
+    assert_eq!(numbers(&bed), [0, 1, 2]);
+    assert_eq!(bed.paths(block), [Path::Driver; 2], "the second change began");
+    assert_eq!(bed.handed_down(true, 4), Reason::HeldMove);
+    assert_eq!(bed.handed_down(false, 3), Reason::Forwarded);
+    bed.settle();
+    assert_eq!(numbers(&bed), [0, 1, 2, 3, 4]);
+    assert!(bed.steers(block).iter().all(|steer| !steer.pending));
+}
+
+impl Bed {
+    /// One grace period of the kernel programs; the queues from them are empty.
+    fn pass_grace(&mut self) {
+        let grace = self.engine.begin_grace().unwrap();
+        self.engine.grace_passed(grace, self.now);
+        self.engine.settle(self.now, true, &mut self.outside);
+    }
+}
+
+// A5: an entry that led nowhere has packets on their way to user space when it leads somewhere again.
+#[test]
+fn an_entry_that_leads_somewhere_again_waits_for_its_packets() {
+    let mut bed = Bed::sized(&ruled(""), 64, true);
+    let (block, _) = bed.out(1000, KEPT).unwrap();
+    bed.settle();
+    let up = Link::ethernet(12, "wan0", WAN_MAC);
+    bed.event(Event::LinkUpsert(Link { up: false, ..up.clone() }));
+    assert_eq!(bed.out(1000, KEPT), Err(Reason::LinkDown));
+    bed.sweeps();
+    bed.event(Event::LinkUpsert(up));
+    bed.neighbours();
+    bed.sweeps();
+    assert!(bed.steers(block)[0].pending && !bed.steers(block)[1].pending);
+    assert_eq!(bed.out(1000, KEPT).unwrap().0, block);
+    bed.settle();
+    assert!(!bed.steers(block)[0].pending);
 }
