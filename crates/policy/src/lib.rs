@@ -32,7 +32,7 @@
 //! source_port = [53, "1024-65535"]
 //! action = "allow"                  # or "drop", "reject"
 //! log = true
-//! limit = "100/s"                   # new connections; or /min, /h, /d
+//! limit = "100/s"                   # new connections that it allows; or /min, /h, /d; more are dropped
 //! accelerate = false                # stay on the user path
 //!
 //! [[nat]]

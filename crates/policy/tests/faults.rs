@@ -416,10 +416,6 @@ const DOUBTS: &[Case] = &[
         &[],
     ),
     (
-        "rule = [\n { name = \"a\", limit = \"9/s\", action = \"allow\" },\n { name = \"b\", action = \"drop\" },\n]\n",
-        &[],
-    ),
-    (
         "rule = [\n { name = \"a\", source_port = 53, action = \"allow\" },\n { name = \"b\", service = \"udp\", action = \"drop\" },\n]\n",
         &[],
     ),
@@ -430,6 +426,11 @@ const DOUBTS: &[Case] = &[
     (
         "rule = [\n { name = \"a\", source = \"::/0\", action = \"drop\" },\n { name = \"b\", source = \"10.0.0.1\", action = \"allow\" },\n]\n",
         &[],
+    ),
+    // What a limit refuses is dropped there.
+    (
+        "rule = [\n { name = \"a\", limit = \"9/s\", action = \"allow\" },\n { name = \"b\", action = \"drop\" },\n]\n",
+        &[(8, "never reached")],
     ),
     // Nothing to reach.
     (

@@ -82,7 +82,8 @@ pub struct Rule {
     pub action: Action,
     /// Whether a match is logged.
     pub log: bool,
-    /// New connections beyond this rate do not match.
+    /// Of the new connections that it allows, those beyond this rate are dropped (`rule_limit`); no later rule is asked.
+    /// Means nothing beside another action.
     pub limit: Option<RateLimit>,
     /// `false`: packets of its connections stay on the `user` path.
     pub accelerate: bool,

@@ -60,18 +60,16 @@ fn ssh_is_open(zone: ZoneId, to_self: &[&Placed<Rule>]) -> bool {
             if is_ssh && !rule.source.is_empty() && !rule.destination.is_empty() {
                 return true;
             }
-        } else if rule.limit.is_none() && rule.source.is_any() && rule.destination.is_any() && rule.service.covers(&ssh)
-        {
+        } else if rule.source.is_any() && rule.destination.is_any() && rule.service.covers(&ssh) {
             return false;
         }
     }
     false
 }
 
-/// Whether no connection can get past `by` to `rule`. A rule with a limit lets some past.
+/// Whether no connection can get past `by` to `rule`. What a rule's limit refuses is dropped by that rule.
 fn hides_rule(by: &Rule, rule: &Rule, zone_count: usize) -> bool {
-    by.limit.is_none()
-        && by.from.covers(&rule.from, zone_count)
+    by.from.covers(&rule.from, zone_count)
         && by.to.covers(&rule.to, zone_count)
         && by.service.covers(&rule.service)
         && by.source.covers(&rule.source)
