@@ -16,20 +16,21 @@
 //!  fd00:0:0:5::2   fd00:0:0:5::1                   2001:db8:0:4::1      2001:db8:0:4::2
 //! ```
 //!
-//! In a [tagged](Bed::tagged) bed addresses are on VLAN devices over these (`lan0.10`, `eth0.10`).
+//! Where the link is a VLAN (see [`Link`]) addresses are on devices over these (`lan0.10`, `eth0.10`).
 //!
 //! With a second outside host, both outside hosts own the [`Family::roaming`] address, which the router
 //! reaches through `wan0` to begin with: a changed route moves its traffic from one to the other.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::namespace::Namespace;
 use crate::offloads::{
     Offload, Offloads, complete, complete_and_take_frames, put_tags_into_frames, switch_all, switch_offload,
 };
 use crate::tools;
+use crate::tuntap::{Kind, Pump};
 
 /// Which internet protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,32 +119,46 @@ pub struct Bed {
     pub outside: Arc<Namespace>,
     second: Option<Arc<Namespace>>,
     hops: Option<[Arc<Namespace>; 2]>,
-    /// VLANs of the wires behind `lan0` and `wan0`.
-    vlans: [Option<u16>; 2],
+    /// What `lan0` and `wan0` are.
+    links: [Link; 2],
+    pumps: Mutex<Vec<Pump>>,
+}
+
+/// What connects the router to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// A pair of veth devices.
+    Veth,
+    /// A VLAN over such a pair, with its tag in the frames.
+    Vlan(u16),
+    /// A pair of tun devices: packets without a link-layer header.
+    Tun,
+    /// A pair of tap devices.
+    Tap,
 }
 
 impl Bed {
     /// A bed with default offloads and one outside host.
     pub fn new(label: &str) -> Self {
-        Self::build(label, Offloads::Default, false, [None; 2])
+        Self::build(label, Offloads::Default, false, [Link::Veth; 2])
     }
 
     /// A bed with all offloads switched.
     pub fn with_offloads(label: &str, offloads: Offloads) -> Self {
-        Self::build(label, offloads, false, [None; 2])
+        Self::build(label, offloads, false, [Link::Veth; 2])
     }
 
     /// A bed with a second outside host behind `wan1`.
     pub fn with_second(label: &str) -> Self {
-        Self::build(label, Offloads::Default, true, [None; 2])
+        Self::build(label, Offloads::Default, true, [Link::Veth; 2])
     }
 
     /// A bed whose inside and outside hosts are routers with a host behind each. They limit no ICMP errors.
     pub fn with_hops(label: &str) -> Self {
-        let mut bed = Self::build(label, Offloads::Default, false, [None; 2]);
+        let mut bed = Self::build(label, Offloads::Default, false, [Link::Veth; 2]);
         let [deep, far] = ["deep", "far"].map(|name| Namespace::new(&format!("{label}-{name}")));
-        wire(&bed.inside, "eth1", Family::deep_router, &deep, Family::deep_host, None);
-        wire(&bed.outside, "eth1", Family::far_router, &far, Family::far_host, None);
+        wire(&bed.inside, "eth1", Family::deep_router, &deep, Family::deep_host, Link::Veth);
+        wire(&bed.outside, "eth1", Family::far_router, &far, Family::far_host, Link::Veth);
         bed.make_hop(&bed.inside, Family::deep_router, "lan0", Family::inside_host);
         bed.make_hop(&bed.outside, Family::far_router, "wan0", Family::outside_host);
         for namespace in [&bed.inside, &bed.outside, &deep, &far] {
@@ -187,38 +202,35 @@ impl Bed {
 
     /// A bed whose hosts are as a path wants them: as the kernel makes them, except for `driver`.
     pub fn for_path(label: &str, path: &str) -> Self {
-        Self::build(label, Offloads::for_path(path), false, [None; 2])
+        Self::build(label, Offloads::for_path(path), false, [Link::Veth; 2])
     }
 
     /// The same with a second outside host.
     pub fn for_path_with_second(label: &str, path: &str) -> Self {
-        Self::build(label, Offloads::for_path(path), true, [None; 2])
+        Self::build(label, Offloads::for_path(path), true, [Link::Veth; 2])
     }
 
-    /// A bed for a path whose inside and outside wires carry frames with these VLAN ids, in the frames. Needs
-    /// [`tells_vlans`](Self::tells_vlans).
-    pub fn tagged(label: &str, path: &str, vlans: [Option<u16>; 2]) -> Self {
-        Self::build(label, Offloads::for_path(path), false, vlans)
+    /// A bed for a path with other links than pairs of veth devices. VLANs need [`has_vlans`](Self::has_vlans).
+    pub fn with_links(label: &str, path: &str, links: [Link; 2]) -> Self {
+        Self::build(label, Offloads::for_path(path), false, links)
     }
 
     /// Whether the kernel has VLAN devices.
-    pub fn tells_vlans() -> bool {
+    pub fn has_vlans() -> bool {
         let namespace = Namespace::new("vlan");
         namespace.ip("link add probe type veth peer name other");
-        namespace
-            .run("ip", &["link", "add", "link", "probe", "name", "tagged", "type", "vlan", "id", "10"])
-            .status
-            .success()
+        namespace.tries_ip("link add link probe name tagged type vlan id 10")
     }
 
-    fn build(label: &str, offloads: Offloads, second: bool, vlans: [Option<u16>; 2]) -> Self {
+    fn build(label: &str, offloads: Offloads, second: bool, links: [Link; 2]) -> Self {
         let bed = Self {
             inside: Namespace::new(&format!("{label}-in")),
             router: Namespace::new(&format!("{label}-rt")),
             outside: Namespace::new(&format!("{label}-out")),
             second: second.then(|| Namespace::new(&format!("{label}-out2"))),
             hops: None,
-            vlans,
+            links,
+            pumps: Mutex::default(),
         };
         bed.connect(&bed.inside, "lan0", Family::inside_router, Family::inside_host);
         bed.connect_outside();
@@ -238,12 +250,13 @@ impl Bed {
     }
 
     fn connect(&self, host: &Namespace, device: &str, ours: Address, theirs: Address) {
-        let vlan = match device {
-            "lan0" => self.vlans[0],
-            "wan0" => self.vlans[1],
-            _ => None,
+        let link = match device {
+            "lan0" => self.links[0],
+            "wan0" => self.links[1],
+            _ => Link::Veth,
         };
-        wire(&self.router, device, ours, host, theirs, vlan);
+        let pump = wire(&self.router, device, ours, host, theirs, link);
+        self.pumps.lock().expect("no thread panics with it").extend(pump);
         if self.second.is_some() && device != "lan0" {
             let [v4, v6] = Family::BOTH.map(Family::roaming);
             host.ip_batch(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n"));
@@ -274,7 +287,10 @@ impl Bed {
             Offloads::Default => return,
             Offloads::On => true,
             Offloads::Off => false,
-            Offloads::Driver => return self.hosts().into_iter().for_each(|host| complete_and_take_frames(host)),
+            Offloads::Driver => {
+                let veths = self.hosts().into_iter().filter(|host| self.is_veth(host));
+                return veths.for_each(|host| complete_and_take_frames(host));
+            }
         };
         let mut ends =
             vec![(&self.inside, "eth0"), (&self.outside, "eth0"), (&self.router, "lan0"), (&self.router, "wan0")];
@@ -296,6 +312,12 @@ impl Bed {
     /// Whether the router's device on the other side of a host's offers to send what programs redirect to it.
     pub fn take_frames(&self, host: &Namespace, on: bool) {
         switch_offload(host, "eth0", Offload::Coalescing, on);
+    }
+
+    /// Whether a host's `eth0` is a veth device, whose offloads can be switched.
+    fn is_veth(&self, host: &Namespace) -> bool {
+        let end = [&self.inside, &self.outside].iter().position(|one| one.name() == host.name());
+        end.is_none_or(|end| matches!(self.links[end], Link::Veth | Link::Vlan(_)))
     }
 
     /// All hosts; the device of each is `eth0`.
@@ -335,8 +357,8 @@ impl Bed {
 ///
 /// A host puts its tags into its frames instead of beside them, as they would be on a wire: there a program in the
 /// driver of the other side sees them.
-fn over(namespace: &Namespace, device: &str, vlan: Option<u16>) -> String {
-    let Some(vlan) = vlan else { return device.to_owned() };
+fn over(namespace: &Namespace, device: &str, link: Link) -> String {
+    let Link::Vlan(vlan) = link else { return device.to_owned() };
     if device == "eth0" {
         put_tags_into_frames(namespace, device);
     }
@@ -349,10 +371,25 @@ fn over(namespace: &Namespace, device: &str, vlan: Option<u16>) -> String {
 type Address = fn(Family) -> IpAddr;
 
 /// Connects a router's device to a host's `eth0`, with addresses, and default routes of the host through the router.
-fn wire(router: &Namespace, device: &str, ours: Address, host: &Namespace, theirs: Address, vlan: Option<u16>) {
+fn wire(
+    router: &Namespace,
+    device: &str,
+    ours: Address,
+    host: &Namespace,
+    theirs: Address,
+    link: Link,
+) -> Option<Pump> {
     let [v4, v6] = Family::BOTH;
-    router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
-    let (device, eth0) = (over(router, device, vlan), over(host, "eth0", vlan));
+    let ends = [(router, device), (host, "eth0")];
+    let pump = match link {
+        Link::Veth | Link::Vlan(_) => {
+            router.ip(&format!("link add {device} type veth peer name eth0 netns {}", host.name()));
+            None
+        }
+        Link::Tun => Some(Pump::between(Kind::Tun, ends)),
+        Link::Tap => Some(Pump::between(Kind::Tap, ends)),
+    };
+    let (device, eth0) = (over(router, device, link), over(host, "eth0", link));
     router.ip_batch(&format!(
         "addr add {}/24 dev {device}\naddr add {}/64 dev {device} nodad\nlink set {device} up\n",
         ours(v4),
@@ -366,6 +403,7 @@ fn wire(router: &Namespace, device: &str, ours: Address, host: &Namespace, their
         ours(v4),
         ours(v6),
     ));
+    pump
 }
 
 /// The network of an address of the bed: of 24 or 64 bits.

@@ -188,6 +188,22 @@ impl Daemon {
         all.iter().filter(mine).cloned().collect()
     }
 
+    /// The flow to that destination, of which there is one.
+    #[track_caller]
+    pub fn only_flow_to(&self, destination: &str) -> Value {
+        let mut flows = self.flows_to(destination);
+        assert_eq!(flows.len(), 1, "flows to {destination}: {flows:?}");
+        flows.remove(0)
+    }
+
+    /// An interface of the policy, as `show interfaces -j` has it.
+    #[track_caller]
+    pub fn interface(&self, name: &str) -> Value {
+        let interfaces = self.json("show interfaces");
+        let found = interfaces["interfaces"].as_array().and_then(|all| all.iter().find(|one| one["name"] == *name));
+        found.unwrap_or_else(|| panic!("no {name} in {interfaces}")).clone()
+    }
+
     /// Packets that a path has carried, by `show paths -j`.
     #[track_caller]
     pub fn path_packets(&self, path: &str) -> u64 {

@@ -31,6 +31,7 @@
 )]
 
 pub mod bed;
+pub mod carried;
 pub mod daemon;
 pub mod history;
 pub mod namespace;
@@ -42,9 +43,11 @@ pub mod raw;
 pub mod reference;
 pub mod tcp;
 pub mod tools;
+mod tuntap;
 pub mod wait;
 
-pub use bed::{Bed, Family};
+pub use bed::{Bed, Family, Link};
+pub use carried::{assert_carried, ways};
 pub use daemon::{Daemon, Launch};
 pub use namespace::{Namespace, Output, Process};
 pub use numbered::{Load, Report};

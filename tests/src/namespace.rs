@@ -92,6 +92,12 @@ impl Namespace {
         self.run("ip", &words).ok().stdout
     }
 
+    /// Runs `ip` with the words of `arguments`, and tells whether it succeeded: for what a kernel may lack.
+    pub fn tries_ip(&self, arguments: &str) -> bool {
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        self.run("ip", &words).status.success()
+    }
+
     /// Runs many `ip` commands, one per line, in one process; panics unless all succeed.
     pub fn ip_batch(&self, lines: &str) {
         let mut command = self.command("ip");

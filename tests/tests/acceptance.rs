@@ -63,7 +63,7 @@ fn real_tools_and_numbers(path: &str, masquerade: bool, offloads: Offloads) {
 
         let carried = daemon.path_packets(path) - before;
         assert!(carried >= load.packets - FIRST, "{context}: {path} carried {carried} of {}", load.packets);
-        let flow = only_flow(&daemon, &endpoint(host, PORT));
+        let flow = daemon.only_flow_to(&endpoint(host, PORT));
         let forward = &flow["forward"];
         assert_eq!(forward["path"], *path, "{context}: {flow}");
         assert!(forward["path_reason"].is_string(), "{context}: {flow}");
@@ -207,7 +207,7 @@ fn an_outside_host_with_an_inside_five_tuple_gets_nowhere() {
                 }
                 let dropped = daemon.drops(Some("wrong_interface")) - before;
                 assert_eq!(dropped, 50, "{context}: drops for wrong_interface");
-                let flow = only_flow(&daemon, &endpoint(host, PORT));
+                let flow = daemon.only_flow_to(&endpoint(host, PORT));
                 assert_eq!(flow["forward"]["packets"], load.packets, "{context}: {flow}");
             }
         }
@@ -223,7 +223,7 @@ fn segments_out_of_the_window_neither_close_nor_enter_a_connection() {
         for family in Family::BOTH {
             let context = format!("{path}, {family:?}");
             let mut connection = Connection::open(&bed, family);
-            let flow = only_flow(&daemon, &connection.address.to_string());
+            let flow = daemon.only_flow_to(&connection.address.to_string());
             for direction in ["forward", "reverse"] {
                 assert_eq!(flow[direction]["path"], *path, "{context}: {flow}");
             }
@@ -254,7 +254,7 @@ fn segments_out_of_the_window_neither_close_nor_enter_a_connection() {
             let count = 4 * u64::try_from(kinds.len()).unwrap();
             until("the drops to be counted", SECOND, || (daemon.drops(None) >= dropped + count).then_some(()));
             connection.exchange();
-            let flow = only_flow(&daemon, &connection.address.to_string());
+            let flow = daemon.only_flow_to(&connection.address.to_string());
             assert_eq!((&flow["id"], &flow["state"]), (&id, &state), "{context}: {flow}");
             for direction in ["forward", "reverse"] {
                 assert_eq!(flow[direction]["path"], *path, "{context}: {flow}");
@@ -335,7 +335,7 @@ fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
         let running = numbered::start(&bed.inside, &[&bed.outside], &load);
         running.wait_sent(20_000);
         let before = identities(&daemon);
-        let counted = only_flow(&daemon, &endpoint(host, PORT))["forward"]["packets"].as_u64();
+        let counted = daemon.only_flow_to(&endpoint(host, PORT))["forward"]["packets"].as_u64();
         let carried = daemon.path_packets(path);
         assert!(counted >= Some(19_000), "{context}: {counted:?}");
         daemon.kill9();
@@ -346,7 +346,7 @@ fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
         for flow in &before {
             assert!(after.contains(flow), "{context}: {flow} is not adopted: {after:?}");
         }
-        let adopted = only_flow(&daemon, &endpoint(host, PORT))["forward"]["packets"].as_u64();
+        let adopted = daemon.only_flow_to(&endpoint(host, PORT))["forward"]["packets"].as_u64();
         assert!(adopted >= Some(59_000), "{context}: {counted:?} packets before the kill, {adopted:?} adopted");
         assert!(daemon.path_packets(path) >= carried, "{context}: the counters of the paths start anew");
         let report = running.finish();
@@ -355,7 +355,7 @@ fn a_killed_daemon_loses_nothing_and_its_successor_adopts_everything() {
         assert_eq!(report.forward.sources.len(), 1, "{context}: {:?}", report.forward.sources);
         let bulk = bulk.finish(5);
         assert!(bulk.bits_per_second > 1e7, "{context}: {bulk:?}");
-        let flow = only_flow(&daemon, &endpoint(host, PORT));
+        let flow = daemon.only_flow_to(&endpoint(host, PORT));
         assert_eq!(flow["forward"]["packets"], load.packets, "{context}: {flow}");
         // A port leased before is not given to a newcomer, and newcomers are served.
         connection.exchange();
@@ -473,18 +473,10 @@ fn a_changed_route_is_followed_within_a_second() {
             assert!(old <= Some(changed + u64::from(load.rate)), "{context}: the old host still got {old:?}");
             assert!(report.receivers[1].received() > 0, "{context}: the new host got nothing");
             bystander.finish().assert_clean(&context);
-            let flow = only_flow(&daemon, &endpoint(family.roaming(), PORT + 1));
+            let flow = daemon.only_flow_to(&endpoint(family.roaming(), PORT + 1));
             assert_eq!(flow["forward"]["out"], "second", "{context}: {flow}");
         }
     }
-}
-
-/// The flow to that destination, of which there is one.
-#[track_caller]
-fn only_flow(daemon: &Daemon, destination: &str) -> Value {
-    let mut flows = daemon.flows_to(destination);
-    assert_eq!(flows.len(), 1, "flows to {destination}: {flows:?}");
-    flows.remove(0)
 }
 
 /// What must be the same of every flow after a restart.

@@ -6,52 +6,13 @@ use std::time::Duration;
 
 use flowhop_tests::bed::endpoint;
 use flowhop_tests::numbered;
-use flowhop_tests::tools::{self, HttpServer};
 use flowhop_tests::{
-    Bed, Daemon, Family, Frame, Load, Offload, Packet, Policy, RawPort, Transport, alone, switch_offload, until,
+    Bed, Daemon, Family, Frame, Link, Load, Offload, Packet, Policy, RawPort, Transport, alone, assert_carried,
+    switch_offload, until, ways,
 };
-use serde_json::Value;
 
 const PORT: u16 = 5000;
 const SECOND: Duration = Duration::from_secs(1);
-
-/// The flow to that destination, of which there is one.
-#[track_caller]
-fn only_flow(daemon: &Daemon, destination: &str) -> Value {
-    let mut flows = daemon.flows_to(destination);
-    assert_eq!(flows.len(), 1, "flows to {destination}: {flows:?}");
-    flows.remove(0)
-}
-
-/// Path and reason of both directions.
-fn ways(flow: &Value) -> [(&str, &str); 2] {
-    ["forward", "reverse"].map(|direction| {
-        let text = |key: &str| flow[direction][key].as_str().unwrap_or("?");
-        (text("path"), text("path_reason"))
-    })
-}
-
-/// Real tools and numbers both ways, and the ways that they must have taken.
-fn assert_carried(bed: &Bed, daemon: &Daemon, expected: [(&str, &str); 2], context: &str) {
-    for family in Family::BOTH {
-        let context = format!("{context}, {family:?}");
-        let host = family.outside_host();
-        let ping = tools::ping(&bed.inside, host, 5);
-        assert!(ping.is_clean(), "{context}: {ping:?}");
-        let server = HttpServer::start(&bed.outside, host);
-        tools::assert_download(&bed.inside, &server);
-        let load = Load::new(host, PORT + 1).flows(10).rate(10_000, 600).size(600).echo();
-        numbered::run(&bed.inside, &bed.outside, &load).assert_clean(&context);
-        let flows = daemon.flows_to(&endpoint(host, PORT + 1));
-        assert_eq!(flows.len(), 10, "{context}");
-        for flow in flows {
-            assert_eq!(ways(&flow), expected, "{context}: {flow}");
-            for direction in ["forward", "reverse"] {
-                assert_eq!(flow[direction]["packets"], load.packets / 10, "{context}: {flow}");
-            }
-        }
-    }
-}
 
 // B9: the path follows from what input and output can do, for each direction by itself.
 #[test]
@@ -92,7 +53,7 @@ fn live_flows_follow_what_their_output_can_do() {
         let running = numbered::start(&bed.inside, &[&bed.outside], &load);
         running.wait_sent(1000);
         let forward = |daemon: &Daemon| {
-            let flow = only_flow(daemon, &endpoint(host, PORT));
+            let flow = daemon.only_flow_to(&endpoint(host, PORT));
             let [(path, reason), _] = ways(&flow);
             (path.to_owned(), reason.to_owned())
         };
@@ -189,7 +150,7 @@ fn priority_tags_are_taken_off() {
                 let frame = inside.capture(SECOND, came).unwrap_or_else(|| panic!("{context}: no answer"));
                 assert_eq!(frame.packet().map(|packet| packet.destination), Some(near), "{context}");
             }
-            let flow = only_flow(&daemon, &far.to_string());
+            let flow = daemon.only_flow_to(&far.to_string());
             for direction in ["forward", "reverse"] {
                 assert_eq!(
                     (&flow[direction]["path"], &flow[direction]["packets"]),
@@ -213,20 +174,22 @@ fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
 #[test]
 fn vlan_interfaces_are_forwarded_between() {
     let _turn = alone();
-    if !Bed::tells_vlans() {
+    if !Bed::has_vlans() {
         eprintln!("not run: this kernel has no VLAN devices (CONFIG_VLAN_8021Q)");
         return;
     }
-    let cases = [[Some(10), None], [None, Some(20)], [Some(10), Some(10)], [Some(10), Some(20)]];
+    let [ten, twenty] = [10, 20].map(Link::Vlan);
     for path in ["driver", "skb"] {
-        for vlans in cases {
-            let bed = Bed::tagged("vlan", path, vlans);
-            let device =
-                |device: &str, vlan: Option<u16>| vlan.map_or(device.to_owned(), |vlan| format!("{device}.{vlan}"));
+        for links in [[ten, Link::Veth], [Link::Veth, twenty], [ten, ten], [ten, twenty]] {
+            let bed = Bed::with_links("vlan", path, links);
+            let device = |device: &str, link| match link {
+                Link::Vlan(vlan) => format!("{device}.{vlan}"),
+                _ => device.to_owned(),
+            };
             let policy = Policy::new().masquerade(true).path(path);
-            let policy = policy.device("lan", &device("lan0", vlans[0])).device("wan", &device("wan0", vlans[1]));
+            let policy = policy.device("lan", &device("lan0", links[0])).device("wan", &device("wan0", links[1]));
             let daemon = Daemon::start(&bed.router, &policy);
-            assert_carried(&bed, &daemon, [(path, "interface"); 2], &format!("{path}, VLANs {vlans:?}"));
+            assert_carried(&bed, &daemon, [(path, "interface"); 2], &format!("{path}, {links:?}"));
         }
     }
 }
@@ -244,9 +207,8 @@ fn partial_checksums_in_a_driver_are_completed_and_the_interface_leaves_it() {
         let load = Load::new(host.ip(), PORT).rate(2000, 1000).flows(20).echo();
         numbered::run(&bed.inside, &bed.outside, &load).assert_clean(&format!("{family:?}, from the first packet on"));
         let way = |name: &str| {
-            let interfaces = daemon.json("show interfaces");
-            let found = interfaces["interfaces"].as_array().and_then(|all| all.iter().find(|one| one["name"] == *name));
-            found.map(|one| (one["path"].clone(), one["path_reason"].clone())).unwrap_or_default()
+            let interface = daemon.interface(name);
+            (interface["path"].clone(), interface["path_reason"].clone())
         };
         assert_eq!(way("lan"), ("skb".into(), "partial_checksum".into()), "{family:?}");
         assert_eq!(way("wan"), ("driver".into(), "interface".into()), "{family:?}");

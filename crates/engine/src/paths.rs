@@ -5,6 +5,8 @@
 //! becomes pending, which brings all further packets here; and where the level changes (driver or socket buffer, each
 //! with a queue of its own to user space), packets that come by the new level's queue are held until the kernel
 //! programs' grace period has passed and the old level's queue is empty. Then nothing of before is on its way any more.
+//! The program in a driver hands down what belongs to a pending entry whatever the level, so that the packets that come
+//! before an entry is there, or active, come by one queue.
 
 use std::collections::BTreeMap;
 

@@ -196,14 +196,6 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         entered = Some(door.enter());
     };
     let steer = Steer::unpack(hot(&hit).steer.load());
-    if H::LEVEL == Level::Driver && steer.skb {
-        if entered.is_some()
-            && let Some(door) = host.gate(gate)
-        {
-            door.leave();
-        }
-        return Verdict::pass(number);
-    }
     if steer.pending {
         // An entry that was pending under an epoch that has passed is active.
         let epoch = match (entered, host.gate(gate)) {
@@ -230,6 +222,12 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         && let Some(door) = host.gate(gate)
     {
         door.leave();
+    }
+
+    // Only now: while the entry waits, all of its packets go to user space by one and the same queue, that of the
+    // driver, where the first of them have gone.
+    if H::LEVEL == Level::Driver && steer.skb {
+        return Verdict::pass(number);
     }
 
     if H::LEVEL != Level::User {

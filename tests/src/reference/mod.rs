@@ -371,15 +371,15 @@ impl World {
         };
         outcome.hit = Some((number, direction));
         let steer = self.connections[number].directions[direction].steer;
-        if self.in_driver && steer.skb {
-            return Err(No::NextLevel);
-        }
         if steer.pending {
             let epoch = self.gates.get(&gate).copied().unwrap_or_default().epoch % 16;
             if epoch == u32::from(steer.epoch) {
                 outcome.gate = gate + 1;
                 return Err(No::Because(Reason::Pending));
             }
+        }
+        if self.in_driver && steer.skb {
+            return Err(No::NextLevel);
         }
         let hop = self.next_hop(steer, port.number, &headers, arrival)?;
         // 6. TCP context.

@@ -83,6 +83,10 @@ impl Daemon {
                 add(&mut view.accounts.orders, port, &plane.kernel.tap_counters(port)?);
             }
         }
+        for port in &mut view.ports {
+            let refused = self.refused.iter().find(|(name, _)| *name == *port.interface.name);
+            port.problem = refused.map(|(_, why)| why.clone());
+        }
         let routes = if what == What::Agents { self.engine.routing().routes().count() } else { 0 };
         view.agents = vec![Agent { name: "kernel", protocol: "rtnetlink", state: "running".into(), routes }];
         view.modules = self

@@ -70,7 +70,7 @@ impl Devices {
 impl Daemon {
     /// Brings interfaces, programs and adjacencies in line with the policy and the devices that exist.
     pub(super) fn sync_interfaces(&mut self) {
-        self.refused.clear();
+        let refused_before = std::mem::take(&mut self.refused);
         let mut wanted = self.wanted_interfaces();
         let ports: HashSet<u8> = wanted.iter().map(|interface| interface.port).collect();
         let gone: Vec<u8> = self
@@ -105,6 +105,9 @@ impl Daemon {
             say!("flowhop: {error}");
         }
         self.open_sockets();
+        for (name, why) in self.refused.iter().filter(|refused| !refused_before.contains(refused)) {
+            say!("flowhop: interface {name:?} is not taken into use: {why}");
+        }
         self.engine.interfaces_changed();
         if paths_changed {
             self.engine.paths_changed();
@@ -196,7 +199,6 @@ impl Daemon {
             Plane::Packet(packet) => packet.attach(interface).map_err(|error| error.to_string()),
         };
         if let Err(error) = result {
-            say!("flowhop: interface {:?}: {error}", interface.name);
             self.refused.push((interface.name.to_string(), error));
         }
     }

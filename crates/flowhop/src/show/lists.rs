@@ -69,6 +69,7 @@ impl View {
                     "path_reason": interface.reason.name(),
                     "mac": present.then(|| mac(interface.mac)),
                     "mtu": port.mtu,
+                    "problem": port.problem,
                 })
             })
             .collect()

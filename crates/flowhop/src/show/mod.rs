@@ -96,6 +96,8 @@ pub struct Port {
     pub up: bool,
     /// MTU in bytes; `None` while the device is absent.
     pub mtu: Option<u32>,
+    /// Why the device that is there is not taken into use.
+    pub problem: Option<String>,
 }
 
 /// Something that feeds the forwarding table.
@@ -174,6 +176,7 @@ impl View {
                     zone: policy.policy.zone_name(ZoneId(interface.zone)).to_owned(),
                     up: link.is_some_and(|link| link.up),
                     mtu: link.map(|link| link.mtu),
+                    problem: None,
                 }
             })
             .collect();
