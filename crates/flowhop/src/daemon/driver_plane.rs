@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use flowhop_engine::{Arrived, Offload};
 use flowhop_flow::parse::ETHERNET;
@@ -24,10 +25,14 @@ pub(super) struct DriverPlane {
     queues: HashMap<u32, u32>,
     /// How often the socket of a queue could not be opened.
     failed: HashMap<(u32, u32), u32>,
+    /// Devices whose program is gone, and since when: packets that it handed down may still wait.
+    closing: Vec<(u32, Instant)>,
 }
 
 /// Attempts before it is said that a queue has no socket: one that was closed a moment ago is busy for a while.
 const QUIET_FAILURES: u32 = 3;
+/// How long sockets stay open without a program: it may still run for a moment where a driver was about to start it.
+const LINGER: Duration = Duration::from_millis(50);
 
 impl DriverPlane {
     /// Where the sockets of a device begin in the map; beyond its end when there is no room for another device, whose
@@ -47,6 +52,7 @@ impl DriverPlane {
     /// Opens a socket for every queue of a device that has none yet; tells whether one was opened.
     pub(super) fn open(&mut self, ifindex: u32, queues: u32, kernel: &mut Kernel) -> bool {
         let first = self.first_socket(ifindex);
+        self.closing.retain(|(device, _)| *device != ifindex);
         let mut opened = false;
         for queue in (0..queues.min(QUEUES as u32)).take_while(|_| usize::from(first) < SOCKETS) {
             if self.sockets.is_bound(ifindex, queue) {
@@ -78,8 +84,28 @@ impl DriverPlane {
         self.queues.insert(ifindex, queues).is_some_and(|before| before != queues)
     }
 
-    /// Closes the sockets of a device.
+    /// Closes the sockets of a device that has no program any more, as soon as nothing waits in them.
+    pub(super) fn close_when_empty(&mut self, ifindex: u32) {
+        if !self.closing.iter().any(|(device, _)| *device == ifindex) {
+            self.closing.push((ifindex, Instant::now()));
+        }
+    }
+
+    /// Sockets are about to be closed: what waits in them is older than what comes by the socket buffer now.
+    pub(super) const fn is_closing(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
+    /// Closes what has been empty for long enough. Nothing waits in any socket.
+    fn close_emptied(&mut self) {
+        let done: Vec<u32> =
+            self.closing.extract_if(.., |(_, since)| since.elapsed() > LINGER).map(|(d, _)| d).collect();
+        done.into_iter().for_each(|device| self.close(device));
+    }
+
+    /// Closes the sockets of a device, with what waits in them.
     pub(super) fn close(&mut self, ifindex: u32) {
+        self.closing.retain(|(device, _)| *device != ifindex);
         self.sockets.close(ifindex);
         self.first.remove(&ifindex);
         self.queues.remove(&ifindex);
@@ -93,7 +119,10 @@ impl DriverPlane {
     /// The next packet, with where it is in the buffer; `None` when there is none.
     pub(super) fn receive(&mut self, frame: &mut [u8], now: Tick) -> Option<(Arrived, Offload, Range<usize>)> {
         loop {
-            let received = self.sockets.receive(frame)?;
+            let Some(received) = self.sockets.receive(frame) else {
+                self.close_emptied();
+                return None;
+            };
             let [metadata @ .., _, _] = received.metadata;
             // Anything without metadata was not handed down by our program.
             let Some(punt) = Punt::parse(metadata) else { continue };

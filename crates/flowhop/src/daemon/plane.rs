@@ -166,7 +166,11 @@ impl KernelPlane {
         for ifindex in self.kernel.attached_drivers()? {
             if !drivers.contains(&ifindex) {
                 self.kernel.detach_driver(ifindex)?;
-                self.driver.close(ifindex);
+                if interfaces.iter().any(|interface| interface.lower.ifindex == ifindex) {
+                    self.driver.close_when_empty(ifindex);
+                } else {
+                    self.driver.close(ifindex);
+                }
             }
         }
         for ifindex in self.kernel.attached()? {
@@ -220,7 +224,7 @@ impl KernelPlane {
 
     /// The next packet: from drivers and from socket buffers by turns.
     fn receive(&mut self, frame: &mut [u8], now: Tick) -> Received {
-        self.turn = !self.turn;
+        self.turn = !self.turn || self.driver.is_closing();
         if self.turn
             && let Some((arrived, offload, place)) = self.driver.receive(frame, now)
         {
