@@ -6,6 +6,8 @@
 mod common;
 #[path = "kernel/cores.rs"]
 mod cores;
+#[path = "kernel/driver.rs"]
+mod driver;
 
 use common::{Bed, FORWARD, Flow, Wire, compare, frames, in_namespaces, tick};
 use flowhop_flow::record::{NextHop, local_flags};

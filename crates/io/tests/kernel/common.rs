@@ -379,6 +379,9 @@ impl Wire {
             let length = size_of_val(&timeout) as u32;
             let option = (&raw const timeout).cast();
             assert_eq!(libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, option, length), 0);
+            let on = 1i32;
+            let option = (&raw const on).cast();
+            assert_eq!(libc::setsockopt(socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, option, 4), 0);
             Self(OwnedFd::from_raw_fd(socket))
         }
     }
@@ -392,15 +395,47 @@ impl Wire {
     /// The next frame that is wanted; others (the kernel's own) are passed over.
     pub(crate) fn expect(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         loop {
-            let mut frame = vec![0; 2048];
-            // SAFETY: the buffer has the length that is passed.
-            let got = unsafe { libc::recv(self.0.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
-            assert!(got >= 14, "nothing came: {}", std::io::Error::last_os_error());
-            frame.truncate(got as usize);
+            let frame = self.next();
             if wanted(&frame) {
                 return frame;
             }
         }
+    }
+}
+
+impl Wire {
+    /// The next frame, with the VLAN tag that it had on the wire: the kernel puts it aside.
+    fn next(&self) -> Vec<u8> {
+        let mut frame = vec![0; 2048];
+        let mut control = [0u64; 8];
+        let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
+        // SAFETY: a message of zeros is valid; the buffers have the lengths that are passed and outlive the call; what
+        // the kernel puts into the control buffer is read by its own macros, and the data is of the type that this
+        // socket option gives.
+        let (got, tag) = unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = &raw mut part;
+            message.msg_iovlen = 1;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = size_of_val(&control) as _;
+            let got = libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0);
+            assert!(got >= 14, "nothing came: {}", std::io::Error::last_os_error());
+            let first = libc::CMSG_FIRSTHDR(&raw const message);
+            let beside =
+                (!first.is_null()).then(|| libc::CMSG_DATA(first).cast::<libc::tpacket_auxdata>().read_unaligned());
+            (
+                got,
+                beside
+                    .filter(|beside| beside.tp_status & libc::TP_STATUS_VLAN_VALID != 0)
+                    .map(|beside| beside.tp_vlan_tci),
+            )
+        };
+        frame.truncate(got as usize);
+        if let Some(tag) = tag {
+            let [high, low] = tag.to_be_bytes();
+            frame.splice(12..12, [0x81, 0, high, low]);
+        }
+        frame
     }
 }
 

@@ -65,10 +65,9 @@ impl Stage {
                 return;
             }
             for (number, program) in [Program::Driver, Program::Ingress].into_iter().enumerate() {
-                // Many times in a row, since the entry leads back to itself. For a program in a driver the kernel patches
-                // its own code before, which takes milliseconds.
-                let often = if number == 0 { 256 } else { 4 };
-                let repeat = if round % often == 0 { 200 } else { 1 };
+                // Many times in a row now and then, since the entry leads back to itself; for a program in a driver the
+                // kernel patches its own code then, which takes longer than all the rest.
+                let repeat = if number == 1 && round % 4 == 0 { 200 } else { 1 };
                 kernel.test_run(program, &self.segment().0, context, repeat).unwrap();
                 self.runs[number].fetch_add(u64::from(repeat), Ordering::Relaxed);
             }
@@ -228,7 +227,7 @@ fn from_all_sides(flow: Flow) {
         println!(
             "driver {in_driver:?} of {driver_runs}, skb {on_skb:?} of {skb_runs}, user {by_user} and {contended}; {looks} looks"
         );
-        assert!(in_driver.0 > 1000 && on_skb.0 > 1000 && by_user > 1000 && looks > 1000);
+        assert!(in_driver.0 > 100 && on_skb.0 > 100 && by_user > 100 && looks > 100);
         // In the driver, what is not forwarded is passed on, uncounted: there is no socket.
         assert!(in_driver.0 <= driver_runs && in_driver.1 == 0);
         assert_eq!(on_skb.0 + on_skb.1, skb_runs);
