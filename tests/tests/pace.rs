@@ -50,10 +50,6 @@ fn flows_that_are_moved_between_paths_lose_nothing() {
     undisturbed();
     let bed = Bed::for_path("moved", "driver");
     let daemon = Daemon::start(&bed.router, &Policy::new().masquerade(true).path("driver"));
-    if daemon.client("move flow all default").code() == Some(2) {
-        eprintln!("not run: this flowhop has no `move flow`");
-        return;
-    }
     let there_and_back = load(Family::V6, 20).rate(10_000, MILLIS).flows(100).echo();
     for load in [load(Family::V4, 1), load(Family::V6, 10), load(Family::V4, 200), there_and_back] {
         let running = numbered::start(&bed.inside, &[&bed.outside], &load);
@@ -62,15 +58,14 @@ fn flows_that_are_moved_between_paths_lose_nothing() {
             if running.sent() >= load.packets {
                 break;
             }
-            // Those that are of one direction only, or end just then, are no reason to fail.
-            daemon.client(&format!("move flow all {path}"));
+            daemon.client(&format!("move flow all {path}")).ok();
             moves += 1;
             thread::sleep(Duration::from_millis(20));
         }
         let report = running.finish();
         let context = format!("{} at a time to {}, moved {moves} times", load.together, load.to);
         println!("{context}: {report}");
-        assert!(moves > 20, "{context}");
+        assert!(moves > 5, "{context}");
         assert!(report.is_clean(), "{context}: {report}\ndrops: {}", daemon.json("show drops"));
     }
     for path in ["driver", "skb", "user"] {

@@ -202,6 +202,11 @@ fn from_all_sides(flow: Flow) {
         let mut threads = Vec::new();
         for _ in 0..processors {
             let (stage, mut kernel) = (Arc::clone(&stage), bed.another());
+            // A program is loaded when it is first used.
+            let context = Context { ifindex: stage.lan, ..Context::default() };
+            for program in [Program::Driver, Program::Ingress] {
+                kernel.test_run(program, &[0; 60], context, 1).unwrap();
+            }
             threads.push(thread::spawn(move || stage.drive(&mut kernel)));
         }
         for _ in 0..2 {
