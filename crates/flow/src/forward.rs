@@ -331,8 +331,8 @@ fn refusal(hot: &Hot) -> Reason {
 /// Counts a forwarded packet on its direction and stamps the direction's age.
 #[inline(always)]
 pub fn count(hot: &Hot, bytes: u64, now: Tick) {
-    hot.packets.add(1);
-    hot.bytes.add(bytes);
+    hot.packets.count(1);
+    hot.bytes.count(bytes);
     if hot.last_seen.load() != now {
         hot.last_seen.store(now);
     }

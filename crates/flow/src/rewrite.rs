@@ -87,14 +87,10 @@ fn network<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite) -> Opt
     } else {
         let header = packet.write::<{ Ipv6::LEN }>(parsed.network)?;
         header[7] = header[7].wrapping_sub(1);
-        for word in 0..4 {
-            let source = rewrite.source[word].to_ne_bytes();
-            let destination = rewrite.destination[word].to_ne_bytes();
-            for byte in 0..4 {
-                header[8 + 4 * word + byte] = source[byte];
-                header[24 + 4 * word + byte] = destination[byte];
-            }
-        }
+        // In words of four bytes, or the kernel programs would store each byte by itself.
+        let ([_, _, s0, s1, s2, s3, d0, d1, d2, d3], _) = header.as_chunks_mut::<4>() else { return None };
+        [*s0, *s1, *s2, *s3] = rewrite.source.map(u32::to_ne_bytes);
+        [*d0, *d1, *d2, *d3] = rewrite.destination.map(u32::to_ne_bytes);
     }
     Some(())
 }
