@@ -289,7 +289,8 @@ impl Bed {
             Offloads::Off => false,
             Offloads::Driver => {
                 let veths = self.hosts().into_iter().filter(|host| self.is_veth(host));
-                return veths.for_each(|host| complete_and_take_frames(host));
+                veths.for_each(|host| complete_and_take_frames(host));
+                return self.send_by_one_queue();
             }
         };
         let mut ends =
@@ -299,6 +300,17 @@ impl Bed {
         }
         for (namespace, device) in ends {
             switch_all(namespace, device, on);
+        }
+    }
+
+    /// A veth device that may send super-packets puts socket buffers into another queue of its peer than frames that
+    /// programs redirect to it, and the peer empties the two in any order. With segmentation off there is one queue, so
+    /// that what is seen out of order is the router's doing.
+    fn send_by_one_queue(&self) {
+        for (place, device) in ["lan0", "wan0", "wan1"].into_iter().enumerate().take(self.hosts().len()) {
+            if self.links.get(place).is_none_or(|link| matches!(link, Link::Veth)) {
+                switch_offload(&self.router, device, Offload::TcpSegmentation, false);
+            }
         }
     }
 

@@ -14,7 +14,7 @@ pub enum Offloads {
     /// tx, rx, tso, gso and gro off.
     Off,
     /// As programs in drivers want the other side: the hosts complete their checksums (tx off) and take frames from
-    /// programs (gro on). The router's devices stay as the kernel makes them.
+    /// programs (gro on). The router's devices send no super-packets (tso off).
     Driver,
 }
 

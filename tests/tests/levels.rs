@@ -147,7 +147,8 @@ fn priority_tags_are_taken_off() {
             for _ in 0..2 {
                 outside.send(&tagged(&back.build(), 0));
                 let came = |frame: &Frame| !frame.outgoing && frame.packet().is_some_and(|p| p.payload == back.payload);
-                let frame = inside.capture(SECOND, came).unwrap_or_else(|| panic!("{context}: no answer"));
+                // The first one waits for its neighbour, and a host that has just come up may answer the second time only.
+                let frame = inside.capture(3 * SECOND, came).unwrap_or_else(|| panic!("{context}: no answer"));
                 assert_eq!(frame.packet().map(|packet| packet.destination), Some(near), "{context}");
             }
             let flow = daemon.only_flow_to(&far.to_string());

@@ -190,9 +190,10 @@ impl Engine {
             return;
         }
         let gate = gate_of(self.table.hash(&flowhop_table::key_of(block, direction)));
-        let steer = Steer { pending: true, epoch: self.gates.epoch(gate), ..steer };
-        block.hot[direction].steer.store(steer.pack());
+        let pending = Steer { pending: true, epoch: self.gates.epoch(gate), ..steer };
+        block.hot[direction].steer.store(pending.pack());
         self.gates.wait_again(number, block.owner.serial.load(), direction, gate, self.table.epoch(), now);
+        self.note_queue(number, direction, steer, pending);
     }
 
     pub(crate) fn hold_packet(

@@ -253,7 +253,6 @@ impl Engine {
         if (steer.action, steer.skb) == (way.action, way.skb) || !self.kernel {
             return;
         }
-        let changes_level = steer.skb != way.skb;
         let gate = gate_of(self.table.hash(&key_of(block, direction)));
         // What the daemon forwards itself from now on it gets in order, unless the queue changes as well.
         let pending = way.action == Action::Forward;
@@ -264,9 +263,19 @@ impl Engine {
         if pending {
             self.gates.wait_again(number, serial, direction, gate, grace, now);
         }
-        if changes_level {
-            self.moves.0.insert((number, direction), Move { serial, driver: !way.skb, grace, next: None });
-        }
+        self.note_queue(number, direction, steer, new);
+    }
+
+    /// Notes that packets of a direction come by another queue from now on, if they do, so that those of the old queue
+    /// go first. In a driver what is pending is handed down whatever the level; see
+    /// [`forward`](flowhop_flow::forward::forward).
+    pub(crate) fn note_queue(&mut self, number: BlockIndex, direction: usize, before: Steer, after: Steer) {
+        let in_driver = self.interfaces.port(after.ingress).is_some_and(|input| input.fast == FastPath::Driver);
+        let was = !before.skb || (before.pending && in_driver);
+        let is = in_driver && (!after.skb || after.pending);
+        let Some(block) = self.table.block(number).filter(|_| self.kernel && was != is) else { return };
+        let change = Move { serial: block.owner.serial.load(), driver: is, grace: self.table.epoch(), next: None };
+        self.moves.0.insert((number, direction), change);
     }
 
     /// A packet that came by the new level's queue before all of the old one's have.
