@@ -1,8 +1,10 @@
 //! Who sends small packets through the box, each in a bed of its own.
 
+use std::time::Duration;
+
 use super::Bench;
 use super::bpf::{Kind, Link};
-use super::field::{Field, Known, POOL, connections, conntrack_entries, conntrack_room};
+use super::field::{Field, Known, PATIENCE, POOL, connections, conntrack_entries, conntrack_room};
 use super::generator::{self, Shape};
 use super::openvswitch::OpenVswitch;
 use super::report::Section;
@@ -16,6 +18,9 @@ pub(super) const SKB: &str = "flowhop skb, NAT";
 pub(super) const PLAIN: &str = "kernel, plain";
 pub(super) const NFTABLES: &str = "kernel, nftables NAT";
 pub(super) const OPEN_VSWITCH: &str = "Open vSwitch, NAT";
+
+/// How long a rival may take to learn of flows beside the time that it takes to send them once.
+const RIVALS_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What makes a field a router.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub(super) struct Contestant {
     pub(super) who: &'static str,
     pub(super) field: Field,
     router: Router,
+    /// It could not open as many flows as it was to.
+    gave_up: bool,
 }
 
 /// Packets that flowhop has forwarded by an entry where it was to, and packets that took the way by user space.
@@ -52,9 +59,8 @@ impl Contestant {
         for who in [DRIVER_REDIRECT, DRIVER, REDIRECT, SKB, PLAIN, NFTABLES, OPEN_VSWITCH] {
             let field = Field::new()?;
             match router(who, &field, bench, section) {
-                Ok(Some(router)) => all.push(Self { who, field, router }),
+                Ok(Some(router)) => all.push(Self { who, field, router, gave_up: false }),
                 Ok(None) => {}
-                // A rival that does not get going is no reason to measure nobody.
                 Err(error) if who == OPEN_VSWITCH => section.notes.push(format!("{who} left out: {error}")),
                 Err(error) => return Err(error),
             }
@@ -74,9 +80,9 @@ impl Contestant {
         if matches!(self.router, Router::OpenVswitch(_)) { Kind::Classifier } else { Kind::Xdp }
     }
 
-    /// Opens flows. `false`, and a note, where this machine does not allow so many.
+    /// Opens flows. `false`, and a note, where that cannot be done.
     pub(super) fn open(&mut self, shape: Shape, flows: u32, section: &mut Section) -> Result<bool, LabError> {
-        let Self { who, field, router } = self;
+        let Self { who, field, router, gave_up } = self;
         let known: Known<'_> = match router {
             Router::Flowhop(daemon, _) => &|bed: &Bed| connections(bed, daemon),
             Router::Nftables => &conntrack_entries,
@@ -85,7 +91,7 @@ impl Contestant {
         };
         let wanted = u64::from(flows) * 2 + 1024;
         if *who == NFTABLES && conntrack_room() < wanted {
-            section.notes.push(format!(
+            section.note(format!(
                 "{who} left out with {flows} flows: this machine allows {} entries; raise it with \
                  `sysctl -w net.netfilter.nf_conntrack_max={}` (for all namespaces, so not done here)",
                 conntrack_room(),
@@ -93,8 +99,21 @@ impl Contestant {
             ));
             return Ok(false);
         }
-        field.open(shape, flows, known)?;
-        Ok(true)
+        if *who != OPEN_VSWITCH {
+            return field.open(shape, flows, PATIENCE, known).map(|()| true);
+        }
+        if *gave_up {
+            return Ok(false);
+        }
+        match field.open(shape, flows, RIVALS_PATIENCE, known) {
+            // A rival that does not manage is no reason to measure nobody.
+            Err(error) => {
+                *gave_up = true;
+                section.notes.push(format!("{who} left out from {flows} flows of {} on: {error}", shape.name()));
+                Ok(false)
+            }
+            Ok(()) => Ok(true),
+        }
     }
 
     /// What came of packets up to now, if this is flowhop.

@@ -20,8 +20,9 @@ use crate::lab::{Bed, Daemon, LabError, Namespace, Tried};
 const RATE: u32 = 100_000;
 /// Later packets of connections that are known to the kernel side.
 const FAST: u32 = 400_000;
-/// How often first packets that were lost are sent again, and how often in vain.
-const ATTEMPTS: u32 = 20;
+/// How long first packets that were lost are sent again, where nothing else is said.
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+/// How often they are sent in vain.
 const IN_VAIN: u32 = 3;
 /// Until packets that were sent have been handled.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -95,28 +96,32 @@ impl Field {
     }
 
     /// Opens flows through a firewall until it knows all of them, those opened before included; `known` tells how many
-    /// it knows. Those of UDP have had a packet, those of TCP their handshake, made by hand at both ends. How long the
-    /// first packets took.
-    pub(super) fn open(&mut self, shape: Shape, flows: u32, known: Known<'_>) -> Result<Duration, LabError> {
+    /// it knows. Those of UDP have had a packet, those of TCP their handshake, made by hand at both ends. It
+    /// has so long to learn of them.
+    pub(super) fn open(
+        &mut self,
+        shape: Shape,
+        flows: u32,
+        patience: Duration,
+        known: Known<'_>,
+    ) -> Result<(), LabError> {
         let [udp, tcp] = &mut self.opened;
         if shape == Shape::Udp {
             *udp = flows.max(*udp);
         } else {
             *tcp = flows.max(*tcp);
         }
-        let start = Instant::now();
-        if shape == Shape::Udp { self.open_udp(flows, known) } else { self.open_tcp(flows, known) }?;
-        Ok(start.elapsed())
+        if shape == Shape::Udp { self.open_udp(flows, patience, known) } else { self.open_tcp(flows, patience, known) }
     }
 
-    fn open_udp(&self, flows: u32, known: Known<'_>) -> Result<(), LabError> {
+    fn open_udp(&self, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
         self.send(Shape::Udp, flows, RATE)?;
-        self.complete(Shape::Udp, flows, known)?;
+        self.complete(Shape::Udp, flows, patience, known)?;
         // Second packets: whatever happens at those has happened.
         self.send(Shape::Udp, flows, FAST)
     }
 
-    fn open_tcp(&self, flows: u32, known: Known<'_>) -> Result<(), LabError> {
+    fn open_tcp(&self, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
         let stop = Arc::new(AtomicBool::new(false));
         let answering = {
             let (stop, ifindex) = (Arc::clone(&stop), self.outside);
@@ -125,7 +130,7 @@ impl Field {
         };
         let opened = (|| {
             self.send(Shape::Syn, flows, RATE)?;
-            self.complete(Shape::Syn, flows, known)?;
+            self.complete(Shape::Syn, flows, patience, known)?;
             thread::sleep(SETTLE);
             // Three times: those whose handshake had not ended are in it still.
             self.send(Shape::Ack, flows, RATE)?;
@@ -141,10 +146,11 @@ impl Field {
     }
 
     /// Sends first packets again until all opened connections are known.
-    fn complete(&self, shape: Shape, flows: u32, known: Known<'_>) -> Result<(), LabError> {
+    fn complete(&self, shape: Shape, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
         let wanted = self.opened.iter().copied().map(u64::from).sum();
         let (mut now, mut in_vain) = (0, 0);
-        for _ in 0..ATTEMPTS {
+        let end = Instant::now() + patience;
+        while in_vain < IN_VAIN && Instant::now() < end {
             thread::sleep(SETTLE);
             let before = now;
             now = known(&self.bed)?;
@@ -152,9 +158,6 @@ impl Field {
                 return Ok(());
             }
             in_vain = if now > before { 0 } else { in_vain + 1 };
-            if in_vain == IN_VAIN {
-                break;
-            }
             self.send(shape, flows, RATE)?;
         }
         Err(LabError::Late(format!("only {now} of {wanted} connections are known")))

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::bpf::Program;
-use super::field::{Field, connections};
+use super::field::{Field, PATIENCE, connections};
 use super::generator::{self, Shape, Timer};
 use super::report::{Row, Section};
 use super::{Bench, pin};
@@ -11,7 +11,7 @@ use crate::lab::daemon::Policy;
 use crate::lab::{Daemon, LabError, Mode, Tried};
 
 /// Packets of one measurement, and of the one before it that does not count.
-const PACKETS: [u32; 2] = [200_000, 1_000_000];
+const PACKETS: [u32; 2] = [150_000, 600_000];
 /// Fewer hits than this are worth a note.
 const ENOUGH: f64 = 0.99;
 
@@ -77,7 +77,7 @@ fn compare(
     let mut runners = Vec::new();
     for Timed { who, field, daemon } in all {
         let daemon = &*daemon;
-        field.open(shape, flows, &|bed| connections(bed, daemon))?;
+        field.open(shape, flows, PATIENCE, &|bed| connections(bed, daemon))?;
         bench.progress(format!("{condition}: {who} ready"))?;
         let lan = field.lan;
         let program = match *who {

@@ -55,6 +55,13 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// Notes something, once.
+    pub(super) fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
     fn ratio(&self, row: &Row, reference: &str) -> Option<f64> {
         let same = |other: &&Row| other.condition == row.condition && other.who == reference;
         let reference = self.rows.iter().find(same)?;
