@@ -168,9 +168,14 @@ impl Daemon {
 
     /// Runs a client command such as `show flows` with `--state`, and returns what came of it.
     pub fn client(&self, words: &str) -> Output {
+        self.client_within(ANSWER, words)
+    }
+
+    /// The same for an answer that takes long to give.
+    pub fn client_within(&self, limit: Duration, words: &str) -> Output {
         let mut command = self.flowhop();
         command.args(words.split_whitespace()).arg("--state").arg(self.state());
-        finish(command, words)
+        finish(command, words, limit)
     }
 
     /// Runs a client command with `-j` and returns its answer; panics unless it succeeds.
@@ -303,10 +308,10 @@ impl Drop for Daemon {
     }
 }
 
-fn finish(mut command: Command, words: &str) -> Output {
+fn finish(mut command: Command, words: &str, limit: Duration) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap_or_else(|error| panic!("flowhop {words}: {error}"));
-    Process::of(format!("flowhop {words}"), child).finish(ANSWER)
+    Process::of(format!("flowhop {words}"), child).finish(limit)
 }
 
 /// Takes off what a daemon that went wrong has left mounted in the test's own directory.

@@ -33,6 +33,7 @@
 pub mod bed;
 pub mod carried;
 pub mod daemon;
+pub mod fleet;
 pub mod history;
 pub mod namespace;
 pub mod numbered;
@@ -49,6 +50,7 @@ pub mod wait;
 pub use bed::{Bed, Family, Link};
 pub use carried::{assert_carried, ways};
 pub use daemon::{Daemon, Launch};
+pub use fleet::Fleet;
 pub use namespace::{Namespace, Output, Process};
 pub use numbered::{Load, Report};
 pub use offloads::{Offload, Offloads, switch_offload};

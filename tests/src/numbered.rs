@@ -597,7 +597,7 @@ fn retry_send(socket: &UdpSocket, payload: &[u8], to: SocketAddr) {
 }
 
 /// `SO_RCVBUFFORCE`: room for seconds of traffic, whatever the machine's limit.
-fn large_buffer(socket: &UdpSocket) {
+pub(crate) fn large_buffer(socket: &UdpSocket) {
     // SAFETY: the option takes an int, and its size is given.
     let done = unsafe {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const BUFFER).cast(), 4)
@@ -606,7 +606,7 @@ fn large_buffer(socket: &UdpSocket) {
 }
 
 /// What the socket itself had to drop, from `SO_MEMINFO`.
-fn dropped_by_socket(socket: &UdpSocket) -> u64 {
+pub(crate) fn dropped_by_socket(socket: &UdpSocket) -> u64 {
     const SO_MEMINFO: i32 = 55;
     const DROPS: usize = 8;
     let mut values = [0u32; 9];
