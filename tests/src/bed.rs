@@ -153,9 +153,9 @@ impl Bed {
         Self::build(label, Offloads::Default, true, [Link::Veth; 2])
     }
 
-    /// A bed whose inside and outside hosts are routers with a host behind each. They limit no ICMP errors.
-    pub fn with_hops(label: &str) -> Self {
-        let mut bed = Self::build(label, Offloads::Default, false, [Link::Veth; 2]);
+    /// A bed for a path whose inside and outside hosts are routers with a host behind each. They limit no ICMP errors.
+    pub fn with_hops(label: &str, path: &str) -> Self {
+        let mut bed = Self::build(label, Offloads::for_path(path), false, [Link::Veth; 2]);
         let [deep, far] = ["deep", "far"].map(|name| Namespace::new(&format!("{label}-{name}")));
         wire(&bed.inside, "eth1", Family::deep_router, &deep, Family::deep_host, Link::Veth);
         wire(&bed.outside, "eth1", Family::far_router, &far, Family::far_host, Link::Veth);

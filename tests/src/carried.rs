@@ -28,6 +28,8 @@ pub fn assert_carried(bed: &Bed, daemon: &Daemon, expected: [(&str, &str); 2], c
         assert!(ping.is_clean(), "{context}: {ping:?}");
         let server = HttpServer::start(&bed.outside, host);
         tools::assert_download(&bed.inside, &server);
+        let bulk = tools::iperf3(&bed.inside, &bed.outside, host, 1);
+        assert!(bulk.bits_per_second > 1e7, "{context}: {bulk:?}");
         let load = Load::new(host, PORT).flows(10).rate(10_000, 600).size(600).echo();
         numbered::run(&bed.inside, &bed.outside, &load).assert_clean(&context);
         let flows = daemon.flows_to(&endpoint(host, PORT));

@@ -12,7 +12,7 @@ use flowhop_tests::tools::{self, HttpServer};
 use flowhop_tests::{Bed, Daemon, Family, Namespace, Policy, Probe, alone};
 
 /// Paths that are forced in turn.
-const PATHS: [&str; 2] = ["skb", "user"];
+const PATHS: [&str; 3] = ["driver", "skb", "user"];
 /// A port that nobody listens at (the first of traceroute's).
 const CLOSED: u16 = 33434;
 /// What the hops let through.
@@ -72,7 +72,7 @@ fn assert_connection_fails(bed: &Bed, from: &Namespace, family: Family, context:
 fn routes_are_traced_through_translation() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::with_hops("trace");
+        let bed = Bed::with_hops("trace", path);
         let daemon = Daemon::start(&bed.router, &translated(path));
         let [deep, far] = bed.behind();
         for family in Family::BOTH {
@@ -108,7 +108,7 @@ fn routes_are_traced_through_translation() {
 fn routes_are_traced_and_refusals_seen_without_translation() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::with_hops("plain");
+        let bed = Bed::with_hops("plain", path);
         let _daemon = Daemon::start(&bed.router, &open(path));
         let [deep, far] = bed.behind();
         for family in Family::BOTH {
@@ -187,7 +187,7 @@ fn assert_large_ping(from: &Namespace, to: IpAddr, context: &str) {
 fn path_mtu_is_discovered_through_translation() {
     let _turn = alone();
     for path in PATHS {
-        let bed = Bed::with_hops("pmtu");
+        let bed = Bed::with_hops("pmtu", path);
         bed.narrow(MTU);
         let _daemon = Daemon::start(&bed.router, &translated(path));
         let [deep, far] = bed.behind();
@@ -229,7 +229,7 @@ fn large_pings_pass_both_ways() {
         return;
     }
     for path in PATHS {
-        let bed = Bed::with_hops("large");
+        let bed = Bed::with_hops("large", path);
         bed.narrow(MTU);
         let _daemon = Daemon::start(&bed.router, &open(path));
         let [deep, far] = bed.behind();

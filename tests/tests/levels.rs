@@ -25,14 +25,15 @@ fn each_direction_takes_the_path_that_its_input_and_output_can_do() {
         ("wan", false, [default, fallen]),
         ("wan", true, [default, driver]),
     ];
-    for (interface, able, expected) in cases {
-        let context = format!("driver on {interface}, the other takes frames: {able}");
+    let cases = cases.into_iter().flat_map(|case| [true, false].map(|masquerade| (case, masquerade)));
+    for ((interface, able, expected), masquerade) in cases {
+        let context = format!("driver on {interface}, the other takes frames: {able}, masquerade {masquerade}");
         let bed = Bed::new("mixed");
         let (near, far) = if interface == "lan" { (&bed.inside, &bed.outside) } else { (&bed.outside, &bed.inside) };
         // Only where a program in the driver gets its packets from: the other host leaves all its work to devices.
         switch_offload(near, "eth0", Offload::Transmit, false);
         bed.take_frames(far, able);
-        let policy = Policy::new().masquerade(true).path_of(interface, "driver");
+        let policy = Policy::new().masquerade(masquerade).path_of(interface, "driver");
         let daemon = Daemon::start(&bed.router, &policy);
         assert_carried(&bed, &daemon, expected, &context);
     }
@@ -181,16 +182,19 @@ fn vlan_interfaces_are_forwarded_between() {
     }
     let [ten, twenty] = [10, 20].map(Link::Vlan);
     for path in ["driver", "skb"] {
-        for links in [[ten, Link::Veth], [Link::Veth, twenty], [ten, ten], [ten, twenty]] {
+        let all = [[ten, Link::Veth], [Link::Veth, twenty], [ten, ten], [ten, twenty]];
+        for (links, masquerade) in all.into_iter().flat_map(|links| [true, false].map(|masquerade| (links, masquerade)))
+        {
             let bed = Bed::with_links("vlan", path, links);
             let device = |device: &str, link| match link {
                 Link::Vlan(vlan) => format!("{device}.{vlan}"),
                 _ => device.to_owned(),
             };
-            let policy = Policy::new().masquerade(true).path(path);
+            let policy = Policy::new().masquerade(masquerade).path(path);
             let policy = policy.device("lan", &device("lan0", links[0])).device("wan", &device("wan0", links[1]));
             let daemon = Daemon::start(&bed.router, &policy);
-            assert_carried(&bed, &daemon, [(path, "interface"); 2], &format!("{path}, {links:?}"));
+            let context = format!("{path}, {links:?}, masquerade {masquerade}");
+            assert_carried(&bed, &daemon, [(path, "interface"); 2], &context);
         }
     }
 }

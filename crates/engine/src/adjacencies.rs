@@ -59,6 +59,13 @@ impl Engine {
         }
     }
 
+    /// Asks for neighbours that could not be asked for before, after a change of own addresses.
+    pub(crate) fn ask_for_neighbours(&mut self, now: Tick, io: &mut dyn Io) {
+        for index in std::mem::take(&mut self.unasked) {
+            self.want_neighbour(AdjacencyIndex::new(index), now, io);
+        }
+    }
+
     pub(crate) fn write_adjacency(&self, index: AdjacencyIndex) {
         let Some(adjacency) = self.routing.adjacency(index) else { return };
         let interface = self.interfaces.ifindex(adjacency.ifindex);

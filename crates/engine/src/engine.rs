@@ -1,5 +1,6 @@
 //! The engine: state, inputs and outputs. What happens to a packet is in `known` and `open`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use flowhop_flow::forward::{Hit, Host, Level};
@@ -157,6 +158,8 @@ pub struct Engine {
     pub(crate) evict_cursor: BlockIndex,
     pub(crate) moves: Moves,
     pub(crate) refusals: Refusals,
+    /// Adjacencies whose neighbours are wanted and cannot be asked for: their links have no address to ask from.
+    pub(crate) unasked: BTreeSet<u16>,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
     due: Vec<Due>,
@@ -245,6 +248,7 @@ impl Engine {
             evict_cursor: 0,
             moves: Moves::default(),
             refusals: Refusals::default(),
+            unasked: BTreeSet::new(),
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),
@@ -477,6 +481,7 @@ impl Engine {
                 Change::OwnAddresses => {
                     self.addresses_changed = true;
                     self.sweep.addresses();
+                    self.ask_for_neighbours(now, io);
                 }
                 Change::NeedResync => self.resync = true,
                 Change::Link { .. } => {}

@@ -178,7 +178,11 @@ impl Engine {
     pub(crate) fn want_neighbour(&mut self, index: AdjacencyIndex, _now: Tick, io: &mut dyn Io) {
         let Some(adjacency) = self.routing.adjacency(index) else { return };
         if matches!(adjacency.state, AdjacencyState::Incomplete | AdjacencyState::Failed) {
-            io.resolve(adjacency.ifindex, adjacency.next_hop);
+            if self.routing.can_ask(adjacency.ifindex, adjacency.next_hop) {
+                io.resolve(adjacency.ifindex, adjacency.next_hop);
+            } else {
+                self.unasked.insert(index.get());
+            }
         }
     }
 

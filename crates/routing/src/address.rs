@@ -24,6 +24,8 @@ pub struct InterfaceAddress {
     pub secondary: bool,
     /// Fit as the source of new connections: neither deprecated, tentative nor a detected duplicate.
     pub preferred: bool,
+    /// Not assigned yet: whether another host has it is being found out, or it is a duplicate (RFC 4862 section 5.4).
+    pub tentative: bool,
 }
 
 /// How far an address is valid.
@@ -50,6 +52,7 @@ impl InterfaceAddress {
             scope: AddressScope::Global,
             secondary: false,
             preferred: true,
+            tentative: false,
         }
     }
 

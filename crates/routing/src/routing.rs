@@ -212,6 +212,18 @@ impl Routing {
         Some(own.address)
     }
 
+    /// Whether the kernel has an address to ask for a neighbour from. It asks for IPv6 neighbours in its own name from a
+    /// link-local address, which is not there for a moment after a link has come up; asked too early it stays silent,
+    /// and repeats that a second later.
+    #[must_use]
+    pub fn can_ask(&self, ifindex: u32, next_hop: IpAddr) -> bool {
+        let is_source = |own: &InterfaceAddress| match own.address {
+            IpAddr::V6(address) => address.is_unicast_link_local() && !own.tentative,
+            IpAddr::V4(_) => false,
+        };
+        next_hop.is_ipv4() || self.addresses.on_link(ifindex).any(is_source)
+    }
+
     /// Whether `address` is configured on any link or is a loopback address. Destinations made local by a route alone
     /// are not included: ask [`Routing::lookup`].
     #[must_use]

@@ -181,6 +181,7 @@ fn address(payload: &[u8]) -> Result<Option<InterfaceAddress>, DecodeError> {
         },
         secondary: flags & libc::IFA_F_SECONDARY != 0,
         preferred: flags & unfit == 0,
+        tentative: flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_OPTIMISTIC) != 0,
     }))
 }
 

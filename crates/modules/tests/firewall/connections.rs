@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use flowhop_engine::{Arrived, Buffer, Offload};
 use flowhop_flow::{Kind, Reason};
-use flowhop_routing::{Event, Link, NeighbourState};
+use flowhop_routing::{Event, InterfaceAddress, Link, NeighbourState};
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{tcp_flags, verify};
 
@@ -101,6 +101,28 @@ fn packets_wait_for_their_neighbour_in_order() {
     assert_eq!(numbers, [0, 1, 2]);
     assert_eq!(bed.engine.counters().get(1, Reason::Forwarded).0, 3);
     assert_eq!(bed.engine.counters().get(1, Reason::HeldNeighbour).0, 0);
+}
+
+// RFC 4861 section 7.2.2: the kernel solicits in its own name from a link-local address. Before there is one, as for a
+// moment after a link has come up, it would stay silent for a second.
+#[test]
+fn an_ipv6_neighbour_is_asked_for_when_there_is_an_address_to_ask_from() {
+    let mut bed = Bed::new(false);
+    let neighbour = ip("2001:db8:0:2::2");
+    let mut local = InterfaceAddress::global(12, ip("fe80::12"), 64);
+    local.tentative = true;
+    for number in 0..3u8 {
+        let outcome = bed.send(1, &Spec::udp(at("[fd00:0:0:1::2]:1000"), at("[2001:db8:0:2::2]:53"), &[number]));
+        assert_eq!((outcome.kind, outcome.reason), (Kind::Hold, Reason::HeldNeighbour));
+    }
+    bed.event(Event::AddressAdded(local));
+    assert!(!bed.outside.resolved.contains(&neighbour));
+    local.tentative = false;
+    bed.event(Event::AddressAdded(local));
+    bed.add_address(12, "2001:db8:0:2::9", 64);
+    assert_eq!(bed.outside.resolved.iter().filter(|asked| **asked == neighbour).count(), 1);
+    bed.neighbours();
+    assert_eq!(bed.outside.sent.len(), 3);
 }
 
 // RFC 1812 section 5.3.1 and RFC 4443 section 3.3: TTL and hop limit are answered.
