@@ -90,7 +90,7 @@ pub fn state_of(block: &Block, protocol: u8, timeouts: &Timeouts) -> (&'static s
 
 /// A request without or with a response (RFC 2663's sense of a UDP session).
 fn answered(block: &Block) -> &'static str {
-    if block.hot[1].packets.load() == 0 { "new" } else { "replied" }
+    if block.hot[1].traffic.is_none() { "new" } else { "replied" }
 }
 
 /// Ticks since the last packet of either direction.

@@ -314,6 +314,6 @@ fn is_expendable(block: &Block) -> bool {
     if flowhop_table::key_of(block, 0).protocol() == protocol::TCP {
         Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) != Phase::Established
     } else {
-        block.hot[1].packets.load() == 0
+        block.hot[1].traffic.is_none()
     }
 }

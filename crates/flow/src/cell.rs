@@ -68,12 +68,6 @@ mod host {
             self.0.fetch_add(value, Ordering::SeqCst)
         }
 
-        /// Adds, wrapping, to what only counts: nothing else is ordered by it.
-        #[inline(always)]
-        pub fn count(&self, value: u64) {
-            self.0.fetch_add(value, Ordering::Relaxed);
-        }
-
         /// Replaces `current` by `new` and tells whether it did. A full barrier.
         #[inline(always)]
         pub fn replace(&self, current: u64, new: u64) -> bool {
@@ -132,13 +126,6 @@ mod kernel {
         pub fn add(&self, value: u64) -> u64 {
             // SAFETY: as in `load`; the instruction is atomic for every core and for the process beside.
             unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(self.0.get(), value) }
-        }
-
-        /// Adds, wrapping, to what only counts: nothing else is ordered by it.
-        #[inline(always)]
-        pub fn count(&self, value: u64) {
-            // SAFETY: as in `add`.
-            unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(self.0.get(), value) };
         }
 
         /// Replaces `current` by `new` and tells whether it did. A full barrier.

@@ -161,22 +161,19 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         ethertype::IPV4 => parse::ipv4(packet, arrival.network, 0),
         _ => parse::ipv6(packet, arrival.network, 0),
     };
-    let destination = match &parsed {
-        Ok(parsed) => parsed.key.destination,
-        Err(exception) => exception.destination,
-    };
-    if is_link_local(&destination) {
-        return verdict(Reason::LinkLocal);
-    }
     let parsed = match &parsed {
+        Ok(parsed) if is_link_local(&parsed.key.destination, ethertype) => return verdict(Reason::LinkLocal),
         Ok(parsed) => parsed,
-        Err(Exception { reason, .. }) => {
-            let own = H::LEVEL != Level::User && takes_local(host, config, &destination, None);
+        Err(Exception { destination, .. }) if is_link_local(destination, ethertype) => {
+            return verdict(Reason::LinkLocal);
+        }
+        Err(Exception { reason, destination }) => {
+            let own = H::LEVEL != Level::User && takes_local(host, config, destination, None);
             return if own { verdict(Reason::Local) } else { hand_down(config, verdict(*reason), now) };
         }
     };
 
-    let hash = parsed.key.hash(&secret(config));
+    let hash = config.hash(&parsed.key);
     let gate = gate_of(hash);
     let mut entered = None;
     let hit = loop {
@@ -331,8 +328,7 @@ fn refusal(hot: &Hot) -> Reason {
 /// Counts a forwarded packet on its direction and stamps the direction's age.
 #[inline(always)]
 pub fn count(hot: &Hot, bytes: u64, now: Tick) {
-    hot.packets.count(1);
-    hot.bytes.count(bytes);
+    hot.traffic.count(bytes);
     if hot.last_seen.load() != now {
         hot.last_seen.store(now);
     }
@@ -372,25 +368,6 @@ pub fn hot<'a>(hit: &Hit<'a>) -> &'a Hot {
 #[must_use]
 pub fn halves<'a>(hit: &Hit<'a>) -> (&'a crate::record::TcpHalf, &'a crate::record::TcpHalf) {
     (&hit.block.tcp[hit.direction & 1], &hit.block.tcp[(hit.direction & 1) ^ 1])
-}
-
-/// The secret of the key hash.
-#[inline(always)]
-#[must_use]
-pub fn secret(config: &Config) -> [u32; 10] {
-    let s = &config.secret;
-    [
-        s[0].load(),
-        s[1].load(),
-        s[2].load(),
-        s[3].load(),
-        s[4].load(),
-        s[5].load(),
-        s[6].load(),
-        s[7].load(),
-        s[8].load(),
-        s[9].load(),
-    ]
 }
 
 /// Bytes from the IP header on of the largest packet that goes on the wire: of a super-packet, one segment.
@@ -443,13 +420,15 @@ fn link<P: Packet>(packet: &P, port: &Port, arrival: &Arrival) -> Result<u16, Re
 }
 
 /// Multicast, limited broadcast and link-local destinations stay on their link: the stack's business.
+///
+/// One word of the address is read: in the kernel programs that is much cheaper than to compare all that make it v4-mapped.
 #[inline(always)]
-fn is_link_local(destination: &Address) -> bool {
-    let [a, b, ..] = destination[0].to_ne_bytes();
-    if destination[0] | destination[1] == 0 && destination[2] == crate::key::V4_MAPPED {
-        let first = destination[3].to_ne_bytes()[0];
+fn is_link_local(destination: &Address, ethertype: u16) -> bool {
+    if ethertype == ethertype::IPV4 {
+        let [first, ..] = destination[3].to_ne_bytes();
         return first & 0xf0 == 0xe0 || destination[3] == u32::MAX;
     }
+    let [a, b, ..] = destination[0].to_ne_bytes();
     a == 0xff || (a == 0xfe && b & 0xc0 == 0x80)
 }
 

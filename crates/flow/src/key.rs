@@ -81,19 +81,33 @@ impl Key {
     #[inline(always)]
     #[must_use]
     pub const fn hash(&self, secret: &[u32; 10]) -> u64 {
-        let s = &self.source;
-        let d = &self.destination;
-        let mut h = nh(s[3], secret[0], d[3], secret[1]);
+        let [a, b, c, d, upper @ ..] = *secret;
+        self.hash_with([a, b, c, d], upper_sum(&self.source, &self.destination, &upper))
+    }
+
+    /// [`hash`](Self::hash) from the first four words of the secret and the [`upper_sum`] of the addresses, which in
+    /// IPv4 is the same for all of them.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hash_with(&self, secret: [u32; 4], upper: u64) -> u64 {
+        let mut h = nh(self.source[3], secret[0], self.destination[3], secret[1]);
         h = h.wrapping_add(nh(self.ports, secret[2], self.identity, secret[3]));
-        h = h.wrapping_add(nh(s[0], secret[4], d[0], secret[5]));
-        h = h.wrapping_add(nh(s[1], secret[6], d[1], secret[7]));
-        h = h.wrapping_add(nh(s[2], secret[8], d[2], secret[9]));
+        h = h.wrapping_add(upper);
         h ^= h >> 33;
         h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
         h ^= h >> 33;
         h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         h ^ (h >> 33)
     }
+}
+
+/// What the upper three words of two addresses add to the hash of a key.
+#[inline(always)]
+#[must_use]
+pub const fn upper_sum(source: &Address, destination: &Address, secret: &[u32; 6]) -> u64 {
+    let h = nh(source[0], secret[0], destination[0], secret[1]);
+    let h = h.wrapping_add(nh(source[1], secret[2], destination[1], secret[3]));
+    h.wrapping_add(nh(source[2], secret[4], destination[2], secret[5]))
 }
 
 #[inline(always)]

@@ -26,6 +26,7 @@ pub mod reason;
 pub mod record;
 pub mod rewrite;
 pub mod tcp;
+pub mod traffic;
 
 pub use forward::{Arrival, Hit, Host, Level, Packet, Verdict, forward, judge};
 pub use key::Key;

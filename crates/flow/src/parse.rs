@@ -100,7 +100,7 @@ pub fn ipv4<F: Frame>(packet: &F, network: usize, context: u16) -> Result<Parsed
     if (length as usize) < Ipv4::LEN {
         return fail(Reason::BadHeader);
     }
-    if network + length as usize > packet.len() {
+    if !packet.holds(network + length as usize) {
         return fail(Reason::Truncated);
     }
     if checksum_of(bytes) != 0xffff {
@@ -144,7 +144,7 @@ pub fn ipv6<F: Frame>(packet: &F, network: usize, context: u16) -> Result<Parsed
         return fail(Reason::BadHeader);
     }
     let length = Ipv6::LEN as u32 + u32::from(header.payload_length.get());
-    if network + length as usize > packet.len() {
+    if !packet.holds(network + length as usize) {
         return fail(Reason::Truncated);
     }
     match header.next_header {

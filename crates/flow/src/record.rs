@@ -13,12 +13,13 @@
 //! * Everything else belongs to the slow path.
 
 use crate::cell::{Cell32, Cell64};
-use crate::key::Address;
+use crate::key::{self, Address, Key};
 use crate::reason::REASON_SLOTS;
+use crate::traffic::Traffic;
 
 /// Raised with every change of a layout in this module or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -80,8 +81,53 @@ pub struct Config {
     pub reinject_mark: Cell32,
     /// Settings, see `config_flags`.
     pub flags: Cell32,
-    /// Room.
-    pub spare: [Cell32; 9],
+    /// Nanoseconds of a jiffy, 0 = not known: with `clock_base` the time in kernel programs.
+    pub jiffy: Cell32,
+    /// What the upper words of IPv4 addresses add to the hash of a key under this secret.
+    pub mapped: Cell64,
+    /// The monotonic clock's nanoseconds at jiffy 0.
+    pub clock_base: Cell64,
+    /// The jiffy, and the monotonic clock's nanoseconds, when the program that reads both was last run.
+    pub jiffies_read: Cell64,
+    /// See `jiffies_read`.
+    pub clock_read: Cell64,
+}
+
+impl Config {
+    /// The secret of the key hash.
+    #[must_use]
+    pub fn secret(&self) -> [u32; 10] {
+        let mut words = [0; 10];
+        for (word, cell) in words.iter_mut().zip(&self.secret) {
+            *word = cell.load();
+        }
+        words
+    }
+
+    /// Stores the secret of the key hash, and what follows from it.
+    pub fn set_secret(&self, words: [u32; 10]) {
+        for (cell, word) in self.secret.iter().zip(words) {
+            cell.store(word);
+        }
+        let [_, _, _, _, upper @ ..] = words;
+        let any = key::mapped([0; 4]);
+        self.mapped.store(key::upper_sum(&any, &any, &upper));
+    }
+
+    /// The hash of a key.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash(&self, key: &Key) -> u64 {
+        let [a, b, c, d, upper @ ..] = &self.secret;
+        let sum = if key.family() == 4 {
+            self.mapped.load()
+        } else {
+            let [e, f, g, h, i, j] = upper;
+            let upper = [e.load(), f.load(), g.load(), h.load(), i.load(), j.load()];
+            key::upper_sum(&key.source, &key.destination, &upper)
+        };
+        key.hash_with([a.load(), b.load(), c.load(), d.load()], sum)
+    }
 }
 
 /// Bits of [`Config::flags`].
@@ -425,10 +471,9 @@ pub struct Hot {
     pub last_seen: Cell32,
     /// `class | queue << 8 | meter << 16`: QoS class, output queue and meter profile, 0 = none.
     pub service: Cell32,
-    /// Packets forwarded (a segmentation-offload super-packet counts as the one that it is here).
-    pub packets: Cell64,
-    /// Bytes of the frames forwarded, as received.
-    pub bytes: Cell64,
+    /// Packets forwarded (a segmentation-offload super-packet counts as the one that it is here), and the bytes of
+    /// their frames as received.
+    pub traffic: Traffic,
 }
 
 /// One direction's half of a TCP connection's context.
@@ -615,6 +660,20 @@ mod tests {
         };
         assert_eq!(Steer::unpack(steer.pack()), steer);
         assert_eq!(Steer::unpack(0), Steer::default());
+    }
+
+    #[test]
+    fn the_hash_under_a_stored_secret_is_that_of_the_key() {
+        let config = Config::default();
+        let secret = [0x9e37_79b9, 1, 2, 3, 5, 7, 11, 13, 17, 19];
+        config.set_secret(secret);
+        assert_eq!(config.secret(), secret);
+        let v4 = [key::mapped([10, 0, 0, 1]), key::mapped([192, 0, 2, 7])];
+        let v6 = [[1, 2, 3, 4], [5, 6, 7, 8]];
+        for ([source, destination], family) in [(v4, 4), (v6, 6)] {
+            let key = Key { source, destination, ports: key::ports(1, 2), identity: Key::identity(6, family, 0) };
+            assert_eq!(config.hash(&key), key.hash(&secret));
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Options {
     pub markdown: Option<PathBuf>,
     /// Measure this only; everything if none.
     pub only: Option<Part>,
+    /// Numbers of flows, powers of two; the usual ones if none.
+    pub flows: Vec<u32>,
 }
 
 /// A part of the benchmarks.
@@ -60,6 +62,7 @@ const PARTS: [(Part, Measure); 3] =
 pub(crate) struct Bench<'a> {
     sandbox: &'a Sandbox,
     quick: bool,
+    flows: &'a [u32],
 }
 
 impl Bench<'_> {
@@ -69,6 +72,12 @@ impl Bench<'_> {
 
     /// Numbers of flows, powers of two, in ascending order.
     fn sizes(&self) -> Vec<u32> {
+        if !self.flows.is_empty() {
+            let mut sizes = self.flows.to_vec();
+            sizes.sort_unstable();
+            sizes.dedup();
+            return sizes;
+        }
         if self.quick { vec![1 << 10, 1 << 14] } else { vec![1 << 10, 1 << 16, 1 << 20] }
     }
 
@@ -99,7 +108,7 @@ pub fn bench(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure> {
     // Before the first thread is started.
     let sandbox = Sandbox::enter()?;
     let machine = report::Machine::this();
-    let mut bench = Bench { sandbox: &sandbox, quick: options.quick };
+    let mut bench = Bench { sandbox: &sandbox, quick: options.quick, flows: &options.flows };
     let mut sections = Vec::new();
     for (_, measure) in PARTS.iter().filter(|(part, _)| options.only.is_none_or(|only| only == *part)) {
         let section = measure(&mut bench)?;
@@ -125,7 +134,8 @@ fn command(options: &Options, file: &Path) -> String {
     let quick = if options.quick { " --quick" } else { "" };
     let only = options.only.and_then(|part| part.to_possible_value());
     let only = only.map_or_else(String::new, |part| format!(" --only {}", part.get_name()));
-    format!("flowhop bench{quick}{only} --markdown {}", file.display())
+    let flows: String = options.flows.iter().map(|flows| format!(" --flows {flows}")).collect();
+    format!("flowhop bench{quick}{only}{flows} --markdown {}", file.display())
 }
 
 /// Keeps the calling thread on the last processor: what is measured there is not moved about.
@@ -147,7 +157,8 @@ mod tests {
     fn the_command_of_a_page_is_the_one_that_made_it() {
         let file = Path::new("page.md");
         assert_eq!(command(&Options::default(), file), "flowhop bench --markdown page.md");
-        let options = Options { quick: true, only: Some(Part::Rate), ..Options::default() };
-        assert_eq!(command(&options, file), "flowhop bench --quick --only rate --markdown page.md");
+        let options = Options { quick: true, only: Some(Part::Rate), flows: vec![1024, 65_536], ..Options::default() };
+        let command = command(&options, file);
+        assert_eq!(command, "flowhop bench --quick --only rate --flows 1024 --flows 65536 --markdown page.md");
     }
 }

@@ -132,6 +132,16 @@ pub struct BenchArgs {
     /// Measure this only
     #[arg(long, value_name = "PART")]
     pub only: Option<Part>,
+    /// With so many flows (a power of two from 1024 to 4194304); may be given several times
+    #[arg(long, value_name = "NUMBER", value_parser = flows)]
+    pub flows: Vec<u32>,
+}
+
+/// A number of flows that the benchmark can have.
+fn flows(text: &str) -> Result<u32, String> {
+    let number =
+        text.parse::<u32>().ok().filter(|number| number.is_power_of_two() && (10..=22).contains(&number.ilog2()));
+    number.ok_or_else(|| "expected a power of two from 1024 to 4194304".to_owned())
 }
 
 /// Which daemon is asked.

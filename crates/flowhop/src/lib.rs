@@ -67,8 +67,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::doctor(args.config.as_deref(), args.json, &mut out),
         Command::Demo(_) => demo::demo(&mut out),
         Command::Bench(args) => {
-            let cli::BenchArgs { quick, json, markdown, only } = args;
-            let options = bench::Options { quick, json, markdown, only };
+            let cli::BenchArgs { quick, json, markdown, only, flows } = args;
+            let options = bench::Options { quick, json, markdown, only, flows };
             bench::bench(&options, &mut out)
         }
         Command::Run(args) => down::run(&args),

@@ -189,7 +189,7 @@ fn tables_are_adopted_or_refused() {
         let arrival = Context { ifindex: bed.lan, ..Context::default() };
         assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, REDIRECT);
         let geometry = bed.kernel.geometry();
-        let secret = bed.kernel.shared().config[0].secret[0].load();
+        let secret = bed.kernel.shared().config[0].secret();
         assert!(!bed.kernel.adopted());
         assert_eq!(bed.kernel.attached().unwrap(), {
             let mut all = vec![bed.lan, bed.wan, bed.tap.ifindex()];
@@ -200,7 +200,7 @@ fn tables_are_adopted_or_refused() {
         // As after a kill: nothing is taken down, the descriptors are gone.
         bed.replace_kernel(|state| Kernel::load(state, geometry).unwrap());
         assert!(bed.kernel.adopted());
-        assert_eq!(bed.kernel.shared().config[0].secret[0].load(), secret);
+        assert_eq!(bed.kernel.shared().config[0].secret(), secret);
         let counted = bed.kernel.counters(1).unwrap().of(Reason::Forwarded).packets;
         assert_eq!(bed.run(Program::Ingress, &frame, arrival).action, REDIRECT);
         assert_eq!(bed.kernel.counters(1).unwrap().of(Reason::Forwarded).packets, counted + 1);

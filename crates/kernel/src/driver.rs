@@ -37,8 +37,9 @@ fn judge<I: Index>(mut packet: Xdp, network: usize, vid: u16) -> u32 {
     let tables = Tables::<I, true> { config, index: PhantomData };
     let port = PortKey { ifindex: packet.ifindex(), vid };
     let arrival = Arrival { port, network, tagged: false, segment: 0 };
-    let length = packet.len() + ETHERNET - network;
-    let verdict = forward(&tables, &mut packet, &arrival, now());
+    let verdict = forward(&tables, &mut packet, &arrival, now(config));
+    let frame = if matches!(verdict.kind, Kind::Forward) { packet.len() } else { packet.measure() };
+    let length = frame + ETHERNET - network;
     let (action, reason) = match verdict.kind {
         Kind::Forward => {
             let hop = &verdict.hop;

@@ -48,7 +48,7 @@ pub fn receive<I: Index, const NETWORK: usize>(raw: *mut __sk_buff) -> i32 {
     let tables = Tables::<I, false> { config, index: PhantomData };
     let arrival = Arrival { port: key, network: NETWORK, tagged: packet.tagged(), segment: packet.segment() };
     let length = packet.len() + ETHERNET - NETWORK;
-    let verdict = forward(&tables, &mut packet, &arrival, now());
+    let verdict = forward(&tables, &mut packet, &arrival, now(config));
     let (action, reason) = match verdict.kind {
         Kind::Forward => transmit::<NETWORK>(&mut packet, &verdict),
         Kind::Stack | Kind::Pass => (NEXT, verdict.reason),

@@ -6,12 +6,14 @@
 //! * `flowhop_xdp`, `flowhop_xdp_hash`: in the driver (XDP), with our own index or a hash map of the kernel's;
 //! * `flowhop_ingress`, `flowhop_ingress_hash`: on the ingress of every port (tcx); `flowhop_ingress_l3` and
 //!   `flowhop_ingress_l3_hash` where the link has no header;
+//! * `flowhop_clock`: run by the loader, to learn the time;
 //! * `flowhop_tap`: on the ingress of the punt device, that is for packets that the daemon writes.
 //!
 //! Interfaces to user space: [`maps`] and [`metadata`].
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "whether LLVM knows a value is told by an intrinsic only")]
 #![expect(missing_docs, reason = "the program macros make functions of their own, without the comments")]
 
 mod driver;
@@ -25,16 +27,17 @@ mod tap;
 mod window;
 mod xdp;
 
-use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_redirect};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::macros::{classifier, xdp as in_driver};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use flowhop_flow::Reason;
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::reason::REASON_SLOTS;
-use flowhop_flow::record::{PortCounters, TICK_SHIFT, Tick};
+use flowhop_flow::record::{Config, PortCounters, TICK_SHIFT, Tick};
 
 use crate::host::{KernelHash, Lines};
+use crate::maps::CONFIG;
 use crate::window::opaque;
 
 /// In the driver, with our own index.
@@ -79,11 +82,33 @@ pub fn flowhop_tap(context: TcContext) -> i32 {
     tap::obey(context.skb.skb)
 }
 
+/// Reads the jiffy and the coarse clock for the loader, which finds from it how the time follows from jiffies.
+#[classifier]
+pub fn flowhop_clock(_: TcContext) -> i32 {
+    if let Some(config) = CONFIG.get(0) {
+        // SAFETY: the helpers have no preconditions.
+        let (jiffies, clock) = unsafe { (bpf_jiffies64(), bpf_ktime_get_coarse_ns()) };
+        config.jiffies_read.store(jiffies);
+        config.clock_read.store(clock);
+    }
+    0
+}
+
 /// The coarse time.
+///
+/// By jiffies where their relation to the clock is known: that helper is no call, the kernel puts a load in its place.
 #[inline(always)]
-fn now() -> Tick {
-    // SAFETY: the helper has no preconditions.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as Tick
+fn now(config: &Config) -> Tick {
+    let period = config.jiffy.load();
+    // SAFETY: the helpers have no preconditions.
+    let nanoseconds = unsafe {
+        if period == 0 {
+            bpf_ktime_get_coarse_ns()
+        } else {
+            bpf_jiffies64().wrapping_mul(u64::from(period)).wrapping_add(config.clock_base.load())
+        }
+    };
+    (nanoseconds >> TICK_SHIFT) as Tick
 }
 
 /// Has a packet sent, or received, by another device; the answer is the program's action.

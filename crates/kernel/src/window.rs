@@ -21,7 +21,9 @@ pub fn opaque(value: usize) -> usize {
 pub fn at<const N: usize>(start: u32, offset: usize, end: impl FnOnce() -> u32) -> Option<*mut [u8; N]> {
     // A mask and no comparison: a comparison whose outcome the verifier can tell makes it follow the exact value
     // of the offset through the loop over TCP options, which then has too many states.
-    let start = start as usize + (opaque(offset) & (REACH - 1));
+    // An offset that LLVM knows, as those behind a header of fixed length, needs neither.
+    let offset = if core::intrinsics::is_val_statically_known(offset) { offset } else { opaque(offset) & (REACH - 1) };
+    let start = start as usize + offset;
     let end = end() as usize;
     // Hidden, or LLVM makes `start < end` of one byte's check, from which the verifier learns nothing.
     (opaque(start + N) <= end).then_some(start as *mut [u8; N])

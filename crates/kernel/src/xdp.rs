@@ -1,5 +1,6 @@
 //! A frame in a driver's receive buffer as a packet that can be rewritten.
 
+use core::cell::Cell;
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::xdp_md;
@@ -15,14 +16,16 @@ use crate::window::{self, opaque};
 const TAG: i32 = 4;
 /// The VLAN id in the tag's second half; the rest is priority.
 const VID: u16 = 0x0fff;
+/// The longest frame that a link pads, with a tag.
+const PADDED: usize = 64;
 /// Bytes in front of the frame that tell the daemon what is known of it.
 pub const METADATA: usize = 8;
 
 /// A frame on a driver's hook; it may go on in further buffers, which no header reaches into.
 pub struct Xdp {
     raw: *mut xdp_md,
-    /// Bytes in all buffers.
-    length: usize,
+    /// Bytes in the first buffer; in all of them once more were asked for.
+    length: Cell<usize>,
 }
 
 macro_rules! field {
@@ -37,9 +40,21 @@ impl Xdp {
     /// The frame that a program was started with.
     #[inline(always)]
     pub fn new(raw: *mut xdp_md) -> Self {
+        let xdp = Self { raw, length: Cell::new(0) };
+        xdp.length.set(opaque((field!(xdp, data_end) - field!(xdp, data)) as usize));
+        xdp
+    }
+
+    /// Takes all buffers into account; returns the length of the whole.
+    ///
+    /// Frames whose IP packet ends with the first buffer, or which are padded to the least length that there is, are
+    /// spared the call: nearly all.
+    #[inline(always)]
+    pub fn measure(&self) -> usize {
         // SAFETY: the context is the program's own.
-        let length = unsafe { bpf_xdp_get_buff_len(raw) } as usize;
-        Self { raw, length }
+        let length = unsafe { bpf_xdp_get_buff_len(self.raw) } as usize;
+        self.length.set(length);
+        length
     }
 
     /// Device that received it.
@@ -127,7 +142,13 @@ impl Xdp {
 impl Frame for Xdp {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.length
+        self.length.get()
+    }
+
+    #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        let first = self.len();
+        length == first || length < first && first <= PADDED || length <= self.measure()
     }
 
     #[inline(always)]

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use flowhop_flow::forward::secret;
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{Block, Config, LAYOUT_VERSION, MAGIC, Steer, index_kind, widen};
 use flowhop_flow::rewrite::Rewrite;
@@ -164,9 +163,7 @@ impl Table {
         config.index.store(geometry.index);
         config.buckets.store(geometry.buckets);
         config.blocks.store(geometry.blocks);
-        for (cell, word) in config.secret.iter().zip(secret) {
-            cell.store(word);
-        }
+        config.set_secret(secret);
         config.magic.store(MAGIC);
         let index = match kernel {
             Some(kernel) if geometry.index == index_kind::KERNEL_HASH => {
@@ -200,7 +197,7 @@ impl Table {
         if found != geometry || regions.blocks.len() != found.blocks as usize {
             return Err(AdoptError::Geometry);
         }
-        let secret = secret(config);
+        let secret = config.secret();
         let mut table = Self::create(regions, geometry, secret, kernel);
         table.free.clear();
         let mut serial = 0;
@@ -564,8 +561,7 @@ fn fill(block: &Block, draft: &Draft, now: u32) {
         hot.steer.store(own.steer.pack());
         hot.last_seen.store(now);
         hot.service.store(own.service);
-        hot.packets.store(0);
-        hot.bytes.store(0);
+        hot.traffic.set(0, 0);
         let tcp = &block.tcp[direction];
         tcp.sent.store(0);
         tcp.allowed.store(0);

@@ -28,6 +28,8 @@ pub mod memory;
 pub mod reason;
 #[path = "../../flow/src/record.rs"]
 pub mod record;
+#[path = "../../flow/src/traffic.rs"]
+pub mod traffic;
 #[path = "../src/writer.rs"]
 pub mod writer;
 
@@ -51,13 +53,6 @@ pub mod rewrite {
         pub const fn with_deltas(self, _: &Address, _: &Address, _: u32) -> Self {
             self
         }
-    }
-}
-
-/// What of the forwarding function the writer uses.
-pub mod forward {
-    pub fn secret(config: &crate::record::Config) -> [u32; 10] {
-        std::array::from_fn(|word| config.secret[word].load())
     }
 }
 

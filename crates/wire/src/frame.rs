@@ -9,6 +9,13 @@ pub trait Frame {
     /// Length of the whole packet in bytes, also of such parts as cannot be read directly.
     fn len(&self) -> usize;
 
+    /// Whether the packet has at least `length` bytes. Asked before [`len`](Self::len) where finding out the whole length
+    /// costs more.
+    #[inline(always)]
+    fn holds(&self, length: usize) -> bool {
+        length <= self.len()
+    }
+
     /// True if the packet has no bytes.
     #[inline(always)]
     fn is_empty(&self) -> bool {

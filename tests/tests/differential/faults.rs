@@ -1,6 +1,5 @@
 //! Faults that are planted to see that they are found.
 
-use flowhop_flow::forward::secret;
 use flowhop_flow::parse::{self, Parsed};
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{PortKey, Steer};
@@ -52,7 +51,9 @@ impl Case<'_> {
             }
             Fault::Count if forwarded => {
                 if let Some((_, hit)) = self.find(&self.packet.bytes) {
-                    hit.block.hot[hit.direction].bytes.add(u64::MAX);
+                    let traffic = &hit.block.hot[hit.direction].traffic;
+                    let (packets, bytes) = traffic.read();
+                    traffic.set(packets, bytes - 1);
                 }
             }
             Fault::TimeToLive if forwarded => {
@@ -93,7 +94,7 @@ impl Case<'_> {
             _ => parse::ipv6(&frame, network, 0),
         };
         let parsed = parsed.ok()?;
-        let hit = self.rig.find(&parsed.key, parsed.key.hash(&secret(self.rig.table.config())))?;
+        let hit = self.rig.find(&parsed.key, self.rig.table.config().hash(&parsed.key))?;
         Some((parsed, hit))
     }
 

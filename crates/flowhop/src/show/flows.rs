@@ -34,6 +34,7 @@ impl View {
         let [source, destination] = connection.received(direction);
         let [translated_source, translated_destination] = connection.sent(direction);
         let hot = &connection.block.hot[direction];
+        let (packets, bytes) = hot.traffic.read();
         let reason = (connection.block.owner.flags.load() >> (8 * direction)) as u8;
         json!({
             "source": source,
@@ -44,8 +45,8 @@ impl View {
             "out": self.output(connection, direction),
             "path": connection.path(direction),
             "path_reason": PathReason::from_number(reason).name(),
-            "packets": hot.packets.load(),
-            "bytes": hot.bytes.load(),
+            "packets": packets,
+            "bytes": bytes,
         })
     }
 

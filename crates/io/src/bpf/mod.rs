@@ -11,6 +11,7 @@
 
 mod attach;
 mod error;
+mod jiffies;
 mod pins;
 mod run;
 mod tables;
@@ -253,6 +254,7 @@ impl Kernel {
         if !adopted {
             initialise(&shared.config[0], geometry)?;
         }
+        jiffies::set_clock(&mut ebpf, &shared.config[0])?;
         Ok(Self {
             locals: typed(&mut ebpf, "LOCALS")?,
             kernel_index: typed(&mut ebpf, "KERNEL_INDEX")?,
@@ -446,9 +448,7 @@ fn initialise(config: &Config, geometry: Geometry) -> Result<(), KernelError> {
     if got != size_of_val(&secret) as isize {
         return Err(KernelError::System { call: "getrandom", error: io::Error::last_os_error() });
     }
-    for (cell, word) in config.secret.iter().zip(secret) {
-        cell.store(word);
-    }
+    config.set_secret(secret);
     config.layout.store(LAYOUT_VERSION);
     config.buckets.store(geometry.buckets);
     config.blocks.store(geometry.blocks);

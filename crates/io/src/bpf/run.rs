@@ -26,11 +26,13 @@ pub enum Program {
     HeaderlessHash,
     /// On the ingress of the punt device.
     Tap,
+    /// On no device: it tells the time.
+    Clock,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Driver,
         Self::DriverHash,
         Self::Ingress,
@@ -38,6 +40,7 @@ impl Program {
         Self::Headerless,
         Self::HeaderlessHash,
         Self::Tap,
+        Self::Clock,
     ];
 
     /// It runs in drivers.
@@ -56,6 +59,7 @@ impl Program {
             Self::Headerless => "flowhop_ingress_l3",
             Self::HeaderlessHash => "flowhop_ingress_l3_hash",
             Self::Tap => "flowhop_tap",
+            Self::Clock => "flowhop_clock",
         }
     }
 

@@ -314,7 +314,7 @@ impl Bed {
             block.tcp[half ^ direction].state.store(flags);
         }
         let place = (number << 1 | direction) as u32;
-        let secret = forward::secret(&shared.config[0]);
+        let secret = shared.config[0].secret();
         put(&shared.buckets, flow.key.hash(&secret), place);
         hot.identity.store(flow.key.identity);
         if self.index == IndexKind::KernelHash {
@@ -563,7 +563,8 @@ fn snapshot(bed: &Bed) -> Vec<[u64; 5]> {
     let mut all = Vec::new();
     for block in bed.kernel.shared().blocks.iter().take(bed.blocks) {
         for (hot, tcp) in block.hot.iter().zip(&block.tcp) {
-            all.push([hot.packets.load(), hot.bytes.load(), tcp.sent.load(), tcp.allowed.load(), tcp.state.load()]);
+            let (packets, bytes) = hot.traffic.read();
+            all.push([packets, bytes, tcp.sent.load(), tcp.allowed.load(), tcp.state.load()]);
         }
     }
     all
@@ -572,8 +573,7 @@ fn snapshot(bed: &Bed) -> Vec<[u64; 5]> {
 fn restore(bed: &Bed, saved: &[[u64; 5]]) {
     for (block, saved) in bed.kernel.shared().blocks.iter().zip(saved.as_chunks::<2>().0) {
         for ((hot, tcp), saved) in block.hot.iter().zip(&block.tcp).zip(saved) {
-            hot.packets.store(saved[0]);
-            hot.bytes.store(saved[1]);
+            hot.traffic.set(saved[0], saved[1]);
             tcp.sent.store(saved[2]);
             tcp.allowed.store(saved[3]);
             tcp.state.store(saved[4]);

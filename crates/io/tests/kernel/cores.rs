@@ -115,7 +115,7 @@ impl Stage {
             for (before, now) in edges.iter().zip(now) {
                 assert!(now.wrapping_sub(*before) < 1 << 31, "lowered: {edges:x?} became {now:x?}");
             }
-            let counted = [hot.packets.load(), hot.bytes.load()];
+            let counted = <[u64; 2]>::from(hot.traffic.read());
             assert!(counted >= counts && counted[1] >= counts[1], "{counts:?} became {counted:?}");
             (edges, counts) = (now, counted);
             looks += 1;
@@ -241,7 +241,7 @@ fn from_all_sides(flow: Flow) {
         let (hot, tcp) = (&block.hot[FORWARD], &block.tcp[FORWARD]);
         let frames = in_driver.0 + on_skb.0 + by_user;
         let length = stage.flow.frame().len() as u64;
-        assert_eq!((hot.packets.load(), hot.bytes.load()), (frames, frames * length));
+        assert_eq!(hot.traffic.read(), (frames, frames * length));
         let start = TCP_START.0;
         let end = (tcp.sent.load() as u32).wrapping_sub(start);
         let given = stage.given.load(Ordering::Relaxed) * PAYLOAD;

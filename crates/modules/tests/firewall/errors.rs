@@ -182,7 +182,8 @@ fn state(bed: &Bed) -> Vec<u64> {
     for block in table.live_blocks().filter_map(|number| table.block(number)) {
         for direction in 0..2 {
             let (hot, tcp) = (&block.hot[direction], &block.tcp[direction]);
-            words.extend([hot.packets.load(), hot.bytes.load(), hot.steer.load(), hot.last_seen.load().into()]);
+            let (packets, bytes) = hot.traffic.read();
+            words.extend([packets, bytes, hot.steer.load(), hot.last_seen.load().into()]);
             words.extend([tcp.sent.load(), tcp.allowed.load(), tcp.state.load()]);
         }
     }
