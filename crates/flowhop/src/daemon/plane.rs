@@ -109,7 +109,17 @@ impl KernelPlane {
     pub(super) fn open(state: &Path, geometry: Geometry) -> Result<Self, PlaneError> {
         // Programs first: where they cannot be had, no device is left behind.
         let mut kernel = Kernel::load(state, geometry.into())?;
-        let tap = Tap::open(tap::NAME)?;
+        let tap = match Tap::open(tap::NAME) {
+            Ok(tap) => tap,
+            Err(error) => {
+                // Another daemon has the punt device. What was made for this one is of use to nobody.
+                if !kernel.adopted() {
+                    drop(kernel);
+                    Kernel::take_down(state)?;
+                }
+                return Err(error.into());
+            }
+        };
         if !kernel.pins_last() {
             say!(
                 "flowhop: cannot tell whether mounts of this process outlive it; if they do not, the kernel side \
