@@ -19,12 +19,14 @@ use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
 use crate::fragments::{Datagram, Decision, Fate, Fragments};
 use crate::gates::{Gates, Quiet};
+use crate::half_open::HalfOpen;
 use crate::hold::{HOLD_LIMIT, Hold};
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
 use crate::refusals::{Refusals, is_refusal};
 use crate::reload::Reload;
+use crate::sources::Sources;
 use crate::sweep::Sweep;
 use crate::validate::{FragmentPlace, Validated, validate};
 
@@ -89,6 +91,8 @@ pub struct Limits {
     pub fragment_bytes: usize,
     /// Own ICMP errors and resets per second.
     pub answers_per_second: u32,
+    /// TCP connections whose handshake is not complete; a quarter of the table if not said.
+    pub half_open: Option<usize>,
 }
 
 impl Default for Limits {
@@ -99,6 +103,7 @@ impl Default for Limits {
             datagrams: 4096,
             fragment_bytes: 4 << 20,
             answers_per_second: 200,
+            half_open: None,
         }
     }
 }
@@ -156,6 +161,10 @@ pub struct Engine {
     pub(crate) sweep: Sweep,
     pub(crate) reload: Reload,
     pub(crate) evict_cursor: BlockIndex,
+    /// Connections that were ended to make room, half-open ones aside.
+    pub(crate) evicted: u64,
+    pub(crate) half_open: HalfOpen,
+    pub(crate) sources: Sources,
     pub(crate) moves: Moves,
     pub(crate) refusals: Refusals,
     /// Adjacencies whose neighbours are wanted and cannot be asked for: their links have no address to ask from.
@@ -169,6 +178,8 @@ pub struct Engine {
     pub(crate) taking_over: bool,
 }
 
+/// The share of the table that half-open connections have: one in so many.
+const HALF_OPEN_SHARE: usize = 4;
 /// Connections looked at by ageing in one call of [`Engine::maintain`].
 const AGEING_SLICE: usize = 4096;
 
@@ -228,6 +239,7 @@ impl Engine {
         let order = order(&parts.modules)?;
         let gates = Gates::new(parts.table.regions().gates.clone());
         let reload = Reload::starting_at(parts.table.config().policy_generation.load() as u16);
+        let blocks = parts.table.regions().blocks.len();
         let engine = Self {
             gates,
             order,
@@ -246,6 +258,9 @@ impl Engine {
             sweep: Sweep::default(),
             reload,
             evict_cursor: 0,
+            evicted: 0,
+            half_open: HalfOpen::new(parts.limits.half_open.unwrap_or(blocks / HALF_OPEN_SHARE)),
+            sources: Sources::new(blocks),
             moves: Moves::default(),
             refusals: Refusals::default(),
             unasked: BTreeSet::new(),
@@ -541,6 +556,7 @@ impl Engine {
             let begun = self.table.begin_grace();
             self.grace_passed(begun, now);
         }
+        self.half_open.tidy(&self.table);
         let judging = self.reload_slice(now);
         self.sweep_slice(now, io) || judging || more
     }
@@ -581,6 +597,7 @@ impl Engine {
                 continue;
             }
             let view = freed_view(freed);
+            self.sources.closed(&view.keys[0].source);
             for module in &mut self.modules {
                 module.closed(&view);
             }
@@ -626,9 +643,11 @@ impl Engine {
                 }
             }
             let view = view_of(block);
+            self.sources.opened(&view.keys[0].source);
             if self.modules.iter_mut().all(|module| module.adopt(&view)) {
                 kept += 1;
                 self.arm(number, now);
+                self.note_half_open(number);
             } else {
                 ended += 1;
                 self.table.remove(number, Removal::Final);

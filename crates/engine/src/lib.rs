@@ -17,7 +17,8 @@
 //! # Rules
 //! No clock, randomness, file or socket: `now` is an argument, the random generator is seeded by the caller.
 //! Memory is bounded by [`Limits`]; work per packet is bounded. Walks over all connections, when a route, an interface
-//! (`sweep`) or the policy (`reload`) changes, are made in slices by [`Engine::maintain`].
+//! (`sweep`) or the policy (`reload`) changes, are made in slices by [`Engine::maintain`]. Who makes room when the table
+//! fills is in `pressure`.
 
 mod adjacencies;
 pub mod ageing;
@@ -28,14 +29,17 @@ pub mod engine;
 mod errors;
 pub mod fragments;
 pub mod gates;
+pub mod half_open;
 pub mod hold;
 pub mod interfaces;
 mod known;
 pub mod module;
 mod open;
 mod paths;
+mod pressure;
 pub mod refusals;
 mod reload;
+pub mod sources;
 mod sweep;
 pub mod validate;
 
@@ -45,4 +49,5 @@ pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
 pub use module::{Context, Kept, MAX_NAT, Module, NewSession, SessionView, Step, Via};
 pub use paths::{MoveError, Path};
+pub use pressure::Pressure;
 pub use reload::Revalidated;

@@ -15,6 +15,7 @@ use flowhop_routing::{Resolution, Routing};
 use rand_chacha::ChaCha8Rng;
 
 use crate::interfaces::Interfaces;
+use crate::sources::Sources;
 
 /// Highest identity of a translation: records have 15 bits for that of the destination's.
 pub const MAX_NAT: u16 = 0x7fff;
@@ -90,6 +91,8 @@ pub struct Context<'a> {
     pub interfaces: &'a Interfaces,
     /// Random numbers that peers cannot predict.
     pub random: &'a mut ChaCha8Rng,
+    /// How many connections each source has.
+    pub sources: &'a Sources,
     /// The time.
     pub now: Tick,
 }

@@ -4,24 +4,18 @@
 use flowhop_flow::forward::gate_of;
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::{Action, Block, Steer, Tick};
-use flowhop_flow::tcp::{self, Phase};
+use flowhop_flow::tcp;
 use flowhop_flow::{Key, Parsed, Reason, Transport};
 use flowhop_routing::Resolution;
 use flowhop_table::{BlockIndex, Draft, DraftSide, Inserted, Removal};
 use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 
-use crate::ageing;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
 use crate::known::{NOWHERE, unreachable};
 use crate::module::{Context, MAX_NAT, NewSession, Step, Via};
 use crate::paths::Way;
 use crate::refusals::is_refusal;
-
-/// Blocks looked at for one that may make room when the table is full.
-const EVICT_SCAN: u32 = 64;
-/// How long a connection that never was answered must have been silent to make room, in ticks.
-const EVICT_IDLE: Tick = 10_000;
 
 impl Engine {
     pub(crate) fn open(
@@ -68,6 +62,7 @@ impl Engine {
                 return self.refuse(arrived, &parsed, &session, step, packet, io);
             }
         }
+        self.make_room(session.key.protocol() == protocol::TCP, arrived.now);
         let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
             Ok(number) => {
                 io.opened();
@@ -92,6 +87,7 @@ impl Engine {
                         routing: &mut self.routing,
                         interfaces: &self.interfaces,
                         random: &mut self.random,
+                        sources: &self.sources,
                         now,
                     };
                     self.modules[index].open(session, &mut context)
@@ -232,14 +228,13 @@ impl Engine {
             Ok(Inserted::New(number)) => {
                 self.await_activation(number, &draft, now);
                 self.arm(number, now);
+                self.sources.opened(&session.key.source);
+                self.note_half_open(number);
                 Ok(number)
             }
             // The key that answers would have belongs to another connection: nothing can be done for this one.
             Ok(Inserted::Exists(_)) => Err(Reason::NatExhausted),
-            Err(error) => {
-                self.evict(now);
-                Err(error.reason())
-            }
+            Err(error) => Err(error.reason()),
         }
     }
 
@@ -262,19 +257,6 @@ impl Engine {
                 (adjacency.get(), generation)
             }
             _ => NOWHERE,
-        }
-    }
-
-    /// Ends a few connections that were never answered, closed or reset, so that there is room for the next.
-    fn evict(&mut self, now: Tick) {
-        let blocks = self.table.regions().blocks.len() as u32;
-        for _ in 0..EVICT_SCAN.min(blocks) {
-            let number = self.evict_cursor;
-            self.evict_cursor = (number + 1) % blocks;
-            let Some(block) = self.table.block(number) else { continue };
-            if flowhop_table::is_live(block) && ageing::idle(block, now) > EVICT_IDLE && is_expendable(block) {
-                self.table.remove(number, Removal::Expiry);
-            }
         }
     }
 }
@@ -308,12 +290,4 @@ fn reverse_key(session: &NewSession) -> Key {
 /// Who changed the destination, as a record's flags say it.
 fn destination_flags(session: &NewSession) -> u32 {
     u32::from(session.destination_nat & MAX_NAT) << 16 | u32::from(session.admitted) << 31
-}
-
-fn is_expendable(block: &Block) -> bool {
-    if flowhop_table::key_of(block, 0).protocol() == protocol::TCP {
-        Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) != Phase::Established
-    } else {
-        block.hot[1].traffic.is_none()
-    }
 }

@@ -296,5 +296,6 @@ impl Engine {
             return;
         }
         self.arm(number, now);
+        self.note_half_open(number);
     }
 }

@@ -200,6 +200,8 @@ reasons! {
     PartialChecksum = 66, "partial_checksum", Forward, Forward;
     /// Waits until packets of its flow on the path that it had before have left.
     HeldMove = 67, "held_move", Hold, Hold;
+    /// Its source makes new connections faster, or has more of them, than a rule allows one source.
+    SourceLimit = 68, "source_limit", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

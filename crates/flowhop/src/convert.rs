@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use flowhop_engine::Timeouts;
+use flowhop_engine::{Limits, Timeouts};
 use flowhop_flow::record::{TICK_SHIFT, Tick};
+use flowhop_policy::Policy;
 
 /// A duration in ticks, rounded up; at most half the range of the wrapping clock.
 #[must_use]
@@ -43,4 +44,10 @@ mod tests {
         }
         assert_eq!(ticks(Duration::MAX), i32::MAX as u32);
     }
+}
+
+/// The engine's bounds under a policy.
+#[must_use]
+pub fn limits(policy: &Policy) -> Limits {
+    Limits { half_open: policy.table.half_open.map(|most| most as usize), ..Limits::default() }
 }

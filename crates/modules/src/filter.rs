@@ -1,17 +1,15 @@
 //! The packet filter: rules in order, the first match decides, what none allows is dropped.
 
-use std::collections::HashMap;
-
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::{Context, Kept, Module, NewSession, SessionView, Step, module::ROUTE};
-use flowhop_flow::key::port;
+use flowhop_flow::key::{Address, port};
 use flowhop_flow::parse::Transport;
-use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Action, Destination, RateLimit, ZoneId};
 use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 
 use crate::nat::translated_ports;
+use crate::rates::{RuleRates, SourceRates};
 use crate::shared::{Shared, connection};
 
 /// Name of the module.
@@ -21,52 +19,47 @@ pub const NAME: &str = "filter";
 #[derive(Debug)]
 pub struct Filter {
     shared: Shared,
-    buckets: HashMap<u16, Bucket>,
-}
-
-/// Tokens of a rule's limit of new connections, in thousandths.
-#[derive(Debug)]
-struct Bucket {
-    limit: RateLimit,
-    tokens: u64,
-    at: Tick,
+    rates: RuleRates,
+    source_rates: SourceRates,
 }
 
 impl Filter {
     /// A filter by the shared policy.
     #[must_use]
     pub fn new(shared: Shared) -> Self {
-        Self { shared, buckets: HashMap::new() }
+        Self { shared, rates: RuleRates::default(), source_rates: SourceRates::default() }
     }
 
-    fn within_limit(&mut self, rule: u16, limit: Option<RateLimit>, now: Tick) -> bool {
-        let Some(limit) = limit else { return true };
-        let full = u64::from(limit.count) * 1000;
-        let bucket = self.buckets.entry(rule).or_insert(Bucket { limit, tokens: full, at: now });
-        if bucket.limit != limit {
-            *bucket = Bucket { limit, tokens: full, at: now };
+    /// Whether the limits of a rule admit another connection. Those of the source are asked first, so that what they
+    /// refuse takes nothing of what others may have.
+    fn within_limits(
+        &mut self,
+        identity: u16,
+        limits: &Limits,
+        source: &Address,
+        context: &mut Context<'_>,
+    ) -> Result<(), Reason> {
+        let now = context.now;
+        if limits.source_connections.is_some_and(|most| context.sources.connections(source) >= most) {
+            return Err(Reason::SourceLimit);
         }
-        bucket.take(now)
+        if let Some(limit) = limits.source
+            && !self.source_rates.take(identity, source, limit, now, context.random)
+        {
+            return Err(Reason::SourceLimit);
+        }
+        match limits.rule {
+            Some(limit) if !self.rates.take(identity, limit, now) => Err(Reason::RuleLimit),
+            _ => Ok(()),
+        }
     }
 }
 
-impl Bucket {
-    /// Takes one connection's worth if it is there. The bucket holds one period's count.
-    fn take(&mut self, now: Tick) -> bool {
-        let full = u128::from(self.limit.count) * 1000;
-        let period = self.limit.per.as_nanos().max(1);
-        let elapsed = u128::from(now.wrapping_sub(self.at)) << flowhop_flow::record::TICK_SHIFT;
-        let earned = (elapsed.min(period) * full / period) as u64;
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned).min(full as u64);
-            self.at = now;
-        }
-        let allowed = self.tokens >= 1000;
-        if allowed {
-            self.tokens -= 1000;
-        }
-        allowed
-    }
+/// What a rule allows of new connections.
+struct Limits {
+    rule: Option<RateLimit>,
+    source: Option<RateLimit>,
+    source_connections: Option<u32>,
 }
 
 impl Module for Filter {
@@ -96,8 +89,14 @@ impl Module for Filter {
         match rule.action {
             Action::Drop => Step::Drop(Reason::RuleDrop),
             Action::Reject => Step::Reject(Reason::RuleReject),
-            Action::Allow if self.within_limit(identity, rule.limit, context.now) => Step::Continue,
-            Action::Allow => Step::Drop(Reason::RuleLimit),
+            Action::Allow => {
+                let limits =
+                    Limits { rule: rule.limit, source: rule.source_limit, source_connections: rule.source_connections };
+                match self.within_limits(identity, &limits, &session.key.source, context) {
+                    Ok(()) => Step::Continue,
+                    Err(reason) => Step::Drop(reason),
+                }
+            }
         }
     }
 
@@ -149,22 +148,5 @@ fn starts(key: &Key, transport: &Transport, shared: &Shared) -> bool {
             kind == if key.protocol() == protocol::ICMP { icmp4::ECHO_REQUEST } else { icmp6::ECHO_REQUEST }
         }
         Transport::Opaque => true,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_limit_holds_over_its_period_and_refills() {
-        let limit = RateLimit { count: 10, per: Duration::from_secs(1) };
-        let mut bucket = Bucket { limit, tokens: 10_000, at: 0 };
-        assert_eq!((0..100).filter(|_| bucket.take(0)).count(), 10);
-        // Half a second later, half of them again.
-        assert_eq!((0..100).filter(|_| bucket.take(477)).count(), 5);
-        assert_eq!((0..100).filter(|_| bucket.take(100_000)).count(), 10);
     }
 }

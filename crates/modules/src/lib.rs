@@ -12,6 +12,7 @@
 pub mod filter;
 pub mod names;
 pub mod nat;
+mod rates;
 pub mod shared;
 
 use flowhop_engine::Module;

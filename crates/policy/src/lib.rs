@@ -33,6 +33,8 @@
 //! action = "allow"                  # or "drop", "reject"
 //! log = true
 //! limit = "100/s"                   # new connections that it allows; or /min, /h, /d; more are dropped
+//! source_limit = "10/s"             # new connections of one source that it allows; more are dropped
+//! source_connections = 200          # a source that has so many gets no more by this rule
 //! accelerate = false                # stay on the user path
 //!
 //! [[nat]]
@@ -50,6 +52,7 @@
 //!
 //! [table]
 //! connections = 1048576             # from 1024 to 8388608
+//! half_open = 262144                # TCP whose handshake is not complete; a quarter of them if not said
 //! index = "lines"                   # or "kernel-hash"
 //!
 //! [timeouts]

@@ -23,7 +23,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use flowhop_engine::engine::Parts;
-use flowhop_engine::{Buffer, Counters, Engine, Limits, Revalidated};
+use flowhop_engine::{Buffer, Counters, Engine, Revalidated};
 use flowhop_flow::key;
 use flowhop_flow::record::Tick;
 use flowhop_io::clock::{self, Clock};
@@ -37,6 +37,7 @@ use flowhop_table::{AdoptError, Regions, Table};
 use thiserror::Error;
 
 use crate::control::Server;
+use crate::convert;
 use aside::Aside;
 use grace::Grace;
 use interfaces::Devices;
@@ -183,7 +184,7 @@ impl Daemon {
             modules: flowhop_modules::standard(&shared, &bindings),
             counters,
             timeouts: policy::timeouts(&policy),
-            limits: Limits::default(),
+            limits: convert::limits(&policy),
             seed: clock::random_seed().map_err(|error| DaemonError::System { what: "no random numbers", error })?,
             kernel,
         };
@@ -425,6 +426,9 @@ impl Daemon {
         let (old, new) = (policy::geometry(&self.policy), policy::geometry(&policy));
         if old != new {
             return Err(PolicyError::Table(format!("{} to {} connections", old.blocks, new.blocks)));
+        }
+        if self.policy.table.half_open != policy.table.half_open {
+            return Err(PolicyError::Table("another number of half-open connections".to_owned()));
         }
         self.shared.replace(policy.clone(), &mut self.outside.numbers.rules, &mut self.outside.numbers.nats);
         self.engine.set_timeouts(policy::timeouts(&policy));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flowhop_engine::engine::Parts;
-use flowhop_engine::{Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Offload};
+use flowhop_engine::{Arrived, Buffer, Counters, Engine, Io, LogEvent, Offload};
 use flowhop_flow::parse::{self, ETHERNET};
 use flowhop_flow::record::{TICK_SHIFT, Tick, index_kind};
 use flowhop_flow::{Arrival, Key, Kind, Reason, forward};
@@ -138,6 +138,7 @@ impl Replay {
         let (mut rules, mut nats) = (Names::default(), Names::default());
         let timeouts = convert::timeouts(&policy.timeouts);
         let guards = (0..policy.zones.len()).any(|zone| policy.guards_self_from(flowhop_policy::ZoneId(zone as u16)));
+        let limits = convert::limits(&policy);
         let shared = Shared::new(policy, &mut rules, &mut nats);
         let parts = Parts {
             table,
@@ -145,7 +146,7 @@ impl Replay {
             modules: standard(&shared, &Bindings::default()),
             counters: Counters::private(),
             timeouts,
-            limits: Limits::default(),
+            limits,
             seed: SEED,
             kernel: false,
         };

@@ -328,6 +328,7 @@ const fn refuses_connection(reason: Reason) -> bool {
             | Reason::RuleDrop
             | Reason::RuleReject
             | Reason::RuleLimit
+            | Reason::SourceLimit
             | Reason::TableFull
             | Reason::NatExhausted
             | Reason::NatUnsupported

@@ -85,6 +85,9 @@ impl What {
     }
 }
 
+/// Sources that the status names.
+const TOP_SOURCES: usize = 10;
+
 /// An interface with what routing knows of its device.
 #[derive(Clone, Debug)]
 pub struct Port {
@@ -204,6 +207,7 @@ impl View {
                 free: table.free(),
                 pending: engine.pending(),
                 held: engine.held(),
+                pressure: engine.pressure(if what == What::Status { TOP_SOURCES } else { 0 }),
                 generation: table.config().policy_generation.load(),
                 ..Status::default()
             },

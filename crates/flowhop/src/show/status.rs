@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use flowhop_engine::Pressure;
+
 use crate::show::View;
 
 /// The daemon as a whole.
@@ -29,6 +31,8 @@ pub struct Status {
     pub pending: usize,
     /// Packets that wait for neighbours.
     pub held: usize,
+    /// What the table is full of.
+    pub pressure: Pressure,
 }
 
 impl View {
@@ -49,6 +53,7 @@ impl View {
             },
             "pending": status.pending,
             "held": status.held,
+            "pressure": pressure(&status.pressure, status.connections),
             "packets": {
                 "received": totals.received,
                 "forwarded": totals.forwarded,
@@ -59,4 +64,21 @@ impl View {
             },
         })
     }
+}
+
+fn pressure(pressure: &Pressure, connections: u32) -> Value {
+    let top = pressure.top.iter().map(|share| {
+        json!({
+            "source": share.source.to_string(),
+            "connections": share.connections,
+            "share": f64::from(share.connections) / f64::from(connections.max(share.connections)),
+        })
+    });
+    json!({
+        "half_open": pressure.half_open,
+        "half_open_limit": pressure.half_open_limit,
+        "evicted": pressure.evicted,
+        "sources": pressure.sources,
+        "top_sources": top.collect::<Vec<_>>(),
+    })
 }

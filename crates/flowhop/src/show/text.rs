@@ -257,6 +257,7 @@ fn text(value: &Value) -> String {
         Value::String(text) => printable(text),
         Value::Array(values) if values.is_empty() => "-".to_owned(),
         Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(" "),
+        Value::Object(fields) => fields.values().map(text).collect::<Vec<_>>().join("/"),
         other => other.to_string(),
     }
 }

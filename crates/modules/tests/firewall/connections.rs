@@ -8,7 +8,7 @@ use flowhop_routing::{Event, InterfaceAddress, Link, NeighbourState};
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{tcp_flags, verify};
 
-use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, OUTSIDE_MAC, WAN_MAC, at, header, ip, is_sound, tcp};
+use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, OUTSIDE_MAC, WAN_MAC, at, ends, header, ip, is_sound, tcp};
 
 // F10, C2: the first packet is forwarded by the entry that it caused; replies come back translated.
 #[test]
@@ -231,7 +231,7 @@ fn a_neighbour_that_never_answers_costs_its_packets_and_is_reported() {
     assert_eq!((port, frame[34], frame[35]), (1, 3, 1));
 }
 
-// F5: a full table drops new connections, with its reason, keeps the others, and makes room when it can.
+// F5: a table full of connections that are answered drops new ones, with its reason, and keeps the others.
 #[test]
 fn a_full_table_refuses_and_recovers() {
     let mut bed = Bed::new(true);
@@ -240,20 +240,24 @@ fn a_full_table_refuses_and_recovers() {
     for port in 1000..2100u16 {
         let source = SocketAddr::new(ip("10.1.0.2"), port);
         match bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).reason {
-            Reason::Forwarded => opened += 1,
+            Reason::Forwarded => {
+                opened += 1;
+                let (source, destination) = ends(&bed.last().1);
+                assert_eq!(bed.send(2, &Spec::udp(destination, source, b"y")).kind, Kind::Forward);
+            }
             Reason::TableFull => refused += 1,
             other => panic!("{other:?}"),
         }
     }
     assert_eq!((opened, refused), (1024, 1100 - 1024));
-    let known = bed.send(1, &Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), b"x"));
-    assert_eq!(known.kind, Kind::Forward);
-    // Connections that were never answered make room after a while.
     bed.pass(12_000);
-    let source = at("10.1.0.2:5000");
-    assert_eq!(bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).reason, Reason::TableFull);
-    bed.pass(1000);
-    assert_eq!(bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).kind, Kind::Forward);
+    for port in [1000, 1500, 2023] {
+        let source = SocketAddr::new(ip("10.1.0.2"), port);
+        assert_eq!(bed.send(1, &Spec::udp(source, at("198.51.100.2:53"), b"x")).kind, Kind::Forward, "{port}");
+    }
+    assert_eq!(bed.send(1, &Spec::udp(at("10.1.0.2:5000"), at("198.51.100.2:53"), b"x")).reason, Reason::TableFull);
+    bed.pass(301 * 954);
+    assert_eq!(bed.send(1, &Spec::udp(at("10.1.0.2:5000"), at("198.51.100.2:53"), b"x")).kind, Kind::Forward);
 }
 
 // B17: deleting the entry ends the flow.

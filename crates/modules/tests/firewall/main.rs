@@ -5,5 +5,6 @@ mod bed;
 mod connections;
 mod errors;
 mod live;
+mod pressure;
 mod refusals;
 mod translation;

@@ -193,6 +193,8 @@ impl Default for PathSettings {
 pub struct TableSettings {
     /// Connections that there is memory for, taken at start.
     pub connections: u32,
+    /// How many of them may be TCP whose handshake is not complete; a quarter if not said.
+    pub half_open: Option<u32>,
     /// How the kernel programs find a flow.
     pub index: TableIndex,
 }
@@ -206,7 +208,7 @@ impl TableSettings {
 
 impl Default for TableSettings {
     fn default() -> Self {
-        Self { connections: 1 << 20, index: TableIndex::Lines }
+        Self { connections: 1 << 20, half_open: None, index: TableIndex::Lines }
     }
 }
 

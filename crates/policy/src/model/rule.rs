@@ -85,6 +85,10 @@ pub struct Rule {
     /// Of the new connections that it allows, those beyond this rate are dropped (`rule_limit`); no later rule is asked.
     /// Means nothing beside another action.
     pub limit: Option<RateLimit>,
+    /// The same for the new connections of each source (`source_limit`); an IPv6 source is a prefix of 64 bits.
+    pub source_limit: Option<RateLimit>,
+    /// A new connection that it allows is dropped (`source_limit`) when its source has so many already, by whatever rule.
+    pub source_connections: Option<u32>,
     /// `false`: packets of its connections stay on the `user` path.
     pub accelerate: bool,
     /// The file that it stands in.

@@ -9,10 +9,23 @@ use super::node::{Choice, Node, Section};
 use super::problem::Problem;
 use super::report::{At, Report};
 use super::{addresses, services, values};
-use crate::{Action, AddressSet, PortSet, Rule, RuleTarget, ServiceSet, ZoneMatch, ZoneSet};
+use crate::{Action, AddressSet, PortSet, Rule, RuleTarget, ServiceSet, TableSettings, ZoneMatch, ZoneSet};
 
-const KEYS: [&str; 11] =
-    ["name", "from", "to", "source", "destination", "service", "source_port", "action", "log", "limit", "accelerate"];
+const KEYS: [&str; 13] = [
+    "name",
+    "from",
+    "to",
+    "source",
+    "destination",
+    "service",
+    "source_port",
+    "action",
+    "log",
+    "limit",
+    "source_limit",
+    "source_connections",
+    "accelerate",
+];
 const ACTIONS: [Choice<Action>; 3] =
     [("allow", Some(Action::Allow)), ("drop", Some(Action::Drop)), ("reject", Some(Action::Reject))];
 const A_ZONE: &str = "a zone, a list of zones or \"any\"";
@@ -79,6 +92,10 @@ pub(crate) fn read(
         .and_then(|node| node.choice("action", &ACTIONS, report));
     let log = flag(table, "log", false, report);
     let limit = table.get("limit").map_or(Some(None), |node| values::rate(node, report).map(Some));
+    let source_limit = table.get("source_limit").map_or(Some(None), |node| values::rate(node, report).map(Some));
+    let source_connections = table.get("source_connections").map_or(Some(None), |node| {
+        values::number("source_connections", 1..=TableSettings::MAX_CONNECTIONS, node, report).map(Some)
+    });
     let accelerate = flag(table, "accelerate", true, report);
 
     if let (Some(service), Some(ports), Some(node)) = (&service, &source_port, table.get("source_port"))
@@ -91,7 +108,7 @@ pub(crate) fn read(
         return None;
     }
     if to == Some(RuleTarget::SelfBox) {
-        for key in ["log", "limit"] {
+        for key in ["log", "limit", "source_limit", "source_connections"] {
             if let Some(node) = table.get(key) {
                 let what = format!("{key:?} of a rule with to = \"self\"");
                 report.error(node.at, &Problem::NotSupported { what, expected: None });
@@ -113,6 +130,8 @@ pub(crate) fn read(
         action: action?,
         log: log?,
         limit: limit?,
+        source_limit: source_limit?,
+        source_connections: source_connections?,
         accelerate: accelerate?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::node::{Choice, Node, Section};
 use super::problem::{Doubt, Problem};
 use super::report::{At, Report};
-use super::values::{duration, show_duration};
+use super::values::{duration, number, show_duration};
 use crate::{ForwardingPath, PathSettings, TableIndex, TableSettings, Timeouts};
 
 const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
-const TABLE_KEYS: [&str; 2] = ["connections", "index"];
+const TABLE_KEYS: [&str; 3] = ["connections", "half_open", "index"];
 const TIMEOUT_KEYS: [&str; 5] = ["udp", "tcp_established", "tcp_transitory", "icmp", "other"];
 
 /// `driver` may be allowed though this version never chooses it.
@@ -59,9 +59,16 @@ impl Settings {
     pub(crate) fn read_table(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
         let enabled = section.check_keys(&TABLE_KEYS, report);
         if let Some(node) = section.get("connections") {
-            let connections = connections(node, report);
+            let (min, max) = (TableSettings::MIN_CONNECTIONS, TableSettings::MAX_CONNECTIONS);
+            let connections = number("connections", min..=max, node, report);
             if enabled && self.is_first("table", "connections", node, report) {
                 self.table.connections = connections.unwrap_or(self.table.connections);
+            }
+        }
+        if let Some(node) = section.get("half_open") {
+            let half_open = number("half_open", 1..=TableSettings::MAX_CONNECTIONS, node, report);
+            if enabled && self.is_first("table", "half_open", node, report) {
+                self.table.half_open = half_open;
             }
         }
         if let Some(node) = section.get("index") {
@@ -123,19 +130,6 @@ fn allowed_paths(node: Node<'_>, report: &mut Report<'_>) -> Option<Vec<Forwardi
     let nodes = node.at_least_one("[\"user\"] for the slow path alone", report);
     let paths: Vec<Option<_>> = nodes.iter().map(|item| item.choice("path", &PATHS, report)).collect();
     paths.into_iter().collect()
-}
-
-fn connections(node: Node<'_>, report: &mut Report<'_>) -> Option<u32> {
-    let (min, max) = (TableSettings::MIN_CONNECTIONS, TableSettings::MAX_CONNECTIONS);
-    let expected = format!("a number between {min} and {max}");
-    let toml::de::DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
-    let number = node.as_integer().and_then(|number| u32::try_from(number).ok());
-    let number = number.filter(|number| (min..=max).contains(number));
-    if number.is_none() {
-        let what = "\"connections\" of".to_owned();
-        report.error(node.at, &Problem::OutOfRange { what, value: written.as_str().to_owned(), expected });
-    }
-    number
 }
 
 fn warn_below_floor(key: &'static str, value: Duration, node: Node<'_>, report: &mut Report<'_>) {

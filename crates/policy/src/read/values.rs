@@ -1,5 +1,6 @@
 //! Durations and rates.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::node::Node;
@@ -43,6 +44,24 @@ pub(crate) fn show_duration(duration: Duration) -> String {
         }
     }
     text
+}
+
+/// A whole number in a range.
+pub(crate) fn number(
+    key: &'static str,
+    range: RangeInclusive<u32>,
+    node: Node<'_>,
+    report: &mut Report<'_>,
+) -> Option<u32> {
+    let expected = format!("a number between {} and {}", range.start(), range.end());
+    let toml::de::DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
+    let number = node.as_integer().and_then(|number| u32::try_from(number).ok());
+    let number = number.filter(|number| range.contains(number));
+    if number.is_none() {
+        let what = format!("{key:?} of");
+        report.error(node.at, &Problem::OutOfRange { what, value: written.as_str().to_owned(), expected });
+    }
+    number
 }
 
 /// New connections in a time.
