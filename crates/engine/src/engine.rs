@@ -672,14 +672,15 @@ pub fn view_of(block: &flowhop_flow::record::Block) -> SessionView {
         [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
         block.owner.rules.load(),
         block.owner.flags.load(),
+        !block.hot[1].traffic.is_none(),
     )
 }
 
 const fn freed_view(freed: &Freed) -> SessionView {
-    view(freed.keys, freed.ports, freed.rules, freed.flags)
+    view(freed.keys, freed.ports, freed.rules, freed.flags, false)
 }
 
-const fn view(keys: [Key; 2], ports: [u8; 2], rules: u32, flags: u32) -> SessionView {
+const fn view(keys: [Key; 2], ports: [u8; 2], rules: u32, flags: u32, answered: bool) -> SessionView {
     SessionView {
         keys,
         ports,
@@ -687,5 +688,6 @@ const fn view(keys: [Key; 2], ports: [u8; 2], rules: u32, flags: u32) -> Session
         nat: (rules >> 16) as u16,
         destination_nat: (flags >> 16) as u16 & MAX_NAT,
         inbound: flags >> 31 != 0,
+        answered,
     }
 }

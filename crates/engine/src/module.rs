@@ -122,6 +122,8 @@ pub struct SessionView {
     pub destination_nat: u16,
     /// The destination was a mapping of a source translation.
     pub inbound: bool,
+    /// Packets have come back; not known of one that has ended.
+    pub answered: bool,
 }
 
 /// How a connection goes on under another policy.

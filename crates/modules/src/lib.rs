@@ -1,7 +1,7 @@
 //! Extension modules of the slow path.
 //!
 //! * [`filter`]: the rules of the policy, first match decides; limits of new connections.
-//! * [`nat`]: destination translation; source translation with endpoint-independent mapping, hairpinning included;
+//! * [`nat`]: destination translation; source translation, hairpinning included;
 //!   inbound packets to a mapping.
 //!
 //! Stateful inspection itself (connections, TCP windows) is the engine's and the forwarding function's work,

@@ -42,7 +42,7 @@
 //! translate.source = "interface"    # or an address, prefix, range, or list of them
 //! translate.destination = "10.1.0.80"           # or "10.1.0.80:8443", "[fd00::80]:8443", a prefix, a range
 //! one_to_one = true                 # with translate.source: equally many addresses, both ways
-//! mapping = "endpoint-independent"
+//! mapping = "endpoint-independent"  # or "address-dependent", "address-and-port-dependent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
 //! family = "ipv4"                   # or "ipv6"
 //!
@@ -66,8 +66,8 @@
 //! A list of addresses holds what one of its entries holds and no entry with `!` does; if all entries have `!`, it
 //! holds everything else. An IPv6 prefix holds no IPv4. Names may be defined in any order and in any of the files.
 //!
-//! What the language has but this version does not do is refused, never ignored: the other values of `rpf`, `martians`
-//! and `mapping`.
+//! What the language has but this version does not do is refused, never ignored: the other values of `rpf` and
+//! `martians`.
 //!
 //! Warnings are about rules that match nothing or are never reached because one earlier rule matches all that they
 //! match, timeouts below what the RFCs demand, prefixes with bits beyond their length, and rules with `to = "self"`

@@ -6,11 +6,12 @@ use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
 use flowhop_flow::key::{self, Address, port};
 use flowhop_flow::{Key, Reason};
-use flowhop_policy::{Action, Dependence, ZoneId};
+use flowhop_policy::{Action, Dependence, NatRule, ZoneId};
 
-use super::bindings::{Bindings, Endpoint, Terms};
+use super::bindings::{Bindings, Caller, Endpoint, Terms};
 use super::{
-    destination, inbound_port, is_echo_request, is_of_interface, nat_of, translated_ports, with_destination_port,
+    destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, translated_ports,
+    with_destination_port,
 };
 use crate::shared::{Current, Shared};
 
@@ -28,6 +29,16 @@ impl Inbound {
         Self { shared, bindings }
     }
 
+    /// Who sends to a mapping, and how its host knows the sender if that is behind a translation as well.
+    fn caller(&self, current: &Current, key: &Key, mapping: &Endpoint) -> Caller {
+        let endpoint = Endpoint { protocol: key.protocol(), address: key.source, port: key.source_port() };
+        let mapped = |(nat, identity): (&NatRule, &u16)| {
+            (nat.translate_source.is_some() && !nat.is_one_to_one()).then_some((*identity, nat.mapping))
+        };
+        let nats = current.policy.nats.iter().zip(&current.nats).filter_map(mapped);
+        Caller { endpoint, known_as: self.bindings.known_as(&endpoint, mapping, nats) }
+    }
+
     /// What is sent to an address that is only there for translations, and belongs to none, goes nowhere.
     fn unless_pooled(&self, session: &NewSession) -> Step {
         let current = self.shared.current();
@@ -39,9 +50,11 @@ impl Inbound {
 
 /// Whether a policy has a translation that lets a zone in to a mapping, and the rule that the mapping was made under.
 /// Beside the zones that the translation leads to it is that of the mapping's own host: hairpinning (RFC 4787 REQ-9).
-fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>) -> bool {
+/// `asked`: the mapping's host has sent to whoever comes in.
+fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>, asked: bool) -> bool {
     let open = nat_of(current, nat).is_some_and(|nat| {
-        nat.filtering != Dependence::AddressAndPortDependent && (nat.to.contains(ZoneId(from)) || inside == Some(from))
+        (asked || nat.filtering != Dependence::AddressAndPortDependent)
+            && (nat.to.contains(ZoneId(from)) || inside == Some(from))
     });
     let allowed = current.rules.iter().zip(&current.policy.rules);
     open && allowed.into_iter().any(|(number, kept)| *number == rule && kept.action == Action::Allow)
@@ -69,15 +82,17 @@ impl Module for Inbound {
             address: session.key.destination,
             port: inbound_port(&session.key),
         };
-        let Some(mapping) = self.bindings.admit(&external, &session.key.source) else {
-            return if self.bindings.knows(&external) {
-                Step::Drop(Reason::NatFiltered)
-            } else {
-                self.unless_pooled(session)
-            };
+        if !self.bindings.knows(&external) {
+            return self.unless_pooled(session);
+        }
+        let current = self.shared.current();
+        let caller = self.caller(&current, &session.key, &external);
+        let Some(mapping) = self.bindings.admit(&external, &caller, context.now) else {
+            self.bindings.permit(&caller.known_as, external, context.now);
+            return Step::Drop(Reason::NatFiltered);
         };
         let inside = context.zone_towards(&mapping.inside.address);
-        if !admits(&self.shared.current(), mapping.nat, mapping.rule, session.from, inside) {
+        if !admits(&current, mapping.nat, mapping.rule, session.from, inside, mapping.asked) {
             self.bindings.release(mapping.inside, mapping.nat, external, session.key.source);
             return Step::Drop(Reason::NatFiltered);
         }
@@ -111,17 +126,28 @@ impl Module for Inbound {
         let Some((inside, external)) = mapping_of(session) else { return true };
         let current = self.shared.current();
         let nat = session.destination_nat;
-        let filtering = nat_of(&current, nat).map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering);
-        let terms = Terms { inside, nat, rule: session.rule, filtering };
-        self.bindings.adopt(terms, external, session.keys[0].source)
+        let key = &session.keys[0];
+        let port = if is_echo(key.protocol()) { 0 } else { key.source_port() };
+        let rule = nat_of(&current, nat);
+        let terms = Terms {
+            inside,
+            remote: Endpoint { protocol: key.protocol(), address: key.source, port },
+            nat,
+            rule: session.rule,
+            mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
+            filtering: rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering),
+        };
+        self.bindings.adopt(terms, external)
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
         let Some((inside, external)) = mapping_of(session) else { return Some(Kept::as_it_is(session)) };
         let [from, to] = session.ports.map(|port| interfaces.port(port).map(|interface| interface.zone));
         let nat = session.destination_nat;
+        // Whoever is behind a translation as well, and was answered, was sent to.
+        let asked = session.nat != 0 && session.answered;
         let same = self.bindings.holds(&inside, nat, &external)
-            && admits(&self.shared.current(), nat, session.rule, from?, to);
+            && admits(&self.shared.current(), nat, session.rule, from?, to, asked);
         same.then(|| Kept::as_it_is(session))
     }
 

@@ -1,18 +1,20 @@
 //! Network address translation: [`Destination`] says where connections to published services go, [`Inbound`] looks at
 //! packets that arrive at a mapping, [`Source`] rewrites the source of new connections.
 //!
-//! Mapping is endpoint-independent (RFC 4787 REQ-1): under one translation an inside address and port keep one external
-//! address and port for all their connections; no external port serves two of them (REQ-3); an inside address keeps
-//! its external address (REQ-2, paired pooling); ports are random (RFC 6056).
+//! Mapping is endpoint-independent unless the translation says otherwise (RFC 4787 REQ-1): under one translation an
+//! inside address and port keep one external address and port for all their connections; no external port serves two of
+//! them (REQ-3); an inside address keeps its external address (REQ-2, paired pooling); ports are random (RFC 6056).
 //!
 //! A connection may have both ends translated, each by the first translation that is about it.
 
 mod bindings;
 mod destination;
 mod inbound;
+mod permits;
 mod pool;
 mod published;
 mod source;
+mod subscribers;
 
 use flowhop_engine::module::SessionView;
 use flowhop_flow::Key;
@@ -37,6 +39,12 @@ fn is_of_interface(current: &Current, identity: u16) -> bool {
 /// The translation with an identity.
 fn nat_of(current: &Current, identity: u16) -> Option<&NatRule> {
     current.nats.iter().position(|number| *number == identity).and_then(|index| current.policy.nats.get(index))
+}
+
+/// Whom a connection's first packet is sent to, as its sender addresses it; of echo the port is 0.
+const fn remote(key: &Key) -> Endpoint {
+    let port = if is_echo(key.protocol()) { 0 } else { key.destination_port() };
+    Endpoint { protocol: key.protocol(), address: key.destination, port }
 }
 
 const fn is_echo(protocol: u8) -> bool {

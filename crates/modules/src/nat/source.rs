@@ -16,7 +16,9 @@ use flowhop_policy::{
 use flowhop_wire::protocol;
 
 use super::bindings::{Bindings, Choices, Endpoint, Terms};
-use super::{has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, translated_ports, with_source_port};
+use super::{
+    has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
+};
 use crate::filter;
 use crate::shared::{Current, Shared, connection, number};
 
@@ -39,6 +41,10 @@ struct Choice<'a> {
 impl Choice<'_> {
     fn new_source(&self) -> Option<&SourceTranslation> {
         self.nat.and_then(|nat| nat.translate_source.as_ref())
+    }
+
+    fn mapping(&self) -> Dependence {
+        self.nat.map_or(Dependence::EndpointIndependent, |nat| nat.mapping)
     }
 
     fn filtering(&self) -> Dependence {
@@ -117,12 +123,14 @@ impl Source {
         };
         let terms = Terms {
             inside: Endpoint { protocol, address: session.key.source, port: inside_port },
+            remote: remote(&session.key),
             nat: choice.identity,
             rule: session.rule,
+            mapping: choice.mapping(),
             filtering: choice.filtering(),
         };
         let choices = Choices { addresses: &addresses, keeps: &keeps, allowed: &allowed };
-        let Some(external) = self.bindings.map(terms, &choices, session.destination, context.random) else {
+        let Some(external) = self.bindings.map(terms, &choices, context.random) else {
             return Step::Drop(Reason::NatExhausted);
         };
         session.source = external.address;
@@ -199,14 +207,14 @@ impl Module for Source {
                 Endpoint { protocol, address: session.key.source, port: inside_port },
                 session.nat,
                 Endpoint { protocol, address: session.source, port: port(session.ports, 0) },
-                session.destination,
+                session.key.destination,
             );
         }
     }
 
     fn closed(&mut self, session: &SessionView) {
         if let Some((inside, external, remote)) = mapping_of(session) {
-            self.bindings.release(inside, session.nat, external, remote);
+            self.bindings.release(inside, session.nat, external, remote.address);
         }
     }
 
@@ -217,9 +225,15 @@ impl Module for Source {
         if rule.is_some_and(NatRule::is_one_to_one) {
             return true;
         }
-        let filtering = rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering);
-        let terms = Terms { inside, nat: session.nat, rule: session.rule, filtering };
-        self.bindings.adopt(terms, external, remote)
+        let terms = Terms {
+            inside,
+            remote,
+            nat: session.nat,
+            rule: session.rule,
+            mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
+            filtering: rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering),
+        };
+        self.bindings.adopt(terms, external)
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
@@ -258,8 +272,8 @@ impl Module for Source {
     }
 }
 
-/// Inside and external endpoint and the remote address of a connection that has its source translated and has ports.
-fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint, Address)> {
+/// Inside, external and remote endpoint of a connection that has its source translated and has ports.
+fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint, Endpoint)> {
     let [forward, reverse] = &session.keys;
     if session.nat == 0 {
         return None;
@@ -267,7 +281,7 @@ fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint, Address)> {
     let protocol = forward.protocol();
     let inside = Endpoint { protocol, address: forward.source, port: mapped_port(forward)? };
     let external = Endpoint { protocol, address: reverse.destination, port: port(translated_ports(session), 0) };
-    Some((inside, external, reverse.source))
+    Some((inside, external, remote(forward)))
 }
 
 /// The port, or echo identifier, that a mapping is about; none for protocols without.

@@ -5,6 +5,7 @@ mod bed;
 mod connections;
 mod errors;
 mod live;
+mod mapping;
 mod pressure;
 mod refusals;
 mod translation;

@@ -31,12 +31,7 @@ const A_TRANSLATION: &str = "translate.source = \"…\" or translate.destination
 const AN_EXTERNAL_ADDRESS: &str = "\"198.51.100.1\", the address that clients use";
 const WHOLE_ADDRESSES: &str = "rules that say what may pass: one_to_one translates all that its addresses send and get";
 
-const MAPPINGS: [Choice<Dependence>; 3] = [
-    ("endpoint-independent", Some(Dependence::EndpointIndependent)),
-    ("address-dependent", None),
-    ("address-and-port-dependent", None),
-];
-const FILTERINGS: [Choice<Dependence>; 3] = [
+const DEPENDENCES: [Choice<Dependence>; 3] = [
     ("endpoint-independent", Some(Dependence::EndpointIndependent)),
     ("address-dependent", Some(Dependence::AddressDependent)),
     ("address-and-port-dependent", Some(Dependence::AddressAndPortDependent)),
@@ -87,10 +82,10 @@ pub(crate) fn read(
     let service = service_set(table, enabled, scope, report);
     let mapping = table
         .get("mapping")
-        .map_or(Some(Dependence::EndpointIndependent), |node| node.choice("mapping", &MAPPINGS, report));
+        .map_or(Some(Dependence::EndpointIndependent), |node| node.choice("mapping", &DEPENDENCES, report));
     let filtering = table
         .get("filtering")
-        .map_or(Some(Dependence::AddressAndPortDependent), |node| node.choice("filtering", &FILTERINGS, report));
+        .map_or(Some(Dependence::AddressAndPortDependent), |node| node.choice("filtering", &DEPENDENCES, report));
     let selection = Selection { family, from, source, destination, service };
     let (translate_source, translate_destination) = match translate {
         Some(section) => translations(table, &section?, &selection, report)?,
@@ -203,7 +198,12 @@ fn fits(table: &Section<'_>, kind: Kind<'_>, report: &mut Report<'_>) -> bool {
         Kind::Both => ("translate.destination", &[("filtering", "it in an entry with translate.source alone")]),
         Kind::OneToOne(_) => (
             "one_to_one",
-            &[("destination", WHOLE_ADDRESSES), ("service", WHOLE_ADDRESSES), ("filtering", WHOLE_ADDRESSES)],
+            &[
+                ("destination", WHOLE_ADDRESSES),
+                ("service", WHOLE_ADDRESSES),
+                ("mapping", WHOLE_ADDRESSES),
+                ("filtering", WHOLE_ADDRESSES),
+            ],
         ),
     };
     let mut fits = true;

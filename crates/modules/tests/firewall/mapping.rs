@@ -1,0 +1,155 @@
+//! What a mapping depends on, and who may use it from outside: the nine kinds of RFC 4787 sections 4.1 and 5, RFC 5382
+//! REQ-1 and REQ-3.
+
+use std::net::SocketAddr;
+
+use flowhop_flow::{Kind, Reason};
+use flowhop_wire::build::Spec;
+
+use crate::bed::{Bed, LAN, WAN, at, ip};
+use crate::translation::{CLIENT, HIDE, policy, syn};
+
+const DEPENDENCES: [&str; 3] = ["endpoint-independent", "address-dependent", "address-and-port-dependent"];
+const OTHER: &str = "10.1.0.3:40000";
+
+fn kind(mapping: &str, filtering: &str) -> String {
+    policy(&[&format!("{HIDE}mapping = \"{mapping}\"\nfiltering = \"{filtering}\"\n")])
+}
+
+fn all_nine(test: impl Fn(Bed, usize, usize)) {
+    for (mapping, mapped) in DEPENDENCES.iter().enumerate() {
+        for (filtering, filtered) in DEPENDENCES.iter().enumerate() {
+            println!("mapping {mapped}, filtering {filtered}");
+            test(Bed::with(&kind(mapped, filtered)), mapping, filtering);
+        }
+    }
+}
+
+fn udp(from: &str, to: SocketAddr) -> Spec<'static> {
+    Spec::udp(at(from), to, b"x")
+}
+
+impl Bed {
+    #[track_caller]
+    fn seen(&mut self, from: &str, to: &str) -> SocketAddr {
+        let (port, source, destination) = self.passes(LAN, &udp(from, at(to)));
+        assert_eq!((port, destination), (WAN, at(to)));
+        source
+    }
+}
+
+// RFC 4787 section 4.1: what another remote address, or port, means for the external endpoint.
+#[test]
+fn the_external_endpoint_depends_on_what_the_mapping_says() {
+    all_nine(|mut bed, mapping, _| {
+        let remotes = ["198.51.100.2:53", "198.51.100.2:54", "198.51.100.3:53"];
+        let [first, port, address] = remotes.map(|remote| bed.seen(CLIENT, remote));
+        assert_eq!(first == port, mapping < 2);
+        assert_eq!(first == address, mapping < 1);
+        assert!([port, address].iter().all(|external| external.ip() == first.ip()), "paired: RFC 4787 REQ-2");
+        // The same again is the same, after a reload and a restart as well; TCP has mappings of its own.
+        let nats = remotes.map(|remote| bed.seen(CLIENT, remote));
+        assert_eq!(nats, [first, port, address]);
+        let (mut bed, adopted) = bed.adopt();
+        assert_eq!(adopted, (3, 0));
+        assert_eq!(bed.bindings.len(), [1, 2, 3][mapping]);
+        let again = bed.seen(CLIENT, "198.51.100.3:99");
+        assert_eq!(again == address, mapping < 2);
+        bed.passes(LAN, &syn(CLIENT, "198.51.100.2:53"));
+        assert_eq!(bed.bindings.len(), [2, 3, 5][mapping]);
+        bed.ends_clean();
+    });
+}
+
+// RFC 4787 section 5, REQ-8: who may open a session to a mapping.
+#[test]
+fn strangers_are_filtered_as_the_policy_says() {
+    all_nine(|mut bed, _, filtering| {
+        let external = bed.seen(CLIENT, "198.51.100.2:53");
+        let mut admits = |from: &str| {
+            let outcome = bed.send(WAN, &udp(from, external));
+            if outcome.kind == Kind::Drop {
+                assert_eq!(outcome.reason, Reason::NatFiltered);
+            }
+            outcome.kind == Kind::Forward
+        };
+        assert!(admits("198.51.100.2:53"), "the answer");
+        assert_eq!(admits("198.51.100.2:54"), filtering < 2);
+        assert_eq!(admits("198.51.100.3:53"), filtering < 1);
+        let connections = bed.engine.table().live();
+        assert_eq!(connections, 3 - filtering as u32);
+        // What was let in is answered from the same endpoint, whatever the mapping depends on.
+        if filtering < 2 {
+            assert_eq!(bed.seen(CLIENT, "198.51.100.2:54"), external);
+        }
+        let (mut bed, adopted) = bed.adopt();
+        assert_eq!(adopted, (connections, 0));
+        let outcome = bed.send(WAN, &udp("198.51.100.2:55", external));
+        assert_eq!(outcome.kind == Kind::Forward, filtering < 2);
+        bed.ends_clean();
+    });
+}
+
+// RFC 4787 REQ-9: between inside hosts by their external endpoints, source included. Where filtering asks for it, one
+// that has not been sent to is not let in; once both have sent, they are connected.
+#[test]
+fn inside_hosts_meet_whatever_the_mapping_and_the_filtering() {
+    all_nine(|mut bed, mapping, filtering| {
+        let first = bed.seen(CLIENT, "198.51.100.2:53");
+        let second = bed.seen(OTHER, "198.51.100.2:53");
+        let towards_second = udp(CLIENT, second);
+        if filtering > 0 {
+            bed.refused(LAN, &towards_second, Kind::Drop, Reason::NatFiltered);
+            if mapping > 0 {
+                // Nobody knows the endpoint that a packet to the second one would come from.
+                bed.refused(LAN, &udp(OTHER, first), Kind::Drop, Reason::NatFiltered);
+                return bed.ends_clean();
+            }
+            let (port, source, destination) = bed.passes(LAN, &udp(OTHER, first));
+            assert_eq!((port, source, destination), (LAN, second, at(CLIENT)));
+            let answer = bed.passes(LAN, &towards_second);
+            assert_eq!(answer, (LAN, first, at(OTHER)));
+            // By address is enough where ports do not matter; another port of the peer is another stranger otherwise.
+            let outcome = bed.send(LAN, &udp("10.1.0.3:40001", first));
+            assert_eq!(outcome.kind == Kind::Forward, filtering < 2, "{outcome:?}");
+        } else {
+            let (port, source, destination) = bed.passes(LAN, &towards_second);
+            assert_eq!((port, destination), (LAN, at(OTHER)));
+            assert_eq!((source.ip(), source == first), (ip("198.51.100.1"), mapping == 0));
+            assert_eq!(bed.passes(LAN, &udp(OTHER, source)), (LAN, second, at(CLIENT)));
+        }
+        // Both survive a reload and a restart.
+        let connections = bed.engine.table().live();
+        let text = kind(DEPENDENCES[mapping], DEPENDENCES[filtering]);
+        assert_eq!(bed.reload(&text), (connections, 0));
+        let (mut bed, adopted) = bed.adopt();
+        assert_eq!(adopted, (connections, 0));
+        assert_eq!(bed.reload(&text), (connections, 0));
+        bed.ends_clean();
+    });
+}
+
+// A host has asked for answers for a while only, and only a host that has a mapping.
+#[test]
+fn asking_for_answers_is_forgotten() {
+    let mut bed = Bed::with(&kind("endpoint-independent", "address-and-port-dependent"));
+    let first = bed.seen(CLIENT, "198.51.100.2:53");
+    let second = bed.seen(OTHER, "198.51.100.2:53");
+    bed.refused(LAN, &udp(CLIENT, second), Kind::Drop, Reason::NatFiltered);
+    bed.refused(LAN, &udp("10.1.0.4:40000", second), Kind::Drop, Reason::NatFiltered);
+    bed.refused(WAN, &udp("198.51.100.3:1", first), Kind::Drop, Reason::NatFiltered);
+    bed.pass(121 * 954);
+    bed.refused(LAN, &udp(OTHER, first), Kind::Drop, Reason::NatFiltered);
+    bed.ends_clean();
+}
+
+// A mapping made under another kind goes on for its connections; new ones follow the policy.
+#[test]
+fn another_kind_of_mapping_is_for_new_connections() {
+    let mut bed = Bed::with(&kind("endpoint-independent", "address-dependent"));
+    let before = bed.seen(CLIENT, "198.51.100.2:53");
+    assert_eq!(bed.reload(&kind("address-dependent", "address-dependent")), (1, 0));
+    assert_eq!(bed.seen(CLIENT, "198.51.100.2:53"), before);
+    assert_ne!(bed.seen(CLIENT, "198.51.100.3:53"), before);
+    bed.ends_clean();
+}
