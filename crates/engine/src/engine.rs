@@ -599,7 +599,7 @@ impl Engine {
             let view = freed_view(freed);
             self.sources.closed(&view.keys[0].source);
             for module in &mut self.modules {
-                module.closed(&view);
+                module.closed(&view, now);
             }
         }
         for block in outcome.revived {

@@ -157,10 +157,10 @@ pub trait Module: Send {
     fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step;
 
     /// The connection was not made after all: gives back what `open` took.
-    fn abandon(&mut self, _session: &NewSession) {}
+    fn abandon(&mut self, _session: &NewSession, _now: Tick) {}
 
     /// The connection has ended and nothing refers to it any more.
-    fn closed(&mut self, _session: &SessionView) {}
+    fn closed(&mut self, _session: &SessionView, _now: Tick) {}
 
     /// A connection that an earlier process made is taken over. `false`: this module cannot have it go on.
     fn adopt(&mut self, _session: &SessionView) -> bool {

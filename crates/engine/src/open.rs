@@ -55,7 +55,7 @@ impl Engine {
         match self.ask(&mut session, hash, arrived.now) {
             Ok(()) => {}
             Err((step, asked)) => {
-                self.abandon(&session, asked);
+                self.abandon(&session, asked, arrived.now);
                 if let Step::Drop(reason) = step {
                     self.remember_refusal(&session, reason, arrived.now);
                 }
@@ -73,7 +73,7 @@ impl Engine {
             }
             Err(reason) => reason,
         };
-        self.abandon(&session, self.order.len());
+        self.abandon(&session, self.order.len(), arrived.now);
         Outcome { rule: session.rule, ..Outcome::of(reason) }
     }
 
@@ -100,9 +100,9 @@ impl Engine {
         Ok(())
     }
 
-    fn abandon(&mut self, session: &NewSession, asked: usize) {
+    fn abandon(&mut self, session: &NewSession, asked: usize, now: Tick) {
         for place in self.order.iter().take(asked).flatten() {
-            self.modules[*place].abandon(session);
+            self.modules[*place].abandon(session, now);
         }
     }
 

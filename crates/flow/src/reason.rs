@@ -202,6 +202,8 @@ reasons! {
     HeldMove = 67, "held_move", Hold, Hold;
     /// Its source makes new connections faster, or has more of them, than a rule allows one source.
     SourceLimit = 68, "source_limit", Drop, Drop;
+    /// The inside address has as many mappings, or connections, as its translation allows it.
+    NatLimit = 69, "nat_limit", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

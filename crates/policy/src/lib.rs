@@ -44,6 +44,12 @@
 //! one_to_one = true                 # with translate.source: equally many addresses, both ways
 //! mapping = "endpoint-independent"  # or "address-dependent", "address-and-port-dependent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
+//! translate.ports = "1024-65535"    # external ports
+//! parity = true                     # even ports become even ones, odd ports odd ones
+//! keep_port = true                  # a port stays as it is where it is free
+//! pooling = "paired"                # or "arbitrary": which of several external addresses
+//! limit.ports = 1000                # what one inside address may have
+//! limit.connections = 2000
 //! family = "ipv4"                   # or "ipv6"
 //!
 //! [paths]
@@ -81,6 +87,7 @@ mod read;
 pub use diagnostic::{Diagnostic, Severity};
 pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
+pub use model::pool::{NatLimits, Pooling, PortPool};
 pub use model::rule::{
     Action, Dependence, DestinationTranslation, Family, NatRule, NewConnection, RateLimit, Rule, SourceTranslation,
 };

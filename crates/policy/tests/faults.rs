@@ -313,6 +313,31 @@ nat = [ { name = \"a\" } ]
         "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/443\"\ntranslate.destination = \"[fd00::80]:8443\"\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\ndestination = \"2001:db8::1\"\ntranslate.destination = \"10.1.0.80\"\n",
         &[(10, "of the other family"), (15, "of the other family")],
     ),
+    // How external ports are shared out.
+    (
+        "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\ntranslate.ports = [\"1024-2047\", 9]\nparity = 1\nkeep_port = \"yes\"\npooling = \"random\"\nlimit.ports = 0\nlimit.sessions = 5\n",
+        &[
+            (9, "several ranges"),
+            (10, "\"parity\" is an integer"),
+            (11, "\"keep_port\" is a string"),
+            (12, "\"random\" is no pooling"),
+            (13, "\"ports\" of 0 is out of range"),
+            (14, "unknown key \"sessions\" in \"limit\""),
+        ],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\ntranslate.ports = \"2048-1024\"\nlimit = 5\n",
+        &[(9, "\"2048-1024\""), (10, "\"limit\" is an integer")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\ntranslate.destination = \"10.1.0.80\"\ntranslate.ports = 80\nparity = true\nlimit.ports = 5\n[[nat]]\nname = \"b\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.source = \"198.51.100.1\"\nkeep_port = true\n",
+        &[
+            (10, "\"ports\" beside translate.destination alone"),
+            (11, "\"parity\" beside translate.destination alone"),
+            (12, "\"limit\" beside translate.destination alone"),
+            (18, "\"keep_port\" beside one_to_one"),
+        ],
+    ),
     // One to one: as many of one as of the other.
     (
         "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.16/28\"\ntranslate.source = \"198.51.100.16/29\"\n",

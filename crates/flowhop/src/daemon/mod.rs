@@ -177,7 +177,7 @@ impl Daemon {
         let table = open_table(&plane, regions, geometry, adopted)?;
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
         shared.set_reserved(reserved::read(plane.own_ports()));
-        let bindings = Bindings::default();
+        let bindings = Bindings::new(policy.table.connections);
         let parts = Parts {
             table,
             routing: Routing::new(ADJACENCIES),

@@ -143,7 +143,7 @@ impl Replay {
         let parts = Parts {
             table,
             routing: Routing::new(ADJACENCIES),
-            modules: standard(&shared, &Bindings::default()),
+            modules: standard(&shared, &Bindings::new(connections)),
             counters: Counters::private(),
             timeouts,
             limits,

@@ -333,6 +333,7 @@ const fn refuses_connection(reason: Reason) -> bool {
             | Reason::NatExhausted
             | Reason::NatUnsupported
             | Reason::NatFiltered
+            | Reason::NatLimit
             | Reason::NoRoute
             | Reason::RouteRefused
             | Reason::LinkDown

@@ -9,13 +9,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use flowhop_flow::Reason;
 use flowhop_flow::key::Address;
 use flowhop_flow::record::Tick;
-use flowhop_policy::Dependence;
+use flowhop_policy::{Dependence, NatLimits};
 use rand_core::RngCore;
 
 use super::permits::Permits;
-use super::pool::Ports;
+use super::pool::{PortRange, Ports};
+use super::resting::Resting;
 use super::subscribers::Subscribers;
 
 /// Address and port (or echo identifier) of one protocol.
@@ -87,6 +89,13 @@ pub(super) struct Choices<'a> {
     pub(super) keeps: &'a dyn Fn(&Address) -> bool,
     /// Whether a new one may have this port of this address.
     pub(super) allowed: &'a dyn Fn(&Address, u16) -> bool,
+    /// An inside address that has mappings gets no other external address.
+    pub(super) paired: bool,
+    /// The port that it should have if that is free.
+    pub(super) wanted: Option<u16>,
+    /// Ports for a new one, the best first.
+    pub(super) ports: &'a [PortRange],
+    pub(super) limits: NatLimits,
 }
 
 #[derive(Debug)]
@@ -118,76 +127,88 @@ pub(super) struct Admitted {
     pub(super) asked: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// External endpoints of an inside one.
     by_inside: HashMap<Place, Vec<Endpoint>>,
     by_external: HashMap<Endpoint, Binding>,
     ports: HashMap<(Address, u8), Ports>,
+    resting: Resting,
     subscribers: Subscribers,
     permits: Permits,
     changes: Vec<PortChange>,
 }
 
 /// All bindings.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Bindings(Arc<Mutex<State>>);
 
 impl Bindings {
+    /// None yet, for a table of so many connections.
+    #[must_use]
+    pub fn new(connections: u32) -> Self {
+        let state = State {
+            by_inside: HashMap::new(),
+            by_external: HashMap::new(),
+            ports: HashMap::new(),
+            resting: Resting::new(connections as usize / 2),
+            subscribers: Subscribers::default(),
+            permits: Permits::default(),
+            changes: Vec::new(),
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The external endpoint of an inside one, an existing binding or a new one; takes a share in it. `None`
-    /// when no port is free at any of the addresses.
-    pub(super) fn map(&self, terms: Terms, choices: &Choices<'_>, random: &mut dyn RngCore) -> Option<Endpoint> {
+    /// The external endpoint of an inside one, an existing binding or a new one; takes a share in it.
+    ///
+    /// # Errors
+    /// When no port is free at any of the addresses, or the inside address has all that it may have.
+    pub(super) fn map(
+        &self,
+        terms: Terms,
+        choices: &Choices<'_>,
+        random: &mut dyn RngCore,
+        now: Tick,
+    ) -> Result<Endpoint, Reason> {
         let mut state = self.state();
         let state = &mut *state;
         let known = state.by_inside.get(&terms.place()).into_iter().flatten();
         let kept = known.copied().find(|external| (choices.keeps)(&external.address));
+        state.subscribers.admit(&terms.inside.address, terms.nat, choices.limits, kept.is_none())?;
         if let Some(external) = kept {
-            if let Some(binding) = state.by_external.get_mut(&external) {
-                binding.take_share(terms.remote.address);
-            }
-            return Some(external);
+            state.take_share(&external, terms.remote.address);
+            return Ok(external);
         }
-        let protocol = terms.inside.protocol;
-        for address in choices.addresses {
-            let ports = state.ports.entry((*address, protocol)).or_insert_with(Ports::new);
-            let Some(port) = ports.take(random, |port| (choices.allowed)(address, port)) else {
-                state.forget_empty(&(*address, protocol));
-                continue;
-            };
-            let external = Endpoint { protocol, address: *address, port };
-            state.bind(&terms, external);
-            return Some(external);
-        }
-        None
+        let external = state.choose(&terms, choices, random, now).ok_or(Reason::NatExhausted)?;
+        state.resting.wake(&external);
+        state.bind(&terms, external);
+        Ok(external)
     }
 
     /// Takes over a binding of an adopted connection; `false` when it contradicts another one.
     pub(super) fn adopt(&self, terms: Terms, external: Endpoint) -> bool {
         let mut state = self.state();
-        if let Some(binding) = state.by_external.get_mut(&external) {
-            let same = binding.is_of(&terms.inside, terms.nat);
-            if same {
-                binding.take_share(terms.remote.address);
-            }
-            return same;
+        match state.by_external.get(&external).map(|binding| binding.is_of(&terms.inside, terms.nat)) {
+            Some(false) => return false,
+            Some(true) => state.take_share(&external, terms.remote.address),
+            None => state.bind(&terms, external),
         }
-        let place = (external.address, external.protocol);
-        state.ports.entry(place).or_insert_with(Ports::new).set(external.port, true);
-        state.bind(&terms, external);
         true
     }
 
     /// Gives a share back; the last one ends the binding. Does nothing if there is no such binding.
-    pub(super) fn release(&self, inside: Endpoint, nat: u16, external: Endpoint, remote: Address) {
+    pub(super) fn release(&self, inside: Endpoint, nat: u16, external: Endpoint, remote: Address, now: Tick) {
         let mut state = self.state();
+        let state = &mut *state;
         let Some(binding) = state.by_external.get_mut(&external).filter(|binding| binding.is_of(&inside, nat)) else {
             return;
         };
         binding.give_share(remote);
+        state.subscribers.disconnected(&inside.address, nat);
         if binding.sessions > 0 {
             return;
         }
@@ -205,6 +226,7 @@ impl Bindings {
             ports.set(external.port, false);
         }
         state.forget_empty(&place);
+        state.resting.lay_down(external, inside, now);
         state.changes.push(PortChange { endpoint: external, used: false });
     }
 
@@ -257,9 +279,16 @@ impl Bindings {
         if !open && !asked {
             return None;
         }
-        binding.take_share(caller.endpoint.address);
         let Binding { place: Place { inside, nat, .. }, rule, .. } = *binding;
+        state.take_share(external, caller.endpoint.address);
         Some(Admitted { inside, nat, rule, asked })
+    }
+
+    /// Whether the host of a mapping that has let one in has more connections than it may have.
+    pub(super) fn is_over(&self, admitted: &Admitted, limits: NatLimits) -> bool {
+        let Some(most) = limits.connections else { return false };
+        let limits = NatLimits { ports: None, connections: most.checked_add(1) };
+        self.state().subscribers.admit(&admitted.inside.address, admitted.nat, limits, false).is_err()
     }
 
     /// A host that is known by these endpoints has sent to a mapping that does not admit it.
@@ -298,17 +327,56 @@ impl Bindings {
 }
 
 impl State {
+    /// An external endpoint that is free. What rests is taken only where there is nothing else.
+    fn choose(
+        &mut self,
+        terms: &Terms,
+        choices: &Choices<'_>,
+        random: &mut dyn RngCore,
+        now: Tick,
+    ) -> Option<Endpoint> {
+        let paired = self.subscribers.external(&terms.inside.address, terms.nat);
+        let paired = paired.filter(|address| choices.paired && (choices.keeps)(address));
+        let addresses = paired.as_ref().map_or(choices.addresses, std::slice::from_ref);
+        for wakes in [false, true] {
+            for address in addresses {
+                let external = |port| Endpoint { port, address: *address, ..terms.inside };
+                let allowed = |port| {
+                    let rests = || self.resting.holds(&external(port), &terms.inside, now);
+                    (choices.allowed)(address, port) && (wakes || !rests())
+                };
+                let ports = self.ports.get(&(*address, terms.inside.protocol));
+                let wanted =
+                    choices.wanted.filter(|port| ports.is_none_or(|ports| !ports.is_used(*port)) && allowed(*port));
+                let find = |range: &PortRange| Ports::find(ports, range, &mut *random, allowed);
+                if let Some(port) = wanted.or_else(|| choices.ports.iter().find_map(find)) {
+                    return Some(external(port));
+                }
+            }
+        }
+        None
+    }
+
+    fn take_share(&mut self, external: &Endpoint, remote: Address) {
+        if let Some(binding) = self.by_external.get_mut(external) {
+            binding.take_share(remote);
+            self.subscribers.connected(&binding.place.inside.address, binding.place.nat);
+        }
+    }
+
     fn bind(&mut self, terms: &Terms, external: Endpoint) {
         let place = terms.place();
         let Terms { rule, filtering, .. } = *terms;
-        let mut binding = Binding { place, rule, filtering, sessions: 0, remotes: HashMap::new() };
-        binding.take_share(terms.remote.address);
+        let binding = Binding { place, rule, filtering, sessions: 0, remotes: HashMap::new() };
         // One is the rule: the memory of a list that grows by itself would be wasted on most of them.
         let externals = self.by_inside.entry(place).or_default();
         externals.reserve_exact(1);
         externals.push(external);
         self.by_external.insert(external, binding);
+        let ports = self.ports.entry((external.address, external.protocol)).or_insert_with(Ports::new);
+        ports.set(external.port, true);
         self.subscribers.bound(terms.inside.address, terms.nat, external.address);
+        self.take_share(&external, terms.remote.address);
         self.changes.push(PortChange { endpoint: external, used: true });
     }
 

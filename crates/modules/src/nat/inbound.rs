@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
 use flowhop_flow::key::{self, Address, port};
+use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Action, Dependence, NatRule, ZoneId};
 
@@ -92,9 +93,15 @@ impl Module for Inbound {
             return Step::Drop(Reason::NatFiltered);
         };
         let inside = context.zone_towards(&mapping.inside.address);
-        if !admits(&current, mapping.nat, mapping.rule, session.from, inside, mapping.asked) {
-            self.bindings.release(mapping.inside, mapping.nat, external, session.key.source);
-            return Step::Drop(Reason::NatFiltered);
+        let refused = if !admits(&current, mapping.nat, mapping.rule, session.from, inside, mapping.asked) {
+            Some(Reason::NatFiltered)
+        } else {
+            let limits = nat_of(&current, mapping.nat).map(|nat| nat.pool.limits).unwrap_or_default();
+            self.bindings.is_over(&mapping, limits).then_some(Reason::NatLimit)
+        };
+        if let Some(reason) = refused {
+            self.bindings.release(mapping.inside, mapping.nat, external, session.key.source, context.now);
+            return Step::Drop(reason);
         }
         session.destination = mapping.inside.address;
         session.ports = with_destination_port(&session.key, session.ports, mapping.inside.port);
@@ -104,7 +111,7 @@ impl Module for Inbound {
         Step::Continue
     }
 
-    fn abandon(&mut self, session: &NewSession) {
+    fn abandon(&mut self, session: &NewSession, now: Tick) {
         if session.admitted {
             let protocol = session.key.protocol();
             self.bindings.release(
@@ -112,13 +119,14 @@ impl Module for Inbound {
                 session.destination_nat,
                 Endpoint { protocol, address: session.key.destination, port: inbound_port(&session.key) },
                 session.key.source,
+                now,
             );
         }
     }
 
-    fn closed(&mut self, session: &SessionView) {
+    fn closed(&mut self, session: &SessionView, now: Tick) {
         if let Some((inside, external)) = mapping_of(session) {
-            self.bindings.release(inside, session.destination_nat, external, session.keys[0].source);
+            self.bindings.release(inside, session.destination_nat, external, session.keys[0].source, now);
         }
     }
 

@@ -13,6 +13,7 @@ mod inbound;
 mod permits;
 mod pool;
 mod published;
+mod resting;
 mod source;
 mod subscribers;
 

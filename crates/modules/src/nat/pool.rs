@@ -73,21 +73,52 @@ impl Ports {
         self.used == 0
     }
 
-    /// A random free port from 1024 on that `allowed` admits; `None` when there is none.
-    pub(super) fn take(&mut self, random: &mut dyn RngCore, allowed: impl Fn(u16) -> bool) -> Option<u16> {
-        const LOW: u16 = 1024;
-        let random_port = |random: &mut dyn RngCore| {
-            LOW + ((u64::from(random.next_u32()) * u64::from(u16::MAX - LOW + 1)) >> 32) as u16
-        };
-        let mut candidate =
-            (0..RANDOM_TRIES).map(|_| random_port(random)).find(|port| !self.is_used(*port) && allowed(*port));
-        if candidate.is_none() {
-            let start = random_port(random);
-            candidate = (start..=u16::MAX).chain(LOW..start).find(|port| !self.is_used(*port) && allowed(*port));
+    /// A random free port of a range that `allowed` admits (RFC 6056 section 3.3.1); `None` when there is none. No
+    /// `ports`: none is in use.
+    pub(super) fn find(
+        ports: Option<&Self>,
+        range: &PortRange,
+        random: &mut dyn RngCore,
+        allowed: impl Fn(u16) -> bool,
+    ) -> Option<u16> {
+        let free = |port: &u16| ports.is_none_or(|ports| !ports.is_used(*port)) && allowed(*port);
+        let number = range.len();
+        if number == 0 || ports.is_some_and(|ports| ports.used > u32::from(u16::MAX)) {
+            return None;
         }
-        let port = candidate?;
-        self.set(port, true);
-        Some(port)
+        let place = |random: &mut dyn RngCore| ((u64::from(random.next_u32()) * u64::from(number)) >> 32) as u32;
+        if let Some(port) = (0..RANDOM_TRIES).map(|_| range.port(place(random))).find(free) {
+            return Some(port);
+        }
+        let start = place(random);
+        (start..number).chain(0..start).map(|place| range.port(place)).find(free)
+    }
+}
+
+/// Ports between two, both included; all, or the even or odd ones alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PortRange {
+    first: u16,
+    last: u16,
+    step: u16,
+}
+
+impl PortRange {
+    /// `like`: only ports that are even if this one is, odd if it is odd.
+    pub(super) const fn new((first, last): (u16, u16), like: Option<u16>) -> Self {
+        match like {
+            None => Self { first, last, step: 1 },
+            Some(port) if first == u16::MAX && (port ^ first) & 1 != 0 => Self { first, last: 0, step: 2 },
+            Some(port) => Self { first: first + ((port ^ first) & 1), last, step: 2 },
+        }
+    }
+
+    const fn len(&self) -> u32 {
+        if self.first > self.last { 0 } else { (self.last as u32 - self.first as u32) / self.step as u32 + 1 }
+    }
+
+    const fn port(&self, place: u32) -> u16 {
+        self.first + place as u16 * self.step
     }
 }
 
@@ -123,13 +154,38 @@ mod tests {
         let mut ports = Ports::new();
         let mut random = Counter::from_seed([7; 8]);
         let mut seen = std::collections::HashSet::new();
-        while let Some(port) = ports.take(&mut random, |port| port != 5000) {
+        let mut take = |ports: &mut Ports, range: &PortRange| {
+            let port = Ports::find(Some(ports), range, &mut random, |port| port != 5000)?;
+            ports.set(port, true);
+            Some(port)
+        };
+        let range = PortRange::new((1024, 65535), None);
+        while let Some(port) = take(&mut ports, &range) {
             assert!(port >= 1024 && port != 5000);
             assert!(seen.insert(port));
         }
         assert_eq!(seen.len(), 65536 - 1024 - 1);
         ports.set(2000, false);
-        assert_eq!(ports.take(&mut random, |port| port != 5000), Some(2000));
+        ports.set(2001, false);
+        assert_eq!(take(&mut ports, &PortRange::new((1024, 65535), Some(7))), Some(2001));
+        assert_eq!(take(&mut ports, &PortRange::new((1024, 65535), Some(7))), None);
+        assert_eq!(take(&mut ports, &PortRange::new((1024, 1999), None)), None);
+        assert_eq!(take(&mut ports, &range), Some(2000));
+    }
+
+    #[test]
+    fn ranges_of_one_parity_have_their_ports() {
+        let ports = |range, like| {
+            let range = PortRange::new(range, like);
+            (0..range.len()).map(|place| range.port(place)).collect::<Vec<_>>()
+        };
+        assert_eq!(ports((5, 9), Some(0)), [6, 8]);
+        assert_eq!(ports((5, 9), Some(1)), [5, 7, 9]);
+        assert_eq!(ports((6, 6), Some(1)), []);
+        assert_eq!(ports((65535, 65535), Some(2)), []);
+        assert_eq!(ports((65535, 65535), Some(3)), [65535]);
+        assert_eq!(ports((1, 65535), Some(4)).len(), 32767);
+        assert_eq!(ports((1, 65535), None).len(), 65535);
     }
 
     // RFC 4787 REQ-2: paired pooling.

@@ -9,13 +9,16 @@ use std::collections::HashSet;
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step, Via};
 use flowhop_flow::key::{self, Address, port};
+use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{
-    Dependence, Destination, NatRule, NewConnection, SourceTranslation, ZoneId, address_key, key_address,
+    Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, SourceTranslation, ZoneId, address_key,
+    key_address,
 };
 use flowhop_wire::protocol;
 
 use super::bindings::{Bindings, Choices, Endpoint, Terms};
+use super::pool::PortRange;
 use super::{
     has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
 };
@@ -41,6 +44,10 @@ struct Choice<'a> {
 impl Choice<'_> {
     fn new_source(&self) -> Option<&SourceTranslation> {
         self.nat.and_then(|nat| nat.translate_source.as_ref())
+    }
+
+    fn pool(&self) -> PortPool {
+        self.nat.map_or_else(PortPool::default, |nat| nat.pool.clone())
     }
 
     fn mapping(&self) -> Dependence {
@@ -129,9 +136,20 @@ impl Source {
             mapping: choice.mapping(),
             filtering: choice.filtering(),
         };
-        let choices = Choices { addresses: &addresses, keeps: &keeps, allowed: &allowed };
-        let Some(external) = self.bindings.map(terms, &choices, context.random) else {
-            return Step::Drop(Reason::NatExhausted);
+        let pool = choice.pool();
+        let choices = Choices {
+            addresses: &addresses,
+            keeps: &keeps,
+            allowed: &allowed,
+            paired: pool.pooling == Pooling::Paired
+                && matches!(choice.new_source(), Some(SourceTranslation::Ranges(_))),
+            wanted: pool.keeps(inside_port).then_some(inside_port),
+            ports: &port_ranges(&pool, protocol, inside_port),
+            limits: pool.limits,
+        };
+        let external = match self.bindings.map(terms, &choices, context.random, context.now) {
+            Ok(external) => external,
+            Err(reason) => return Step::Drop(reason),
         };
         session.source = external.address;
         session.ports = with_source_port(&session.key, session.ports, external.port);
@@ -198,7 +216,7 @@ impl Module for Source {
         Step::Continue
     }
 
-    fn abandon(&mut self, session: &NewSession) {
+    fn abandon(&mut self, session: &NewSession, now: Tick) {
         if session.nat != 0
             && let Some(inside_port) = mapped_port(&session.key)
         {
@@ -208,13 +226,14 @@ impl Module for Source {
                 session.nat,
                 Endpoint { protocol, address: session.source, port: port(session.ports, 0) },
                 session.key.destination,
+                now,
             );
         }
     }
 
-    fn closed(&mut self, session: &SessionView) {
+    fn closed(&mut self, session: &SessionView, now: Tick) {
         if let Some((inside, external, remote)) = mapping_of(session) {
-            self.bindings.release(inside, session.nat, external, remote.address);
+            self.bindings.release(inside, session.nat, external, remote.address, now);
         }
     }
 
@@ -290,6 +309,16 @@ fn mapped_port(key: &Key) -> Option<u16> {
         protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Some(key.source_port()),
         _ => None,
     }
+}
+
+/// Where a new external port comes from, the best first.
+fn port_ranges(pool: &PortPool, protocol: u8, inside: u16) -> Vec<PortRange> {
+    let echo = is_echo(protocol);
+    let ranges = pool.ranges((!echo).then_some(inside));
+    let like = Some(inside).filter(|_| pool.parity && !echo);
+    let of_parity =
+        like.into_iter().flat_map(|port| ranges.iter().map(move |range| PortRange::new(*range, Some(port))));
+    of_parity.chain(ranges.iter().map(|range| PortRange::new(*range, None))).collect()
 }
 
 /// The external address in the place of an inside one.

@@ -134,7 +134,7 @@ impl Bed {
 
     fn around(table: Table, shared: Shared, names: [Names; 2], now: u32, kernel: bool) -> Self {
         let second = 954;
-        let bindings = Bindings::default();
+        let bindings = Bindings::new(table.regions().blocks.len() as u32);
         let parts = Parts {
             table,
             routing: Routing::new(100),

@@ -6,6 +6,7 @@ mod connections;
 mod errors;
 mod live;
 mod mapping;
+mod pools;
 mod pressure;
 mod refusals;
 mod translation;

@@ -25,13 +25,13 @@ fn all_nine(test: impl Fn(Bed, usize, usize)) {
     }
 }
 
-fn udp(from: &str, to: SocketAddr) -> Spec<'static> {
+pub(crate) fn udp(from: &str, to: SocketAddr) -> Spec<'static> {
     Spec::udp(at(from), to, b"x")
 }
 
 impl Bed {
     #[track_caller]
-    fn seen(&mut self, from: &str, to: &str) -> SocketAddr {
+    pub(crate) fn seen(&mut self, from: &str, to: &str) -> SocketAddr {
         let (port, source, destination) = self.passes(LAN, &udp(from, at(to)));
         assert_eq!((port, destination), (WAN, at(to)));
         source

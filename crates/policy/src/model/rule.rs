@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::{AddressSet, address_key, key_address};
+use super::pool::PortPool;
 use super::service::{PortSet, ServiceSet};
 use super::zone::{Destination, RuleTarget, ZoneId, ZoneMatch};
 
@@ -268,6 +269,8 @@ pub struct NatRule {
     pub mapping: Dependence,
     /// Who may send to a mapping from outside.
     pub filtering: Dependence,
+    /// How its external ports are shared out.
+    pub pool: PortPool,
     /// The family that it translates.
     pub family: Family,
     /// The file that it stands in.

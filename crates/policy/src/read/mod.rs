@@ -6,6 +6,7 @@ mod interfaces;
 mod names;
 mod nats;
 mod node;
+mod pools;
 mod problem;
 mod report;
 mod review;

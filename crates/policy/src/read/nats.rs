@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::node::{Choice, Node, Section};
+use super::pools;
 use super::problem::Problem;
 use super::report::Report;
 use super::rules::{Placed, Scope, TakenNames, address_set, name, service_set, zone_match};
@@ -26,7 +27,7 @@ const KEYS: [&str; 11] = [
     "filtering",
     "family",
 ];
-const TRANSLATE_KEYS: [&str; 2] = ["source", "destination"];
+const TRANSLATE_KEYS: [&str; 3] = ["source", "destination", "ports"];
 const A_TRANSLATION: &str = "translate.source = \"…\" or translate.destination = \"…\"";
 const AN_EXTERNAL_ADDRESS: &str = "\"198.51.100.1\", the address that clients use";
 const WHOLE_ADDRESSES: &str = "rules that say what may pass: one_to_one translates all that its addresses send and get";
@@ -67,7 +68,7 @@ pub(crate) fn read(
     taken: &mut TakenNames,
     report: &mut Report<'_>,
 ) -> Option<Placed<NatRule>> {
-    let mut enabled = table.check_keys(&KEYS, report);
+    let mut enabled = table.check_keys(&[&KEYS[..], &pools::KEYS].concat(), report);
     let family = table.get("family").map_or(Some(Family::Ipv4), |node| node.choice("family", &FAMILIES, report));
     let translate = table.get("translate").map(|node| node.section("\"translate\"", A_TRANSLATION, report));
     if let Some(Some(translate)) = &translate {
@@ -87,10 +88,10 @@ pub(crate) fn read(
         .get("filtering")
         .map_or(Some(Dependence::AddressAndPortDependent), |node| node.choice("filtering", &DEPENDENCES, report));
     let selection = Selection { family, from, source, destination, service };
-    let (translate_source, translate_destination) = match translate {
-        Some(section) => translations(table, &section?, &selection, report)?,
-        None => return no_translation(table, report),
-    };
+    let Some(translate) = translate else { return no_translation(table, report) };
+    let translate = translate?;
+    let pool = pools::read(table, &translate, report);
+    let (translate_source, translate_destination) = translations(table, &translate, &selection, report)?;
 
     if !enabled {
         return None;
@@ -106,6 +107,7 @@ pub(crate) fn read(
         translate_destination,
         mapping: mapping?,
         filtering: filtering?,
+        pool: pool?,
         family: family?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),
@@ -131,7 +133,7 @@ fn translations(
     report: &mut Report<'_>,
 ) -> Option<Translations> {
     let kind = kind(table, translate, report)?;
-    let fits = fits(table, kind, report);
+    let fits = fits(table, translate, kind, report);
     let new_source = translate.get("source").map(|node| translate::source_translation(node, selection.family, report));
     let new_destination =
         translate.get("destination").map(|node| translate::new_destination(node, selection.family, report));
@@ -183,35 +185,42 @@ fn kind<'d>(table: &Section<'_>, translate: &Section<'d>, report: &mut Report<'_
     }
 }
 
+/// Keys that mean nothing for a kind of entry, and what is expected in their place.
+fn meaningless(kind: Kind<'_>) -> Vec<(&'static str, &'static str)> {
+    const FOLLOWS: &str =
+        "\"destination\" to say which packets it is about: where they go follows from the translation";
+    const SOURCES: &str = "it only beside translate.source";
+    const SOURCE_ALONE: &str = "it in an entry with translate.source alone";
+    let all = |keys: &[&'static str], expected| keys.iter().map(|key| (*key, expected)).collect::<Vec<_>>();
+    match kind {
+        Kind::Source => Vec::new(),
+        Kind::Destination => {
+            let sources = [&["mapping", "filtering"], &pools::KEYS[..]].concat();
+            [vec![("to", FOLLOWS)], all(&sources, SOURCES)].concat()
+        }
+        Kind::Both => vec![("filtering", SOURCE_ALONE)],
+        Kind::OneToOne(_) => {
+            let ports = [&["destination", "service", "mapping", "filtering"], &pools::KEYS[..]].concat();
+            all(&ports, WHOLE_ADDRESSES)
+        }
+    }
+}
+
 /// Reports keys that mean nothing, and lacks, for this kind of entry.
-fn fits(table: &Section<'_>, kind: Kind<'_>, report: &mut Report<'_>) -> bool {
-    let (beside, refused): (_, &[(&str, &str)]) = match kind {
+fn fits(table: &Section<'_>, translate: &Section<'_>, kind: Kind<'_>, report: &mut Report<'_>) -> bool {
+    let beside = match kind {
         Kind::Source => return true,
-        Kind::Destination => (
-            "translate.destination alone",
-            &[
-                ("to", "\"destination\" to say which packets it is about: where they go follows from the translation"),
-                ("mapping", "it only beside translate.source"),
-                ("filtering", "it only beside translate.source"),
-            ],
-        ),
-        Kind::Both => ("translate.destination", &[("filtering", "it in an entry with translate.source alone")]),
-        Kind::OneToOne(_) => (
-            "one_to_one",
-            &[
-                ("destination", WHOLE_ADDRESSES),
-                ("service", WHOLE_ADDRESSES),
-                ("mapping", WHOLE_ADDRESSES),
-                ("filtering", WHOLE_ADDRESSES),
-            ],
-        ),
+        Kind::Destination => "translate.destination alone",
+        Kind::Both => "translate.destination",
+        Kind::OneToOne(_) => "one_to_one",
     };
     let mut fits = true;
-    for (key, expected) in refused {
-        if let Some(node) = table.get(key) {
-            report.error(node.at, &Problem::Contradiction { what: format!("{key:?} beside {beside}"), expected });
-            fits = false;
-        }
+    let ports = translate.get("ports").filter(|_| !matches!(kind, Kind::Both));
+    let named = meaningless(kind).into_iter().filter_map(|(key, expected)| Some((table.get(key)?, expected)));
+    for (node, expected) in named.chain(ports.map(|node| (node, "it only beside translate.source"))) {
+        let what = format!("{:?} beside {beside}", node.key);
+        report.error(node.at, &Problem::Contradiction { what, expected });
+        fits = false;
     }
     let (key, expected) = match kind {
         Kind::OneToOne(_) => ("source", "\"10.1.0.16/28\", as many addresses as translate.source has"),
