@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bench::Part;
 use crate::control::PathChoice;
 use crate::show::What;
+use crate::whose::Subject;
 
 /// Where the policy is unless something else is said.
 pub const POLICY: &str = "/etc/flowhop/flowhop.toml";
@@ -42,6 +43,8 @@ pub enum Command {
     /// Move something to another place
     #[command(subcommand, after_help = "Example: flowhop move flow 4711 user")]
     Move(Move),
+    /// Say whose an external address and port are, or which ones an inside address has, by deterministic translation
+    Whose(WhoseArgs),
     /// Send the packets of a capture through the very same code: no root, no devices, virtual clock
     Replay(ReplayArgs),
     /// Say what this machine has and lacks, which path each interface takes and why, and what would make it faster
@@ -168,6 +171,23 @@ pub struct ShowArgs {
     /// Which daemon is asked.
     #[command(flatten)]
     pub target: Target,
+}
+
+/// `flowhop whose`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop whose 198.51.100.7:2048 -c /etc/flowhop/flowhop.toml\n\n\
+    Asks no daemon: the answer follows from `allocation = \"deterministic\"` in the policy file, which may be an old one.\n\
+    Exit code 1: no such translation knows the address.")]
+pub struct WhoseArgs {
+    /// An external address and port, or an inside address
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub subject: Subject,
+    /// The policy file
+    #[arg(short, long, value_name = "FILE", default_value = POLICY)]
+    pub config: PathBuf,
+    /// Print one JSON object
+    #[arg(short, long)]
+    pub json: bool,
 }
 
 /// `flowhop delete flow`.

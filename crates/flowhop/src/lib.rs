@@ -27,6 +27,7 @@ pub mod paths;
 pub mod replay;
 pub mod show;
 pub mod state;
+pub mod whose;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -73,6 +74,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         }
         Command::Run(args) => down::run(&args),
         Command::Down(args) => down::down(&args),
+        Command::Whose(args) => whose::whose(&args, &mut out),
         Command::Replay(args) => replay::run(&args, &mut out),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flowhop::replay::capture::{Captured, LinkType};
 use flowhop::replay::run::Replay;
 use flowhop::show::{Agent, ModuleInfo, View, What, moved};
+use flowhop::whose::{Lot, answer};
 use flowhop_engine::Path as EnginePath;
 use flowhop_flow::Reason;
 use flowhop_modules::{Names, Shared};
@@ -43,6 +44,11 @@ name = "pairs"
 source = "10.2.0.0/28"
 translate.source = "198.51.100.16/28"
 one_to_one = true
+[[nat]]
+name = "carrier"
+source = "100.64.0.0/22"
+translate.source = "198.51.100.64/28"
+allocation = "deterministic"
 "#;
 
 fn schema(name: &str) -> Value {
@@ -159,6 +165,15 @@ fn a_move_is_answered_as_its_schema_says() {
 }
 
 #[test]
+fn whose_an_address_is_is_said_as_its_schema_says() {
+    let root = schema("whose");
+    let address = |text: &str| text.parse().unwrap();
+    let lot = Lot { nat: "a", inside: address("10.1.0.2"), external: address("fd00::7"), ports: (1024, 2047) };
+    check(&root, &root, &answer(&[lot, lot]), "whose");
+    check(&root, &root, &answer(&[]), "whose");
+}
+
+#[test]
 fn a_flow_says_what_the_contract_says() {
     let value = view(What::Flows).value(What::Flows).unwrap();
     let flows = value["flows"].as_array().unwrap();
@@ -198,8 +213,10 @@ fn what_is_published_is_shown_beside_the_connections() {
     let value = view(What::Nat).value(What::Nat).unwrap();
     let entries = value["nat"].as_array().unwrap();
     let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["published", "one_to_one", "connection", "connection", "connection"]);
-    let (service, pairs) = (&entries[0], &entries[1]);
+    assert_eq!(kinds, ["published", "one_to_one", "deterministic", "connection", "connection", "connection"]);
+    let (service, pairs, lots) = (&entries[0], &entries[1], &entries[2]);
+    assert_eq!((&lots["source"], &lots["destination"]), (&"100.64.0.0-100.64.3.255".into(), &"any".into()));
+    assert_eq!((&lots["ports"], &lots["block"], &lots["sharing"]), (&"1024-65535".into(), &1008.into(), &64.into()));
     assert_eq!((&service["nat"], &service["flow"]), (&"publish".into(), &Value::Null));
     assert_eq!(service["service"], serde_json::json!(["tcp/443", "udp/1000-2000"]));
     assert_eq!(service["destination"], "198.51.100.1");

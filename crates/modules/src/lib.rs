@@ -18,7 +18,7 @@ pub mod shared;
 use flowhop_engine::Module;
 
 pub use names::Names;
-pub use nat::{Bindings, Endpoint, PortChange, Published};
+pub use nat::{Bindings, Endpoint, Lease, PortChange, Published};
 pub use shared::{Current, Reserved, Shared};
 
 /// The modules of a firewall, sharing one policy and one set of bindings.

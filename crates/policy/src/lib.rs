@@ -48,6 +48,9 @@
 //! parity = true                     # even ports become even ones, odd ports odd ones
 //! keep_port = true                  # a port stays as it is where it is free
 //! pooling = "paired"                # or "arbitrary": which of several external addresses
+//! allocation = "ports"              # or "blocks", "deterministic": how inside addresses come by external ports
+//! block = 512                       # ports at a time, with "blocks"
+//! log = true                        # mappings, or blocks
 //! limit.ports = 1000                # what one inside address may have
 //! limit.connections = 2000
 //! family = "ipv4"                   # or "ipv6"
@@ -87,7 +90,8 @@ mod read;
 pub use diagnostic::{Diagnostic, Severity};
 pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
-pub use model::pool::{NatLimits, Pooling, PortPool};
+pub use model::deterministic::Deterministic;
+pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
 pub use model::rule::{
     Action, Dependence, DestinationTranslation, Family, NatRule, NewConnection, RateLimit, Rule, SourceTranslation,
 };

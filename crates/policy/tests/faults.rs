@@ -338,6 +338,31 @@ nat = [ { name = \"a\" } ]
             (18, "\"keep_port\" beside one_to_one"),
         ],
     ),
+    // Ports for carriers: by blocks, or by the inside address.
+    (
+        "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nallocation = \"block\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"interface\"\nblock = 512\n[[nat]]\nname = \"c\"\nto = \"servers\"\ntranslate.source = \"interface\"\nallocation = \"blocks\"\nblock = 8\n",
+        &[
+            (9, "did you mean \"blocks\"?"),
+            (14, "\"block\" beside another allocation"),
+            (20, "\"block\" of 8 is out of range"),
+        ],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nsource = \"100.64.0.0/22\"\ntranslate.source = \"interface\"\nallocation = \"deterministic\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"198.51.100.1\"\nallocation = \"deterministic\"\n[[nat]]\nname = \"c\"\nto = \"servers\"\nsource = \"100.64.0.0/16\"\ntranslate.source = \"198.51.100.2\"\nallocation = \"deterministic\"\n",
+        &[(10, "at the address of an interface"), (11, "has no \"source\""), (21, "less than 16 external ports")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nsource = \"100.64.0.0/22\"\ntranslate.source = \"198.51.100.0/28\"\nallocation = \"deterministic\"\npooling = \"paired\"\nlog = true\n[[nat]]\nname = \"b\"\nto = \"inside\"\ndestination = \"192.0.2.1\"\ntranslate.destination = \"10.0.0.1\"\ntranslate.source = \"198.51.100.1\"\nallocation = \"blocks\"\n",
+        &[
+            (11, "\"pooling\" beside allocation"),
+            (12, "\"log\" beside allocation"),
+            (19, "\"allocation\" beside translate.destination"),
+        ],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nsource = \"100.64.0.0/22\"\ntranslate.source = \"198.51.100.0/28\"\nallocation = \"deterministic\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"198.51.100.15\"\n",
+        &[(11, "translation \"b\" gives out external addresses of \"a\"")],
+    ),
     // One to one: as many of one as of the other.
     (
         "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.16/28\"\ntranslate.source = \"198.51.100.16/29\"\n",

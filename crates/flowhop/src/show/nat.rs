@@ -1,18 +1,18 @@
-//! `show nat`: what is published, and the translations of live connections.
+//! `show nat`: what is published, what ports follow from inside addresses, and the translations of live connections.
 
 use std::io;
 use std::net::IpAddr;
 
-use flowhop_policy::{DestinationTranslation, NatRule, SourceTranslation, key_address};
+use flowhop_policy::{AddressSet, Allocation, DestinationTranslation, NatRule, SourceTranslation, key_address};
 use serde_json::{Value, json};
 
 use crate::show::View;
 use crate::show::connection::{Connection, live};
 
 impl View {
-    /// Published services and pairs in the order of the policy, then connections.
+    /// Published services, pairs and deterministic translations in the order of the policy, then connections.
     pub(super) fn nat(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
-        let published = self.policy.policy.nats.iter().filter_map(published);
+        let published = self.policy.policy.nats.iter().filter_map(|nat| published(nat).or_else(|| deterministic(nat)));
         let connections = live(&self.regions)
             .filter(|connection| connection.nat != 0 || connection.destination_nat != 0)
             .map(|connection| self.translated(&connection));
@@ -36,6 +36,9 @@ impl View {
             "translated_destination": translated_destination,
             "in": self.port_name(connection.steer(0).ingress),
             "out": self.output(connection, 0),
+            "ports": null,
+            "block": null,
+            "sharing": null,
         })
     }
 }
@@ -59,11 +62,50 @@ fn published(nat: &NatRule) -> Option<Value> {
         "translated_destination": inside(translation),
         "in": null,
         "out": null,
+        "ports": null,
+        "block": null,
+        "sharing": null,
+    }))
+}
+
+/// What an external address and port are worked out from; see [`flowhop_policy::Deterministic`].
+fn deterministic(nat: &NatRule) -> Option<Value> {
+    let (Allocation::Deterministic(lots), Some(SourceTranslation::Ranges(external))) =
+        (&nat.pool.allocation, &nat.translate_source)
+    else {
+        return None;
+    };
+    let inside = nat.source.of_family(nat.family);
+    let (first, last) = lots.ports();
+    let destination = addresses(&nat.destination);
+    Some(json!({
+        "kind": "deterministic",
+        "flow": null,
+        "nat": nat.name,
+        "destination_nat": null,
+        "protocol": null,
+        "service": nat.service.spelled(),
+        "source": addresses(&inside),
+        "destination": destination,
+        "translated_source": external.iter().map(|pair| range(*pair)).collect::<Vec<_>>().join(", "),
+        "translated_destination": destination,
+        "in": null,
+        "out": null,
+        "ports": format!("{first}-{last}"),
+        "block": lots.block(),
+        "sharing": u64::try_from(lots.sharing()).unwrap_or(u64::MAX),
     }))
 }
 
 fn external(translation: &DestinationTranslation) -> String {
-    let ranges = translation.external.ranges().iter();
+    addresses(&translation.external)
+}
+
+fn addresses(set: &AddressSet) -> String {
+    if set.is_any() {
+        return "any".to_owned();
+    }
+    let ranges = set.ranges().iter();
     let texts: Vec<String> = ranges.map(|(first, last)| range((key_address(*first), key_address(*last)))).collect();
     texts.join(", ")
 }

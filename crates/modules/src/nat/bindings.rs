@@ -6,6 +6,8 @@
 //! not by the interface that the connection leaves through. A binding lives as long as one of its connections; each
 //! takes a share. The modules share the bindings, all on the engine's one thread; the lock is never contended.
 
+mod choose;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,10 +17,13 @@ use flowhop_flow::record::Tick;
 use flowhop_policy::{Dependence, NatLimits};
 use rand_core::RngCore;
 
+use super::blocks::{Blocks, Cut};
 use super::permits::Permits;
-use super::pool::{PortRange, Ports};
+use super::pool::Ports;
 use super::resting::Resting;
 use super::subscribers::Subscribers;
+
+pub(super) use choose::Choices;
 
 /// Address and port (or echo identifier) of one protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,6 +46,23 @@ pub struct PortChange {
     pub used: bool,
 }
 
+/// External ports came into an inside address's use, or out of it, and are to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Identity of the translation.
+    pub nat: u16,
+    /// The inside endpoint; of a block its address, with the protocol and the port 0.
+    pub inside: Endpoint,
+    /// The external address.
+    pub external: Address,
+    /// First and last external port.
+    pub ports: (u16, u16),
+    /// A block of ports, for all protocols.
+    pub block: bool,
+    /// In use from now on.
+    pub begun: bool,
+}
+
 /// What a binding is made for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
@@ -54,6 +76,9 @@ pub(super) struct Terms {
     pub(super) rule: u16,
     pub(super) mapping: Dependence,
     pub(super) filtering: Dependence,
+    /// The blocks that its external port is from.
+    pub(super) cut: Option<Cut>,
+    pub(super) log: bool,
 }
 
 impl Terms {
@@ -81,28 +106,14 @@ const fn scope(mapping: Dependence, remote: &Endpoint) -> Scope {
     }
 }
 
-/// What a binding may look like from outside.
-pub(super) struct Choices<'a> {
-    /// Addresses for a new one, the best first.
-    pub(super) addresses: &'a [Address],
-    /// Whether one that has this address goes on being used.
-    pub(super) keeps: &'a dyn Fn(&Address) -> bool,
-    /// Whether a new one may have this port of this address.
-    pub(super) allowed: &'a dyn Fn(&Address, u16) -> bool,
-    /// An inside address that has mappings gets no other external address.
-    pub(super) paired: bool,
-    /// The port that it should have if that is free.
-    pub(super) wanted: Option<u16>,
-    /// Ports for a new one, the best first.
-    pub(super) ports: &'a [PortRange],
-    pub(super) limits: NatLimits,
-}
-
 #[derive(Debug)]
 struct Binding {
     place: Place,
     rule: u16,
     filtering: Dependence,
+    /// The first port of the block that it is in.
+    block: Option<u16>,
+    log: bool,
     sessions: u32,
     /// Connections by remote address, kept where filtering asks for it.
     remotes: HashMap<Address, u32>,
@@ -136,7 +147,9 @@ struct State {
     resting: Resting,
     subscribers: Subscribers,
     permits: Permits,
+    blocks: Blocks,
     changes: Vec<PortChange>,
+    leases: Vec<Lease>,
 }
 
 /// All bindings.
@@ -154,7 +167,9 @@ impl Bindings {
             resting: Resting::new(connections as usize / 2),
             subscribers: Subscribers::default(),
             permits: Permits::default(),
+            blocks: Blocks::default(),
             changes: Vec::new(),
+            leases: Vec::new(),
         };
         Self(Arc::new(Mutex::new(state)))
     }
@@ -185,7 +200,8 @@ impl Bindings {
         }
         let external = state.choose(&terms, choices, random, now).ok_or(Reason::NatExhausted)?;
         state.resting.wake(&external);
-        state.bind(&terms, external);
+        let begun = state.bind(&terms, external);
+        state.leases.extend(begun.filter(|_| terms.log));
         Ok(external)
     }
 
@@ -195,7 +211,10 @@ impl Bindings {
         match state.by_external.get(&external).map(|binding| binding.is_of(&terms.inside, terms.nat)) {
             Some(false) => return false,
             Some(true) => state.take_share(&external, terms.remote.address),
-            None => state.bind(&terms, external),
+            None => {
+                // What began was logged when it did.
+                let _begun = state.bind(&terms, external);
+            }
         }
         true
     }
@@ -212,7 +231,7 @@ impl Bindings {
         if binding.sessions > 0 {
             return;
         }
-        let place = binding.place;
+        let (place, block, log) = (binding.place, binding.block, binding.log);
         state.by_external.remove(&external);
         if let Some(externals) = state.by_inside.get_mut(&place) {
             externals.retain(|other| *other != external);
@@ -227,6 +246,14 @@ impl Bindings {
         }
         state.forget_empty(&place);
         state.resting.lay_down(external, inside, now);
+        let ended = match block {
+            Some(first) => {
+                let last = state.blocks.unbound(external.address, first);
+                last.map(|last| Lease::block(&inside, nat, external.address, (first, last)))
+            }
+            None => Some(Lease::mapping(&inside, nat, &external)),
+        };
+        state.leases.extend(ended.filter(|_| log).map(|lease| Lease { begun: false, ..lease }));
         state.changes.push(PortChange { endpoint: external, used: false });
     }
 
@@ -306,6 +333,12 @@ impl Bindings {
         std::mem::take(&mut self.state().changes)
     }
 
+    /// What is to be logged since the last call.
+    #[must_use]
+    pub fn take_leases(&self) -> Vec<Lease> {
+        std::mem::take(&mut self.state().leases)
+    }
+
     /// The ports, or identifiers, of an address that bindings of a protocol use: one bit for each, the lowest first.
     /// `None` when there is none.
     #[must_use]
@@ -327,36 +360,6 @@ impl Bindings {
 }
 
 impl State {
-    /// An external endpoint that is free. What rests is taken only where there is nothing else.
-    fn choose(
-        &mut self,
-        terms: &Terms,
-        choices: &Choices<'_>,
-        random: &mut dyn RngCore,
-        now: Tick,
-    ) -> Option<Endpoint> {
-        let paired = self.subscribers.external(&terms.inside.address, terms.nat);
-        let paired = paired.filter(|address| choices.paired && (choices.keeps)(address));
-        let addresses = paired.as_ref().map_or(choices.addresses, std::slice::from_ref);
-        for wakes in [false, true] {
-            for address in addresses {
-                let external = |port| Endpoint { port, address: *address, ..terms.inside };
-                let allowed = |port| {
-                    let rests = || self.resting.holds(&external(port), &terms.inside, now);
-                    (choices.allowed)(address, port) && (wakes || !rests())
-                };
-                let ports = self.ports.get(&(*address, terms.inside.protocol));
-                let wanted =
-                    choices.wanted.filter(|port| ports.is_none_or(|ports| !ports.is_used(*port)) && allowed(*port));
-                let find = |range: &PortRange| Ports::find(ports, range, &mut *random, allowed);
-                if let Some(port) = wanted.or_else(|| choices.ports.iter().find_map(find)) {
-                    return Some(external(port));
-                }
-            }
-        }
-        None
-    }
-
     fn take_share(&mut self, external: &Endpoint, remote: Address) {
         if let Some(binding) = self.by_external.get_mut(external) {
             binding.take_share(remote);
@@ -364,10 +367,18 @@ impl State {
         }
     }
 
-    fn bind(&mut self, terms: &Terms, external: Endpoint) {
+    /// Notes a binding; what came into use with it, a mapping or a block.
+    fn bind(&mut self, terms: &Terms, external: Endpoint) -> Option<Lease> {
         let place = terms.place();
-        let Terms { rule, filtering, .. } = *terms;
-        let binding = Binding { place, rule, filtering, sessions: 0, remotes: HashMap::new() };
+        let Terms { inside, nat, rule, filtering, log, .. } = *terms;
+        let owner = (inside.address, nat);
+        let block = terms.cut.and_then(|cut| self.blocks.bound(owner, external.address, external.port, cut));
+        let lease = match block {
+            Some((first, last)) => last.map(|last| Lease::block(&inside, nat, external.address, (first, last))),
+            None => Some(Lease::mapping(&inside, nat, &external)),
+        };
+        let block = block.map(|(first, _)| first);
+        let binding = Binding { place, rule, filtering, block, log, sessions: 0, remotes: HashMap::new() };
         // One is the rule: the memory of a list that grows by itself would be wasted on most of them.
         let externals = self.by_inside.entry(place).or_default();
         externals.reserve_exact(1);
@@ -378,12 +389,25 @@ impl State {
         self.subscribers.bound(terms.inside.address, terms.nat, external.address);
         self.take_share(&external, terms.remote.address);
         self.changes.push(PortChange { endpoint: external, used: true });
+        lease
     }
 
     fn forget_empty(&mut self, place: &(Address, u8)) {
         if self.ports.get(place).is_some_and(Ports::is_empty) {
             self.ports.remove(place);
         }
+    }
+}
+
+impl Lease {
+    const fn mapping(inside: &Endpoint, nat: u16, external: &Endpoint) -> Self {
+        let ports = (external.port, external.port);
+        Self { nat, inside: *inside, external: external.address, ports, block: false, begun: true }
+    }
+
+    const fn block(inside: &Endpoint, nat: u16, external: Address, ports: (u16, u16)) -> Self {
+        let inside = Endpoint { protocol: 0, address: inside.address, port: 0 };
+        Self { nat, inside, external, ports, block: true, begun: true }
     }
 }
 

@@ -11,7 +11,7 @@ use flowhop_policy::{Action, Dependence, NatRule, ZoneId};
 
 use super::bindings::{Bindings, Caller, Endpoint, Terms};
 use super::{
-    destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, translated_ports,
+    cut, destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, translated_ports,
     with_destination_port,
 };
 use crate::shared::{Current, Shared};
@@ -144,6 +144,8 @@ impl Module for Inbound {
             rule: session.rule,
             mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
             filtering: rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering),
+            cut: rule.and_then(|nat| cut(&nat.pool)),
+            log: rule.is_some_and(|nat| nat.log),
         };
         self.bindings.adopt(terms, external)
     }

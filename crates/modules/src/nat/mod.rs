@@ -8,6 +8,7 @@
 //! A connection may have both ends translated, each by the first translation that is about it.
 
 mod bindings;
+mod blocks;
 mod destination;
 mod inbound;
 mod permits;
@@ -20,10 +21,12 @@ mod subscribers;
 use flowhop_engine::module::SessionView;
 use flowhop_flow::Key;
 use flowhop_flow::key::{port, ports};
-use flowhop_policy::{NatRule, SourceTranslation};
+use flowhop_policy::{Allocation, NatRule, PortPool, SourceTranslation};
 use flowhop_wire::{icmp4, icmp6, protocol};
 
-pub use bindings::{Bindings, Endpoint, PortChange};
+use blocks::Cut;
+
+pub use bindings::{Bindings, Endpoint, Lease, PortChange};
 pub use destination::Destination;
 pub use inbound::Inbound;
 pub use published::Published;
@@ -40,6 +43,13 @@ fn is_of_interface(current: &Current, identity: u16) -> bool {
 /// The translation with an identity.
 fn nat_of(current: &Current, identity: u16) -> Option<&NatRule> {
     current.nats.iter().position(|number| *number == identity).and_then(|index| current.policy.nats.get(index))
+}
+
+/// The blocks that a translation gives its ports out in.
+fn cut(pool: &PortPool) -> Option<Cut> {
+    let Allocation::Blocks(size) = pool.allocation else { return None };
+    let (first, last) = pool.whole_range();
+    Some(Cut { first, last, size })
 }
 
 /// Whom a connection's first packet is sent to, as its sender addresses it; of echo the port is 0.

@@ -95,6 +95,26 @@ impl Ports {
     }
 }
 
+/// Ranges of ports, those that are even or odd as a port is first.
+pub(super) fn of_parity(ranges: &[(u16, u16)], like: Option<u16>) -> Vec<PortRange> {
+    let same = like.into_iter().flat_map(|port| ranges.iter().map(move |range| PortRange::new(*range, Some(port))));
+    same.chain(ranges.iter().map(|range| PortRange::new(*range, None))).collect()
+}
+
+/// A free port of some ranges: the one that is wanted, else a random one, of the first range that has one. No `ports`:
+/// none is in use.
+pub(super) fn search(
+    ports: Option<&Ports>,
+    ranges: &[PortRange],
+    wanted: Option<u16>,
+    random: &mut dyn RngCore,
+    allowed: impl Fn(u16) -> bool,
+) -> Option<u16> {
+    let free = |port: &u16| ports.is_none_or(|ports| !ports.is_used(*port)) && allowed(*port);
+    let wanted = wanted.filter(|port| ranges.iter().any(|range| range.contains(*port))).filter(free);
+    wanted.or_else(|| ranges.iter().find_map(|range| Ports::find(ports, range, random, &allowed)))
+}
+
 /// Ports between two, both included; all, or the even or odd ones alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PortRange {
@@ -111,6 +131,11 @@ impl PortRange {
             Some(port) if first == u16::MAX && (port ^ first) & 1 != 0 => Self { first, last: 0, step: 2 },
             Some(port) => Self { first: first + ((port ^ first) & 1), last, step: 2 },
         }
+    }
+
+    /// Whether a port is between the two; of either parity.
+    const fn contains(&self, port: u16) -> bool {
+        self.first <= port && port <= self.last
     }
 
     const fn len(&self) -> u32 {

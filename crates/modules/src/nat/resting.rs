@@ -12,6 +12,15 @@ use super::bindings::Endpoint;
 /// How long a port rests, in ticks: 120 seconds.
 const REST: Tick = 114_441;
 
+/// Who had a port, for whom it does not have to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// An inside endpoint.
+    Endpoint,
+    /// An inside address, which has ports to itself.
+    Address,
+}
+
 /// See the module. In bounded memory: where more ports are freed than there is room for, the oldest rest for less.
 #[derive(Debug)]
 pub(super) struct Resting {
@@ -50,9 +59,13 @@ impl Resting {
     }
 
     /// Whether a port should not be given to an inside endpoint yet.
-    pub(super) fn holds(&self, external: &Endpoint, inside: &Endpoint, now: Tick) -> bool {
+    pub(super) fn holds(&self, external: &Endpoint, inside: &Endpoint, holder: Holder, now: Tick) -> bool {
         let rest = self.ports.get(external);
-        rest.is_some_and(|rest| rest.inside != *inside && now.wrapping_sub(rest.since) <= REST)
+        let same = |rest: &Rest| match holder {
+            Holder::Endpoint => rest.inside == *inside,
+            Holder::Address => rest.inside.address == inside.address,
+        };
+        rest.is_some_and(|rest| !same(rest) && now.wrapping_sub(rest.since) <= REST)
     }
 
     /// A port is in use again.

@@ -4,6 +4,7 @@
 //! another source as well, whether a translation was written for that way or not: the answers would else go past the
 //! box, and the client would not know them (RFC 4787 REQ-9, RFC 5382 REQ-8: external source address and port).
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use flowhop_engine::interfaces::Interfaces;
@@ -12,15 +13,15 @@ use flowhop_flow::key::{self, Address, port};
 use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{
-    Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, SourceTranslation, ZoneId, address_key,
-    key_address,
+    Allocation, Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, SourceTranslation, ZoneId,
+    address_key, key_address,
 };
 use flowhop_wire::protocol;
 
 use super::bindings::{Bindings, Choices, Endpoint, Terms};
-use super::pool::PortRange;
+use super::resting::Holder;
 use super::{
-    has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
+    cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
 };
 use crate::filter;
 use crate::shared::{Current, Shared, connection, number};
@@ -46,8 +47,8 @@ impl Choice<'_> {
         self.nat.and_then(|nat| nat.translate_source.as_ref())
     }
 
-    fn pool(&self) -> PortPool {
-        self.nat.map_or_else(PortPool::default, |nat| nat.pool.clone())
+    fn pool(&self) -> Cow<'_, PortPool> {
+        self.nat.map_or_else(Cow::default, |nat| Cow::Borrowed(&nat.pool))
     }
 
     fn mapping(&self) -> Dependence {
@@ -102,7 +103,18 @@ impl Source {
         current: &Current,
         context: &mut Context<'_>,
     ) -> Step {
-        let addresses = external_addresses(choice, &session.key, via, context);
+        let pool = choice.pool();
+        let lot = match &pool.allocation {
+            Allocation::Deterministic(lots) => match lots.external_of(key::ip(&session.key.source)) {
+                Some((address, ports)) => Some((key::address(address), ports)),
+                None => return Step::Drop(Reason::NatExhausted),
+            },
+            _ => None,
+        };
+        let addresses = match lot {
+            Some((address, _)) => vec![address],
+            None => external_addresses(choice, &session.key, via, context),
+        };
         if addresses.is_empty() {
             return Step::Drop(Reason::NatExhausted);
         }
@@ -135,8 +147,13 @@ impl Source {
             rule: session.rule,
             mapping: choice.mapping(),
             filtering: choice.filtering(),
+            cut: cut(&pool),
+            log: choice.nat.is_some_and(|nat| nat.log),
         };
-        let pool = choice.pool();
+        let sided = Some(inside_port).filter(|_| !is_echo(protocol));
+        let ranges = lot.map_or_else(|| pool.ranges(sided), |(_, ports)| vec![ports]);
+        let like = sided.filter(|_| pool.parity);
+        let holder = if pool.allocation == Allocation::Ports { Holder::Endpoint } else { Holder::Address };
         let choices = Choices {
             addresses: &addresses,
             keeps: &keeps,
@@ -144,7 +161,9 @@ impl Source {
             paired: pool.pooling == Pooling::Paired
                 && matches!(choice.new_source(), Some(SourceTranslation::Ranges(_))),
             wanted: pool.keeps(inside_port).then_some(inside_port),
-            ports: &port_ranges(&pool, protocol, inside_port),
+            ports: &pool::of_parity(&ranges, like),
+            like,
+            holder,
             limits: pool.limits,
         };
         let external = match self.bindings.map(terms, &choices, context.random, context.now) {
@@ -173,6 +192,10 @@ impl Source {
         let bound = mapping_of(session)
             .is_none_or(|(inside, external, _)| self.bindings.holds(&inside, session.nat, &external));
         let offered = match choice.new_source() {
+            _ if let Allocation::Deterministic(lots) = &choice.pool().allocation => {
+                let port = port(translated_ports(session), 0);
+                lots.inside_of(key::ip(&reverse.destination), port) == Some(key::ip(&forward.source))
+            }
             Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(&reverse.destination)),
             _ => true,
         };
@@ -251,6 +274,8 @@ impl Module for Source {
             rule: session.rule,
             mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
             filtering: rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering),
+            cut: rule.and_then(|nat| cut(&nat.pool)),
+            log: rule.is_some_and(|nat| nat.log),
         };
         self.bindings.adopt(terms, external)
     }
@@ -309,16 +334,6 @@ fn mapped_port(key: &Key) -> Option<u16> {
         protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Some(key.source_port()),
         _ => None,
     }
-}
-
-/// Where a new external port comes from, the best first.
-fn port_ranges(pool: &PortPool, protocol: u8, inside: u16) -> Vec<PortRange> {
-    let echo = is_echo(protocol);
-    let ranges = pool.ranges((!echo).then_some(inside));
-    let like = Some(inside).filter(|_| pool.parity && !echo);
-    let of_parity =
-        like.into_iter().flat_map(|port| ranges.iter().map(move |range| PortRange::new(*range, Some(port))));
-    of_parity.chain(ranges.iter().map(|range| PortRange::new(*range, None))).collect()
 }
 
 /// The external address in the place of an inside one.

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod bed;
+mod carrier;
 mod connections;
 mod errors;
 mod live;

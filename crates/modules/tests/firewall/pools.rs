@@ -10,17 +10,17 @@ use crate::bed::{Bed, LAN, WAN, at, ip};
 use crate::mapping::udp;
 use crate::translation::{HIDE, policy, syn};
 
-const REMOTE: &str = "198.51.100.2:53";
-const SECOND: u32 = 954;
+pub(crate) const REMOTE: &str = "198.51.100.2:53";
+pub(crate) const SECOND: u32 = 954;
 
-fn pool(addresses: &str, more: &str) -> String {
+pub(crate) fn pool(addresses: &str, more: &str) -> String {
     let hide = HIDE.replace("\"interface\"", &format!("\"{addresses}\""));
     policy(&[&format!("{hide}{more}\n")])
 }
 
 impl Bed {
     /// Ends everything at once.
-    fn end_all(&mut self) {
+    pub(crate) fn end_all(&mut self) {
         let table = self.engine.table();
         let serials: Vec<u32> =
             table.live_blocks().map(|number| table.block(number).unwrap().owner.serial.load()).collect();
@@ -32,7 +32,7 @@ impl Bed {
     }
 
     #[track_caller]
-    fn refuses(&mut self, from: &str, reason: Reason) {
+    pub(crate) fn refuses(&mut self, from: &str, reason: Reason) {
         self.refused(LAN, &udp(from, at(REMOTE)), Kind::Drop, reason);
     }
 }

@@ -1,6 +1,7 @@
 //! The policy as the rest of the program sees it.
 
 pub(crate) mod address;
+pub(crate) mod deterministic;
 pub(crate) mod pool;
 pub(crate) mod ranges;
 pub(crate) mod rule;

@@ -1,5 +1,7 @@
 //! How a source translation shares out its external addresses and ports.
 
+use super::deterministic::Deterministic;
+
 /// Which of several external addresses the mappings of an inside address get (RFC 4787 section 4.1, REQ-2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Pooling {
@@ -19,6 +21,18 @@ impl Pooling {
             Self::Arbitrary => "arbitrary",
         }
     }
+}
+
+/// How an inside address comes by external ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Allocation {
+    /// One by one.
+    #[default]
+    Ports,
+    /// So many at a time, which are its own as long as it uses one of them.
+    Blocks(u16),
+    /// They follow from its address.
+    Deterministic(Deterministic),
 }
 
 /// What one inside address may have under a translation (RFC 6888 REQ-4, REQ-5).
@@ -41,6 +55,8 @@ pub struct PortPool {
     pub keep_port: bool,
     /// Which of several addresses.
     pub pooling: Pooling,
+    /// How an inside address comes by ports.
+    pub allocation: Allocation,
     /// What one inside address may have.
     pub limits: NatLimits,
 }
@@ -64,6 +80,12 @@ impl PortPool {
             (_, None) => vec![high],
         };
         ranges.into_iter().filter(|(first, last)| first <= last).collect()
+    }
+
+    /// All ports that are given out in blocks or by the address.
+    #[must_use]
+    pub fn whole_range(&self) -> (u16, u16) {
+        self.ports.unwrap_or((LAST_SYSTEM + 1, u16::MAX))
     }
 
     /// Whether a port may be kept.

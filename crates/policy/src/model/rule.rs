@@ -271,6 +271,8 @@ pub struct NatRule {
     pub filtering: Dependence,
     /// How its external ports are shared out.
     pub pool: PortPool,
+    /// Whether its mappings, or blocks of ports, are logged.
+    pub log: bool,
     /// The family that it translates.
     pub family: Family,
     /// The file that it stands in.

@@ -125,6 +125,7 @@ fn finish(
 ) -> Result<Checked, Vec<Diagnostic>> {
     policy.zones = scope.zones.names;
     // Rules at fault are not among these, and leaving out a rule hides no other.
+    review::shared_pools(&nats, &mut report);
     review::reach(&rules, &nats, policy.zones.len(), &mut report);
     if !report.has_errors() {
         // A rule at fault might be the one that allows SSH.

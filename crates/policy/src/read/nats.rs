@@ -7,7 +7,7 @@ use super::node::{Choice, Node, Section};
 use super::pools;
 use super::problem::Problem;
 use super::report::Report;
-use super::rules::{Placed, Scope, TakenNames, address_set, name, service_set, zone_match};
+use super::rules::{Placed, Scope, TakenNames, address_set, flag, name, service_set, zone_match};
 use super::translate::{self, NewDestination};
 use crate::model::address::{address_key, key_address};
 use crate::{
@@ -91,7 +91,14 @@ pub(crate) fn read(
     let Some(translate) = translate else { return no_translation(table, report) };
     let translate = translate?;
     let pool = pools::read(table, &translate, report);
+    let log = flag(table, "log", false, report);
     let (translate_source, translate_destination) = translations(table, &translate, &selection, report)?;
+    let pool = match (pool, &selection.source, family) {
+        (Some(pool), Some(source), Some(family)) => {
+            pools::deterministic(table, pool, source, family, translate_source.as_ref(), report)
+        }
+        _ => None,
+    };
 
     if !enabled {
         return None;
@@ -108,6 +115,7 @@ pub(crate) fn read(
         mapping: mapping?,
         filtering: filtering?,
         pool: pool?,
+        log: log?,
         family: family?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),
@@ -198,7 +206,7 @@ fn meaningless(kind: Kind<'_>) -> Vec<(&'static str, &'static str)> {
             let sources = [&["mapping", "filtering"], &pools::KEYS[..]].concat();
             [vec![("to", FOLLOWS)], all(&sources, SOURCES)].concat()
         }
-        Kind::Both => vec![("filtering", SOURCE_ALONE)],
+        Kind::Both => all(&["filtering", "allocation", "block"], SOURCE_ALONE),
         Kind::OneToOne(_) => {
             let ports = [&["destination", "service", "mapping", "filtering"], &pools::KEYS[..]].concat();
             all(&ports, WHOLE_ADDRESSES)

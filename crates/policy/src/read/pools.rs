@@ -6,17 +6,34 @@ use super::node::{Choice, Node, Section};
 use super::problem::Problem;
 use super::report::Report;
 use super::services;
-use crate::{NatLimits, Pooling, PortPool};
+use crate::{
+    AddressSet, Allocation, Deterministic, Family, NatLimits, Pooling, PortPool, SourceTranslation, key_address,
+};
 
 /// Keys of the entry itself; `translate.ports` is read here as well.
-pub(super) const KEYS: [&str; 4] = ["parity", "keep_port", "pooling", "limit"];
+pub(super) const KEYS: [&str; 7] = ["parity", "keep_port", "pooling", "limit", "allocation", "block", "log"];
 const LIMIT_KEYS: [&str; 2] = ["ports", "connections"];
 const A_LIMIT: &str = "limit.ports = 1000, limit.connections = 2000, or both";
 const A_COUNT: &str = "a number between 1 and 4294967295";
 const ONE_RANGE: &str = "one range of ports, such as \"1024-65535\"";
 const POOLINGS: [Choice<Pooling>; 2] = [("paired", Some(Pooling::Paired)), ("arbitrary", Some(Pooling::Arbitrary))];
 
-/// Reads them. `None` after a fault.
+/// Fewest ports in a block.
+const SMALLEST_BLOCK: u16 = 16;
+const BLOCK: u16 = 512;
+
+/// The words of `allocation`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Ports,
+    Blocks,
+    Deterministic,
+}
+
+const ALLOCATIONS: [Choice<Word>; 3] =
+    [("ports", Some(Word::Ports)), ("blocks", Some(Word::Blocks)), ("deterministic", Some(Word::Deterministic))];
+
+/// Reads them; what follows from addresses is left to [`deterministic`]. `None` after a fault.
 pub(super) fn read(table: &Section<'_>, translate: &Section<'_>, report: &mut Report<'_>) -> Option<PortPool> {
     let ports = translate.get("ports").map_or(Some(None), |node| port_range(node, report).map(Some));
     let flag = |key, report: &mut Report<'_>| table.get(key).map_or(Some(false), |node| node.boolean(report));
@@ -24,7 +41,93 @@ pub(super) fn read(table: &Section<'_>, translate: &Section<'_>, report: &mut Re
     let keep_port = flag("keep_port", report);
     let pooling = table.get("pooling").map_or(Some(Pooling::Paired), |node| node.choice("pooling", &POOLINGS, report));
     let limits = table.get("limit").map_or(Some(NatLimits::default()), |node| limits(node, report));
-    Some(PortPool { ports: ports?, parity: parity?, keep_port: keep_port?, pooling: pooling?, limits: limits? })
+    let allocation = allocation(table, ports, report);
+    Some(PortPool {
+        ports: ports?,
+        parity: parity?,
+        keep_port: keep_port?,
+        pooling: pooling?,
+        allocation: allocation?,
+        limits: limits?,
+    })
+}
+
+fn allocation(table: &Section<'_>, ports: Option<Option<(u16, u16)>>, report: &mut Report<'_>) -> Option<Allocation> {
+    let word =
+        table.get("allocation").map_or(Some(Word::Ports), |node| node.choice("allocation", &ALLOCATIONS, report))?;
+    let mut fits = true;
+    let mut refuse = |key, beside: &str, expected| {
+        if let Some(node) = table.get(key) {
+            let what = format!("{key:?} beside {beside}");
+            report.error(node.at, &Problem::Contradiction { what, expected });
+            fits = false;
+        }
+    };
+    if word != Word::Blocks {
+        refuse("block", "another allocation", "allocation = \"blocks\", or no \"block\"");
+    }
+    if word == Word::Deterministic {
+        refuse("pooling", "allocation = \"deterministic\"", "none: the external address follows from the inside one");
+        refuse("log", "allocation = \"deterministic\"", "none: nothing has to be logged");
+    }
+    if word != Word::Blocks {
+        return fits.then_some(Allocation::Ports);
+    }
+    let whole = PortPool { ports: ports?, ..PortPool::default() }.whole_range();
+    match table.get("block") {
+        Some(node) => block_size(node, whole, report).map(Allocation::Blocks),
+        None => Some(Allocation::Blocks(BLOCK.min((whole.1 - whole.0).saturating_add(1)))),
+    }
+}
+
+fn block_size(node: Node<'_>, (first, last): (u16, u16), report: &mut Report<'_>) -> Option<u16> {
+    let most = (last - first).saturating_add(1);
+    let expected = format!("a number of ports between {SMALLEST_BLOCK} and {most}, all that there are");
+    let DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
+    let size = node.as_integer().and_then(|number| u16::try_from(number).ok());
+    let size = size.filter(|size| (SMALLEST_BLOCK..=most).contains(size));
+    if size.is_none() {
+        let value = written.as_str().to_owned();
+        report.error(node.at, &Problem::OutOfRange { what: "\"block\" of".to_owned(), value, expected });
+    }
+    size
+}
+
+/// Works out `allocation = "deterministic"`, if that is asked for. `None` after a fault.
+pub(super) fn deterministic(
+    table: &Section<'_>,
+    mut pool: PortPool,
+    source: &AddressSet,
+    family: Family,
+    external: Option<&SourceTranslation>,
+    report: &mut Report<'_>,
+) -> Option<PortPool> {
+    const NAMED: &str = "translate.source = \"198.51.100.0/28\", addresses that are named";
+    let Some(node) = table.get("allocation") else { return Some(pool) };
+    if node.string(report)? != "deterministic" {
+        return Some(pool);
+    }
+    if table.get("source").is_none() {
+        let (place, expected) = ("a deterministic translation", "\"100.64.0.0/22\"");
+        report.error(table.at, &Problem::MissingKey { key: "source", place, expected });
+        return None;
+    }
+    let Some(SourceTranslation::Ranges(ranges)) = external else {
+        let what = "allocation = \"deterministic\" at the address of an interface".to_owned();
+        report.error(node.at, &Problem::Contradiction { what, expected: NAMED });
+        return None;
+    };
+    let of_family = source.of_family(family);
+    let inside: Vec<_> =
+        of_family.ranges().iter().map(|(first, last)| (key_address(*first), key_address(*last))).collect();
+    let lots = Deterministic::new(&inside, ranges, pool.whole_range());
+    let Some(lots) = lots.filter(|lots| lots.block() >= SMALLEST_BLOCK) else {
+        let what = format!("less than {SMALLEST_BLOCK} external ports for each address of \"source\"");
+        report.error(node.at, &Problem::Contradiction { what, expected: "more external addresses, or fewer sources" });
+        return None;
+    };
+    pool.allocation = Allocation::Deterministic(lots);
+    Some(pool)
 }
 
 fn port_range(node: Node<'_>, report: &mut Report<'_>) -> Option<(u16, u16)> {

@@ -1,9 +1,11 @@
 //! What a policy without faults may still have got wrong.
 
-use super::problem::Doubt;
+use super::problem::{Doubt, Problem};
 use super::report::Report;
 use super::rules::Placed;
-use crate::{Action, AddressSet, Family, NatRule, Rule, RuleTarget, ServiceSet, ZoneId, ZoneMatch};
+use crate::{
+    Action, AddressSet, Allocation, Family, NatRule, Rule, RuleTarget, ServiceSet, SourceTranslation, ZoneId, ZoneMatch,
+};
 
 /// Warns of rules and translations that match nothing or are never reached.
 pub(crate) fn reach(rules: &[Placed<Rule>], nats: &[Placed<NatRule>], zone_count: usize, report: &mut Report<'_>) {
@@ -27,6 +29,30 @@ pub(crate) fn reach(rules: &[Placed<Rule>], nats: &[Placed<NatRule>], zone_count
             let place = report.place(by.at, nat.at.file);
             let (name, by) = (name.clone(), by.what.name.clone());
             report.warning(nat.at, &Doubt::Unreachable { kind: "translation", name, by, place });
+        }
+    }
+}
+
+/// Refuses external addresses that one translation gives out by blocks or by the inside address, and another one gives
+/// out as well: their ports would not have the owner that follows, or that is logged.
+pub(crate) fn shared_pools(nats: &[Placed<NatRule>], report: &mut Report<'_>) {
+    const OF_ITS_OWN: &str = "external addresses that no other translation gives out";
+    let ranges = |nat: &NatRule| match &nat.translate_source {
+        Some(SourceTranslation::Ranges(ranges)) => ranges.clone(),
+        Some(SourceTranslation::OneToOne { external, .. }) => vec![*external],
+        _ => Vec::new(),
+    };
+    let carried = |nat: &NatRule| nat.pool.allocation != Allocation::Ports;
+    for (index, nat) in nats.iter().enumerate() {
+        let own = ranges(&nat.what);
+        let meets = |other: &&Placed<NatRule>| {
+            let others = ranges(&other.what);
+            (carried(&nat.what) || carried(&other.what))
+                && own.iter().any(|own| others.iter().any(|other| own.0 <= other.1 && other.0 <= own.1))
+        };
+        if let Some(other) = nats[..index].iter().find(meets) {
+            let what = format!("translation {:?} gives out external addresses of {:?}", nat.what.name, other.what.name);
+            report.error(nat.at, &Problem::Contradiction { what, expected: OF_ITS_OWN });
         }
     }
 }

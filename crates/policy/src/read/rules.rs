@@ -233,6 +233,6 @@ fn evaluate<S: NamedSet>(names: &Names<S>, entries: &[Entry<S>], enabled: bool, 
     if enabled { names.evaluate(entries, report) } else { None }
 }
 
-fn flag(table: &Section<'_>, key: &str, default: bool, report: &mut Report<'_>) -> Option<bool> {
+pub(crate) fn flag(table: &Section<'_>, key: &str, default: bool, report: &mut Report<'_>) -> Option<bool> {
     table.get(key).map_or(Some(default), |node| node.boolean(report))
 }
