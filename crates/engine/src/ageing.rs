@@ -1,10 +1,11 @@
 //! Ageing: a timer wheel that is armed once for a connection and, when it fires, looks at the last-seen stamps
 //! and is armed again for what remains. Packets never touch a timer.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use flowhop_flow::record::{Block, Tick};
-use flowhop_flow::tcp::Phase;
+use flowhop_flow::tcp::{Phase, flag};
 use flowhop_table::BlockIndex;
 use flowhop_wire::protocol;
 use hierarchical_hash_wheel_timer::wheels::Skip;
@@ -73,13 +74,23 @@ impl Wheel {
     }
 }
 
+/// How long a connection is remembered that came in to a mapping and was refused by its host, in ticks: it is not to keep
+/// the mapping (RFC 7857: answers to what comes in do not refresh it).
+const REFUSED: Tick = 10_000;
+
 /// The state that people see of a connection, and how long it may be idle.
 #[must_use]
 pub fn state_of(block: &Block, protocol: u8, timeouts: &Timeouts) -> (&'static str, Tick) {
     match protocol {
         protocol::TCP => {
-            let phase = Phase::of(block.tcp[0].flags(), block.tcp[1].flags());
-            let timeout = if phase == Phase::Established { timeouts.tcp_established } else { timeouts.tcp_transitory };
+            let flags = [0, 1].map(|direction| block.tcp[direction].flags());
+            let phase = Phase::of(flags[0], flags[1]);
+            let timeout = match phase {
+                Phase::Established => timeouts.tcp_established,
+                Phase::SynSent | Phase::SynReceived => timeouts.tcp_opening,
+                Phase::Reset if is_inbound(block) && flags[1] & flag::KNOWN == 0 => timeouts.tcp_closing.min(REFUSED),
+                Phase::Closing | Phase::Closed | Phase::Reset => timeouts.tcp_closing,
+            };
             (phase.name(), timeout)
         }
         protocol::UDP => (answered(block), timeouts.udp),
@@ -88,29 +99,73 @@ pub fn state_of(block: &Block, protocol: u8, timeouts: &Timeouts) -> (&'static s
     }
 }
 
+/// Whether a connection came in to a mapping of a source translation.
+pub(crate) fn is_inbound(block: &Block) -> bool {
+    block.owner.flags.load() >> 31 != 0
+}
+
+/// Connections that were reset when they were last looked at, and when that was. Bounded by the number of blocks.
+///
+/// A reset need not be the end: the one who should act on it may not have got it, or not sent it. RFC 7857 section 2.2
+/// keeps the connection for as long as a closing one, and RFC 6146 section 3.5.2.2 has it open again if both sides go on.
+#[derive(Debug, Default)]
+pub(crate) struct Resets(HashMap<BlockIndex, (u32, Tick)>);
+
+impl Resets {
+    /// Whether both sides of a connection have gone on since it was found reset.
+    pub(crate) fn go_on(&mut self, due: Due, block: &Block, now: Tick) -> bool {
+        if Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) != Phase::Reset {
+            self.0.remove(&due.block);
+            return false;
+        }
+        let found = self.0.get(&due.block).filter(|(serial, _)| *serial == due.serial);
+        let since = found.map(|(_, since)| *since);
+        let goes_on = since
+            .is_some_and(|since| block.hot.iter().all(|hot| (hot.last_seen.load().wrapping_sub(since) as i32) > 0));
+        if since.is_none() {
+            self.0.insert(due.block, (due.serial, now));
+        } else if goes_on {
+            self.0.remove(&due.block);
+        }
+        goes_on
+    }
+}
+
+/// A connection that was reset goes on.
+pub(crate) fn forget_reset(block: &Block) {
+    for half in &block.tcp {
+        let state = half.state.load();
+        // Another change at the same time is newer than what is known here.
+        let _changed = half.state.replace(state, state & !u64::from(flag::RST));
+    }
+}
+
 /// A request without or with a response (RFC 2663's sense of a UDP session).
 fn answered(block: &Block) -> &'static str {
     if block.hot[1].traffic.is_none() { "new" } else { "replied" }
 }
 
-/// Ticks since the last packet of either direction.
+/// Ticks since the last packet of either direction; of a connection that came in to a mapping, since the last one of its
+/// host: strangers are not to keep a mapping (RFC 4787 REQ-6, RFC 7857).
 #[must_use]
 pub fn idle(block: &Block, now: Tick) -> Tick {
     let since = |direction: usize| now.wrapping_sub(block.hot[direction].last_seen.load());
     // A stamp just ahead of `now` (another core's clock) is no idleness.
     let clamp = |ticks: Tick| if ticks as i32 > 0 { ticks } else { 0 };
-    clamp(since(0)).min(clamp(since(1)))
+    let host = clamp(since(1));
+    if is_inbound(block) { host } else { clamp(since(0)).min(host) }
 }
 
 /// How long until an idle connection is to be looked at: what remains, but never so long that a change of
 /// state to a shorter timeout goes unnoticed.
 #[must_use]
-pub fn next_look(remaining: Tick, protocol: u8, timeouts: &Timeouts) -> Tick {
-    match protocol {
-        protocol::TCP => remaining.min(timeouts.tcp_transitory),
+pub fn next_look(block: &Block, remaining: Tick, protocol: u8, timeouts: &Timeouts) -> Tick {
+    let most = match protocol {
+        protocol::TCP if is_inbound(block) && block.tcp[1].flags() & flag::KNOWN == 0 => REFUSED,
+        protocol::TCP => timeouts.tcp_opening.min(timeouts.tcp_closing),
         _ => remaining,
-    }
-    .max(1)
+    };
+    remaining.min(most).max(1)
 }
 
 #[cfg(test)]

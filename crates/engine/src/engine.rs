@@ -13,7 +13,7 @@ use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::ageing::{self, Due, Wheel};
+use crate::ageing::{self, Due, Resets, Wheel};
 use crate::answers::Answers;
 use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
@@ -70,8 +70,10 @@ pub struct Timeouts {
     pub udp: Tick,
     /// Established TCP (RFC 5382 REQ-5).
     pub tcp_established: Tick,
-    /// Opening, closing and reset TCP.
-    pub tcp_transitory: Tick,
+    /// TCP that opens.
+    pub tcp_opening: Tick,
+    /// TCP that closes, or was reset.
+    pub tcp_closing: Tick,
     /// ICMP echo (RFC 5508 REQ-2).
     pub icmp: Tick,
     /// Everything else.
@@ -169,6 +171,7 @@ pub struct Engine {
     pub(crate) refusals: Refusals,
     /// Adjacencies whose neighbours are wanted and cannot be asked for: their links have no address to ask from.
     pub(crate) unasked: BTreeSet<u16>,
+    resets: Resets,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
     due: Vec<Due>,
@@ -264,6 +267,7 @@ impl Engine {
             moves: Moves::default(),
             refusals: Refusals::default(),
             unasked: BTreeSet::new(),
+            resets: Resets::default(),
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),
@@ -574,10 +578,15 @@ impl Engine {
         let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
         let idle = ageing::idle(block, now);
         if idle >= timeout {
-            self.table.remove(due.block, Removal::Expiry);
-        } else {
-            self.wheel.arm(due, ageing::next_look(timeout - idle, protocol, &self.timeouts));
+            // What only strangers keep sending to is not woken by that.
+            let removal = if ageing::is_inbound(block) { Removal::Final } else { Removal::Expiry };
+            self.table.remove(due.block, removal);
+            return;
         }
+        if protocol == protocol::TCP && self.resets.go_on(due, block, now) {
+            ageing::forget_reset(block);
+        }
+        self.wheel.arm(due, ageing::next_look(block, timeout - idle, protocol, &self.timeouts));
     }
 
     /// Whether a grace period of the kernel programs is wanted; if so, its number. Hand it to
@@ -613,7 +622,7 @@ impl Engine {
         let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
         let remaining = timeout.saturating_sub(ageing::idle(block, now));
         let serial = block.owner.serial.load();
-        self.wheel.arm(Due { block: number, serial }, ageing::next_look(remaining, protocol, &self.timeouts));
+        self.wheel.arm(Due { block: number, serial }, ageing::next_look(block, remaining, protocol, &self.timeouts));
     }
 
     /// Ends a connection at once, by its identifier (serial); tells whether there was one.

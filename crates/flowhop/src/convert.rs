@@ -26,7 +26,8 @@ pub fn timeouts(policy: &flowhop_policy::Timeouts) -> Timeouts {
     Timeouts {
         udp: ticks(policy.udp),
         tcp_established: ticks(policy.tcp_established),
-        tcp_transitory: ticks(policy.tcp_transitory),
+        tcp_opening: ticks(policy.tcp_opening.unwrap_or(policy.tcp_transitory)),
+        tcp_closing: ticks(policy.tcp_closing.unwrap_or(policy.tcp_transitory)),
         icmp: ticks(policy.icmp),
         other: ticks(policy.other),
     }

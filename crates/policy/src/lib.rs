@@ -67,7 +67,9 @@
 //! [timeouts]
 //! udp = "300s"
 //! tcp_established = "7440s"
-//! tcp_transitory = "240s"
+//! tcp_transitory = "240s"           # while a connection opens or closes, and after a reset
+//! tcp_opening = "240s"              # while it opens; nothing said: tcp_transitory
+//! tcp_closing = "240s"              # while it closes, and after a reset; nothing said: tcp_transitory
 //! icmp = "60s"
 //! other = "600s"
 //! ```

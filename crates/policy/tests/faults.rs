@@ -440,6 +440,11 @@ const DOUBTS: &[Case] = &[
         "[timeouts]\nudp = \"30s\"\ntcp_established = \"1h\"\ntcp_transitory = \"4m\"\nicmp = \"59s\"\nother = \"1s\"\n",
         &[(7, "RFC 4787"), (8, "below the 2h4m that RFC 5382"), (10, "RFC 5508")],
     ),
+    (
+        "[timeouts]\ntcp_opening = \"5s\"\ntcp_closing = \"3m\"\n",
+        &[(7, "below the 6s that RFC 5382 REQ-4"), (8, "below the 4m that RFC 5382 REQ-5")],
+    ),
+    ("[timeouts]\ntcp_opening = \"30s\"\n", &[]),
     ("[addresses]\na = \"10.1.0.5/24\"\n", &[(7, "it is read as 10.1.0.0/24")]),
     // Never reached.
     (

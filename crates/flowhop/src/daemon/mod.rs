@@ -183,7 +183,7 @@ impl Daemon {
             routing: Routing::new(ADJACENCIES),
             modules: flowhop_modules::standard(&shared, &bindings),
             counters,
-            timeouts: policy::timeouts(&policy),
+            timeouts: convert::timeouts(&policy.timeouts),
             limits: convert::limits(&policy),
             seed: clock::random_seed().map_err(|error| DaemonError::System { what: "no random numbers", error })?,
             kernel,
@@ -431,7 +431,7 @@ impl Daemon {
             return Err(PolicyError::Table("another number of half-open connections".to_owned()));
         }
         self.shared.replace(policy.clone(), &mut self.outside.numbers.rules, &mut self.outside.numbers.nats);
-        self.engine.set_timeouts(policy::timeouts(&policy));
+        self.engine.set_timeouts(convert::timeouts(&policy.timeouts));
         self.engine.set_judge_local(policy::judges_local(&policy));
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
         self.policy = policy;

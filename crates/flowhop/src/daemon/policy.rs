@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flowhop_engine::Timeouts;
 use flowhop_flow::record::{TICK_SHIFT, Tick, index_kind};
 use flowhop_policy::{Diagnostic, Policy, RuleTarget, TableIndex};
 use flowhop_table::Geometry;
@@ -55,19 +54,6 @@ pub(super) fn geometry(policy: &Policy) -> Geometry {
 #[must_use]
 pub(super) fn ticks(duration: Duration) -> Tick {
     u32::try_from(duration.as_nanos() >> TICK_SHIFT).unwrap_or(u32::MAX / 2).max(1)
-}
-
-/// The timeouts of a policy in ticks, rounded up so that none is shorter than said.
-#[must_use]
-pub(super) fn timeouts(policy: &Policy) -> Timeouts {
-    let up = |duration| ticks(duration) + 1;
-    Timeouts {
-        udp: up(policy.timeouts.udp),
-        tcp_established: up(policy.timeouts.tcp_established),
-        tcp_transitory: up(policy.timeouts.tcp_transitory),
-        icmp: up(policy.timeouts.icmp),
-        other: up(policy.timeouts.other),
-    }
 }
 
 /// Whether some rule is about new connections to the box itself.

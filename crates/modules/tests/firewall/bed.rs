@@ -143,7 +143,8 @@ impl Bed {
             timeouts: Timeouts {
                 udp: 300 * second,
                 tcp_established: 7440 * second,
-                tcp_transitory: 240 * second,
+                tcp_opening: 240 * second,
+                tcp_closing: 240 * second,
                 icmp: 60 * second,
                 other: 600 * second,
             },

@@ -10,4 +10,5 @@ mod mapping;
 mod pools;
 mod pressure;
 mod refusals;
+mod timers;
 mod translation;

@@ -233,6 +233,10 @@ pub struct Timeouts {
     pub tcp_established: Duration,
     /// TCP while it opens or closes; RFC 5382 REQ-5 wants at least 4 minutes.
     pub tcp_transitory: Duration,
+    /// TCP while it opens, if that is another time; RFC 7857 section 2.1 has the two apart.
+    pub tcp_opening: Option<Duration>,
+    /// TCP while it closes, and after a reset, if that is another time.
+    pub tcp_closing: Option<Duration>,
     /// ICMP queries; RFC 5508 REQ-2 wants at least 60 seconds.
     pub icmp: Duration,
     /// All other protocols.
@@ -245,6 +249,8 @@ impl Default for Timeouts {
             udp: Duration::from_secs(300),
             tcp_established: Duration::from_secs(7440),
             tcp_transitory: Duration::from_secs(240),
+            tcp_opening: None,
+            tcp_closing: None,
             icmp: Duration::from_secs(60),
             other: Duration::from_secs(600),
         }

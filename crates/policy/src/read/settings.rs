@@ -11,7 +11,8 @@ use crate::{ForwardingPath, PathSettings, TableIndex, TableSettings, Timeouts};
 
 const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
 const TABLE_KEYS: [&str; 3] = ["connections", "half_open", "index"];
-const TIMEOUT_KEYS: [&str; 5] = ["udp", "tcp_established", "tcp_transitory", "icmp", "other"];
+const TIMEOUT_KEYS: [&str; 7] =
+    ["udp", "tcp_established", "tcp_transitory", "tcp_opening", "tcp_closing", "icmp", "other"];
 
 /// `driver` may be allowed though this version never chooses it.
 const PATHS: [Choice<ForwardingPath>; 3] = [
@@ -23,10 +24,13 @@ const INDICES: [Choice<TableIndex>; 2] =
     [("lines", Some(TableIndex::Lines)), ("kernel-hash", Some(TableIndex::KernelHash))];
 
 /// What an RFC demands at least, in seconds.
-const FLOORS: [(&str, u64, &str); 4] = [
+const FLOORS: [(&str, u64, &str); 6] = [
     ("udp", 120, "RFC 4787 REQ-5"),
     ("tcp_established", 7440, "RFC 5382 REQ-5"),
     ("tcp_transitory", 240, "RFC 5382 REQ-5"),
+    // RFC 7857 section 2.1 lets it be short, but the answer to an inbound SYN takes 6 seconds (RFC 5382 REQ-4).
+    ("tcp_opening", 6, "RFC 5382 REQ-4"),
+    ("tcp_closing", 240, "RFC 5382 REQ-5"),
     ("icmp", 60, "RFC 5508 REQ-2"),
 ];
 
@@ -89,7 +93,7 @@ impl Settings {
             }
             if let Some(value) = value {
                 warn_below_floor(key, value, node, report);
-                *self.timeout(key) = value;
+                self.set_timeout(key, value);
             }
         }
     }
@@ -105,13 +109,16 @@ impl Settings {
         }
     }
 
-    fn timeout(&mut self, key: &str) -> &mut Duration {
-        match key {
-            "udp" => &mut self.timeouts.udp,
-            "tcp_established" => &mut self.timeouts.tcp_established,
-            "tcp_transitory" => &mut self.timeouts.tcp_transitory,
-            "icmp" => &mut self.timeouts.icmp,
-            _ => &mut self.timeouts.other,
+    const fn set_timeout(&mut self, key: &str, value: Duration) {
+        let timeouts = &mut self.timeouts;
+        match key.as_bytes() {
+            b"udp" => timeouts.udp = value,
+            b"tcp_established" => timeouts.tcp_established = value,
+            b"tcp_transitory" => timeouts.tcp_transitory = value,
+            b"tcp_opening" => timeouts.tcp_opening = Some(value),
+            b"tcp_closing" => timeouts.tcp_closing = Some(value),
+            b"icmp" => timeouts.icmp = value,
+            _ => timeouts.other = value,
         }
     }
 
