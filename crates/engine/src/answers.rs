@@ -88,6 +88,12 @@ impl Engine {
         self.answer(arrived, v4, v6, packet, io);
     }
 
+    /// Port unreachable (RFC 792; RFC 4443 section 3.1).
+    pub(crate) fn answer_port_unreachable(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        let (v4, v6) = (Error::plain(icmp4::UNREACHABLE, 3), Error::plain(icmp6::UNREACHABLE, 4));
+        self.answer(arrived, v4, v6, packet, io);
+    }
+
     /// Tells the sender that a rule refuses the connection.
     pub(crate) fn answer_reject(
         &mut self,

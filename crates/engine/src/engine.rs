@@ -28,6 +28,7 @@ use crate::refusals::{Refusals, is_refusal};
 use crate::reload::Reload;
 use crate::sources::Sources;
 use crate::sweep::Sweep;
+use crate::unsolicited::Unsolicited;
 use crate::validate::{FragmentPlace, Validated, validate};
 
 /// What the engine asks of the outside. Calls must not fail silently: `false` means that the packet is lost and
@@ -172,6 +173,7 @@ pub struct Engine {
     /// Adjacencies whose neighbours are wanted and cannot be asked for: their links have no address to ask from.
     pub(crate) unasked: BTreeSet<u16>,
     resets: Resets,
+    pub(crate) unsolicited: Unsolicited,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
     due: Vec<Due>,
@@ -268,6 +270,7 @@ impl Engine {
             refusals: Refusals::default(),
             unasked: BTreeSet::new(),
             resets: Resets::default(),
+            unsolicited: Unsolicited::default(),
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),
@@ -344,7 +347,8 @@ impl Engine {
             }
         }
         self.counters.add(arrived.port, outcome.reason, bytes);
-        if outcome.kind != Kind::Hold {
+        // A SYN that waits is only to be answered: it overtakes nothing.
+        if outcome.kind != Kind::Hold || outcome.reason == Reason::HeldSyn {
             self.gates.finish(arrived.gate);
         }
         outcome
@@ -474,7 +478,7 @@ impl Engine {
         for module in &mut self.modules {
             match module.local(&parsed.key, &parsed.transport, from) {
                 Step::Continue => {}
-                Step::Drop(reason) => return Outcome::of(reason),
+                Step::Drop(reason) | Step::DropLater(reason) => return Outcome::of(reason),
                 Step::Reject(reason) => {
                     self.answer_reject(arrived, parsed, packet, io);
                     return Outcome::of(reason);
@@ -548,6 +552,7 @@ impl Engine {
             self.counters.take_back(waiting.port, Reason::HeldFragment, waiting.bytes.len());
             self.counters.add(waiting.port, Reason::BadFragment, waiting.bytes.len());
         }
+        self.answer_unsolicited(now, io);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.turn(now, AGEING_SLICE, &mut due);
         let more = due.len() >= AGEING_SLICE;

@@ -41,6 +41,7 @@ pub mod refusals;
 mod reload;
 pub mod sources;
 mod sweep;
+mod unsolicited;
 pub mod validate;
 
 pub use buffer::{Buffer, Offload};

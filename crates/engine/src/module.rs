@@ -29,6 +29,9 @@ pub enum Step {
     Continue,
     /// Drop the packet silently.
     Drop(Reason),
+    /// Drop it; of a SYN the sender is told that nobody is there, but not before the inside end has had time to open the
+    /// same connection (RFC 5382 REQ-4).
+    DropLater(Reason),
     /// Drop it and tell the sender (TCP reset, else ICMP administratively prohibited).
     Reject(Reason),
 }

@@ -56,8 +56,12 @@ impl Engine {
             Ok(()) => {}
             Err((step, asked)) => {
                 self.abandon(&session, asked, arrived.now);
-                if let Step::Drop(reason) = step {
-                    self.remember_refusal(&session, reason, arrived.now);
+                match step {
+                    Step::Drop(reason) => self.remember_refusal(&session, reason, arrived.now),
+                    Step::DropLater(reason) if matches!(parsed.transport, Transport::Tcp(_)) => {
+                        return self.keep_unsolicited(&session.key, reason, arrived, packet);
+                    }
+                    _ => {}
                 }
                 return self.refuse(arrived, &parsed, &session, step, packet, io);
             }
@@ -65,6 +69,9 @@ impl Engine {
         self.make_room(session.key.protocol() == protocol::TCP, arrived.now);
         let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
             Ok(number) => {
+                if matches!(parsed.transport, Transport::Tcp(_)) {
+                    self.solicit(&reverse_key(&session));
+                }
                 io.opened();
                 if session.log {
                     self.log(&session, Reason::Forwarded, io);
@@ -120,7 +127,7 @@ impl Engine {
                 self.answer_reject(arrived, parsed, packet, io);
                 reason
             }
-            Step::Drop(reason) => {
+            Step::Drop(reason) | Step::DropLater(reason) => {
                 if matches!(reason, Reason::NoRoute | Reason::LinkDown) {
                     self.answer_unreachable(arrived, packet, io);
                 }

@@ -204,6 +204,8 @@ reasons! {
     SourceLimit = 68, "source_limit", Drop, Drop;
     /// The inside address has as many mappings, or connections, as its translation allows it.
     NatLimit = 69, "nat_limit", Drop, Drop;
+    /// A SYN to a mapping that does not admit its sender, before it is answered (RFC 5382 REQ-4).
+    HeldSyn = 70, "held_syn", Hold, Hold;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

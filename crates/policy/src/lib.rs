@@ -44,6 +44,7 @@
 //! one_to_one = true                 # with translate.source: equally many addresses, both ways
 //! mapping = "endpoint-independent"  # or "address-dependent", "address-and-port-dependent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
+//! unsolicited = "answer"            # or "drop": SYNs to a mapping that does not admit their sender
 //! translate.ports = "1024-65535"    # external ports
 //! parity = true                     # even ports become even ones, odd ports odd ones
 //! keep_port = true                  # a port stays as it is where it is free

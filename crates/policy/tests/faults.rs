@@ -398,8 +398,12 @@ nat = [ { name = \"a\" } ]
         &[(9, "not supported yet"), (13, "not supported yet")],
     ),
     (
-        "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmapping = \"symmetric\"\n[[nat]]\nname = \"b\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.source = \"198.51.100.1\"\nmapping = \"address-dependent\"\n",
-        &[(9, "\"symmetric\" is no mapping"), (15, "\"mapping\" beside one_to_one")],
+        "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmapping = \"symmetric\"\nunsolicited = \"reject\"\n[[nat]]\nname = \"b\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.source = \"198.51.100.1\"\nmapping = \"address-dependent\"\n",
+        &[
+            (9, "\"symmetric\" is no mapping"),
+            (10, "\"reject\" is no treatment"),
+            (16, "\"mapping\" beside one_to_one"),
+        ],
     ),
     // What is disabled is checked all the same, but its names are not looked up.
     (

@@ -259,7 +259,12 @@ impl Bindings {
 
     /// Whether a binding has this external endpoint.
     pub(super) fn knows(&self, external: &Endpoint) -> bool {
-        self.state().by_external.contains_key(external)
+        self.nat_of(external).is_some()
+    }
+
+    /// Identity of the translation of the binding that has this external endpoint.
+    pub(super) fn nat_of(&self, external: &Endpoint) -> Option<u16> {
+        self.state().by_external.get(external).map(|binding| binding.place.nat)
     }
 
     /// Whether an inside endpoint has this external one under a translation.

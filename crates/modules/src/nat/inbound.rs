@@ -83,14 +83,14 @@ impl Module for Inbound {
             address: session.key.destination,
             port: inbound_port(&session.key),
         };
-        if !self.bindings.knows(&external) {
-            return self.unless_pooled(session);
-        }
+        let Some(nat) = self.bindings.nat_of(&external) else { return self.unless_pooled(session) };
         let current = self.shared.current();
         let caller = self.caller(&current, &session.key, &external);
         let Some(mapping) = self.bindings.admit(&external, &caller, context.now) else {
             self.bindings.permit(&caller.known_as, external, context.now);
-            return Step::Drop(Reason::NatFiltered);
+            let silent = nat_of(&current, nat).is_none_or(|nat| !nat.answers_unsolicited);
+            let step = if silent { Step::Drop } else { Step::DropLater };
+            return step(Reason::NatFiltered);
         };
         let inside = context.zone_towards(&mapping.inside.address);
         let refused = if !admits(&current, mapping.nat, mapping.rule, session.from, inside, mapping.asked) {

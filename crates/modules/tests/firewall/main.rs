@@ -12,3 +12,4 @@ mod pressure;
 mod refusals;
 mod timers;
 mod translation;
+mod unsolicited;

@@ -269,6 +269,8 @@ pub struct NatRule {
     pub mapping: Dependence,
     /// Who may send to a mapping from outside.
     pub filtering: Dependence,
+    /// Whether whoever sends a SYN to a mapping without being admitted is told, in time, that nobody is there.
+    pub answers_unsolicited: bool,
     /// How its external ports are shared out.
     pub pool: PortPool,
     /// Whether its mappings, or blocks of ports, are logged.

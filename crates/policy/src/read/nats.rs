@@ -14,7 +14,7 @@ use crate::{
     AddressSet, Dependence, DestinationTranslation, Family, NatRule, ServiceSet, SourceTranslation, ZoneMatch,
 };
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "name",
     "from",
     "to",
@@ -25,6 +25,7 @@ const KEYS: [&str; 11] = [
     "one_to_one",
     "mapping",
     "filtering",
+    "unsolicited",
     "family",
 ];
 const TRANSLATE_KEYS: [&str; 3] = ["source", "destination", "ports"];
@@ -37,6 +38,7 @@ const DEPENDENCES: [Choice<Dependence>; 3] = [
     ("address-dependent", Some(Dependence::AddressDependent)),
     ("address-and-port-dependent", Some(Dependence::AddressAndPortDependent)),
 ];
+const UNSOLICITED: [Choice<bool>; 2] = [("answer", Some(true)), ("drop", Some(false))];
 const FAMILIES: [Choice<Family>; 2] = [("ipv4", Some(Family::Ipv4)), ("ipv6", Some(Family::Ipv6))];
 
 /// What an entry translates, as written.
@@ -87,6 +89,8 @@ pub(crate) fn read(
     let filtering = table
         .get("filtering")
         .map_or(Some(Dependence::AddressAndPortDependent), |node| node.choice("filtering", &DEPENDENCES, report));
+    let answers_unsolicited =
+        table.get("unsolicited").map_or(Some(true), |node| node.choice("treatment", &UNSOLICITED, report));
     let selection = Selection { family, from, source, destination, service };
     let Some(translate) = translate else { return no_translation(table, report) };
     let translate = translate?;
@@ -114,6 +118,7 @@ pub(crate) fn read(
         translate_destination,
         mapping: mapping?,
         filtering: filtering?,
+        answers_unsolicited: answers_unsolicited?,
         pool: pool?,
         log: log?,
         family: family?,
@@ -203,12 +208,12 @@ fn meaningless(kind: Kind<'_>) -> Vec<(&'static str, &'static str)> {
     match kind {
         Kind::Source => Vec::new(),
         Kind::Destination => {
-            let sources = [&["mapping", "filtering"], &pools::KEYS[..]].concat();
+            let sources = [&["mapping", "filtering", "unsolicited"], &pools::KEYS[..]].concat();
             [vec![("to", FOLLOWS)], all(&sources, SOURCES)].concat()
         }
         Kind::Both => all(&["filtering", "allocation", "block"], SOURCE_ALONE),
         Kind::OneToOne(_) => {
-            let ports = [&["destination", "service", "mapping", "filtering"], &pools::KEYS[..]].concat();
+            let ports = [&["destination", "service", "mapping", "filtering", "unsolicited"], &pools::KEYS[..]].concat();
             all(&ports, WHOLE_ADDRESSES)
         }
     }
