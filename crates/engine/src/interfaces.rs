@@ -40,6 +40,8 @@ pub enum PathReason {
     PartialChecksum = 7,
     /// The driver refused the program.
     Refused = 8,
+    /// The connection is opening, and its SYNs are rewritten.
+    Handshake = 9,
 }
 
 impl PathReason {
@@ -56,6 +58,7 @@ impl PathReason {
             Self::Moved => "moved",
             Self::PartialChecksum => "partial_checksum",
             Self::Refused => "driver_refused",
+            Self::Handshake => "handshake",
         }
     }
 
@@ -71,6 +74,7 @@ impl PathReason {
             6 => Self::Moved,
             7 => Self::PartialChecksum,
             8 => Self::Refused,
+            9 => Self::Handshake,
             _ => Self::Default,
         }
     }

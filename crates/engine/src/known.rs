@@ -35,6 +35,7 @@ impl Engine {
         let mut parsed = *parsed;
         let mut last = Reason::BadRecord;
         for _ in 0..TRIES {
+            self.clamp_mss(number, &parsed, packet);
             let Some(block) = self.table.block(number) else { break };
             let serial = block.owner.serial.load();
             let rule = block.owner.rules.load() as u16;
@@ -49,7 +50,13 @@ impl Engine {
             let config = self.table.config();
             let result = judge(&host, config, packet, &parsed, &hit, steer, arrived.port, segment, arrived.now);
             let reason = match result {
-                Ok(hop) => return self.send(&hop, outcome(Reason::Forwarded), packet, io),
+                Ok(hop) => {
+                    let outcome = self.send(&hop, outcome(Reason::Forwarded), packet, io);
+                    if self.has_opened(number) {
+                        self.follow_paths(number, arrived.now);
+                    }
+                    return outcome;
+                }
                 Err(reason) => reason,
             };
             last = reason;
@@ -57,7 +64,7 @@ impl Engine {
                 Reason::WrongInterface => self.follow_interface(number, direction, arrived, &parsed),
                 Reason::StalePolicy => self.revalidate(number, arrived.now),
                 Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
-                Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet),
+                Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet, arrived.now),
                 Reason::NeighbourUnresolved => {
                     self.pend(number, direction, arrived.now);
                     let reason = self.hold_packet(arrived, steer.adjacency, packet, io);
@@ -247,6 +254,7 @@ impl Engine {
         direction: usize,
         parsed: &mut Parsed,
         packet: &Buffer<'_>,
+        now: Tick,
     ) -> Result<(), Reason> {
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         let Transport::Tcp(segment) = &mut parsed.transport else { return Err(Reason::TcpSyn) };
@@ -263,6 +271,9 @@ impl Engine {
             _ => return Err(Reason::TcpState),
         }
         segment.vouched = true;
+        if matches!(phase, Phase::SynSent | Phase::Closed | Phase::Reset) {
+            self.begin_handshake(number, now);
+        }
         Ok(())
     }
 
@@ -303,7 +314,7 @@ impl Engine {
         }
     }
 
-    fn hop_of(&self, number: BlockIndex, direction: usize) -> Option<NextHop> {
+    pub(crate) fn hop_of(&self, number: BlockIndex, direction: usize) -> Option<NextHop> {
         let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
         self.table.regions().adjacencies.get(usize::from(steer.adjacency))?.read()
     }

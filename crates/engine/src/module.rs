@@ -15,6 +15,7 @@ use flowhop_routing::{Resolution, Routing};
 use rand_chacha::ChaCha8Rng;
 
 use crate::interfaces::Interfaces;
+use crate::mss::MssClamp;
 use crate::sources::Sources;
 
 /// Highest identity of a translation: records have 15 bits for that of the destination's.
@@ -179,6 +180,11 @@ pub trait Module: Send {
     /// has, and cannot go on without it.
     fn ends_with(&self, _session: &SessionView, _gone: &HashSet<Address>) -> bool {
         false
+    }
+
+    /// How SYNs of a connection are clamped that was made under this rule and translation (identities; 0 = none).
+    fn mss(&self, _rule: u16, _nat: u16) -> Option<MssClamp> {
+        None
     }
 
     /// How many rules [`revalidate`](Self::revalidate) may have to look at: what bounds how long it takes.

@@ -183,10 +183,12 @@ impl Engine {
         let reverse = reverse_key(session);
         let (back_adjacency, back_generation) = self.way_back(&session.key.source, &reverse);
         let generation = self.generation();
-        let ways = [
-            self.way(session.accelerate, session.ingress, via.port),
-            self.way(session.accelerate, via.port, session.ingress),
-        ];
+        let opens = session.key.protocol() == protocol::TCP
+            && self.clamps(session.rule, [session.nat, session.destination_nat]);
+        let ways = [(session.ingress, via.port), (via.port, session.ingress)].map(|(input, output)| {
+            let way = self.way(session.accelerate, input, output);
+            if opens { way.while_opening() } else { way }
+        });
         let side = |engine: &Self, key: Key, direction: usize, ingress, adjacency, adjacency_generation| {
             let Way { action, skb, .. } = ways[direction];
             let pending = engine.kernel && action == Action::Forward;

@@ -65,6 +65,16 @@ pub(crate) struct Way {
     pub(crate) reason: PathReason,
 }
 
+impl Way {
+    /// The same while a connection is opening whose SYNs have to come here.
+    pub(crate) fn while_opening(self) -> Self {
+        match self.action {
+            Action::Forward => Self { action: Action::User, reason: PathReason::Handshake, ..self },
+            _ => self,
+        }
+    }
+}
+
 /// Directions whose level changed a moment ago.
 #[derive(Debug, Default)]
 pub(crate) struct Moves(BTreeMap<(BlockIndex, usize), Move>);
@@ -196,7 +206,9 @@ impl Engine {
     /// The way of a live direction by what its ports can do; a rule's choice stays.
     fn default_way(&self, number: BlockIndex, direction: usize) -> Option<Way> {
         let (input, output) = self.ends(number, direction)?;
-        Some(self.way(self.reason(number, direction)? != PathReason::Rule, input, output))
+        let reason = self.reason(number, direction)?;
+        let way = self.way(reason != PathReason::Rule, input, output);
+        Some(if reason == PathReason::Handshake && !self.has_opened(number) { way.while_opening() } else { way })
     }
 
     /// A way of the operator's choice, if the ports can do it and the rule leaves a choice.
@@ -204,8 +216,9 @@ impl Engine {
         let (input, output) = self.ends(number, direction)?;
         let fast = self.interfaces.port(input)?.fast;
         let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
-        if self.reason(number, direction)? == PathReason::Rule {
-            let way = Way { action: Action::User, skb: steer.skb, reason: PathReason::Rule };
+        let reason = self.reason(number, direction)?;
+        if reason == PathReason::Rule || (reason == PathReason::Handshake && !self.has_opened(number)) {
+            let way = Way { action: Action::User, skb: steer.skb, reason };
             return (path == Path::User).then_some(way);
         }
         let (action, skb) = match path {

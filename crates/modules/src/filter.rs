@@ -1,7 +1,7 @@
 //! The packet filter: rules in order, the first match decides, what none allows is dropped.
 
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::{Context, Kept, Module, NewSession, SessionView, Step, module::ROUTE};
+use flowhop_engine::{Context, Kept, Module, MssClamp, NewSession, SessionView, Step, module::ROUTE};
 use flowhop_flow::key::{Address, port};
 use flowhop_flow::parse::Transport;
 use flowhop_flow::{Key, Reason};
@@ -10,7 +10,7 @@ use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 
 use crate::nat::translated_ports;
 use crate::rates::{RuleRates, SourceRates};
-use crate::shared::{Shared, connection};
+use crate::shared::{Shared, clamp, connection};
 
 /// Name of the module.
 pub const NAME: &str = "filter";
@@ -98,6 +98,15 @@ impl Module for Filter {
                 }
             }
         }
+    }
+
+    fn mss(&self, rule: u16, _: u16) -> Option<MssClamp> {
+        let current = self.shared.current();
+        if !current.policy.clamps_mss() || rule == 0 {
+            return None;
+        }
+        let index = current.rules.iter().position(|number| *number == rule)?;
+        current.policy.rules.get(index)?.mss_clamp.map(clamp)
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {

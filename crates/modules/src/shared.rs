@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flowhop_engine::MAX_NAT;
+use flowhop_engine::{MAX_NAT, MssClamp};
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address, port};
 use flowhop_policy::{Destination, NewConnection, Policy, ZoneId};
@@ -93,6 +93,14 @@ impl Shared {
 fn nat_number(nats: &mut Names, name: &str) -> u16 {
     let number = nats.number(name);
     if number <= MAX_NAT { number } else { 0 }
+}
+
+/// How SYNs are clamped, in the engine's words.
+pub(crate) const fn clamp(clamp: flowhop_policy::MssClamp) -> MssClamp {
+    match clamp {
+        flowhop_policy::MssClamp::Path => MssClamp::Path,
+        flowhop_policy::MssClamp::Bytes(bytes) => MssClamp::Bytes(bytes),
+    }
 }
 
 /// An address as the policy's sets hold it.

@@ -36,6 +36,7 @@
 //! source_limit = "10/s"             # new connections of one source that it allows; more are dropped
 //! source_connections = 200          # a source that has so many gets no more by this rule
 //! accelerate = false                # stay on the user path
+//! mss_clamp = true                  # or 1400: what SYNs may announce as the largest segment
 //!
 //! [[nat]]
 //! name = "…"                        # unique among these; from, to, source, destination and service as above
@@ -54,6 +55,7 @@
 //! log = true                        # mappings, or blocks
 //! limit.ports = 1000                # what one inside address may have
 //! limit.connections = 2000
+//! mss_clamp = true                  # as in a rule
 //! family = "ipv4"                   # or "ipv6"
 //!
 //! [paths]
@@ -96,7 +98,8 @@ pub use model::address::{AddressSet, address_key, key_address};
 pub use model::deterministic::Deterministic;
 pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
 pub use model::rule::{
-    Action, Dependence, DestinationTranslation, Family, NatRule, NewConnection, RateLimit, Rule, SourceTranslation,
+    Action, Dependence, DestinationTranslation, Family, MssClamp, NatRule, NewConnection, RateLimit, Rule,
+    SourceTranslation,
 };
 pub use model::service::{ICMP, ICMPV6, PortSet, ServiceSet, TCP, UDP};
 pub use model::zone::{Destination, RuleTarget, ZoneId, ZoneMatch, ZoneSet};

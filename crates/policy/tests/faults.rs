@@ -338,6 +338,16 @@ nat = [ { name = \"a\" } ]
             (18, "\"keep_port\" beside one_to_one"),
         ],
     ),
+    // What SYNs may announce.
+    (
+        "[[rule]]\nname = \"a\"\naction = \"drop\"\nmss_clamp = true\n[[rule]]\nname = \"b\"\naction = \"allow\"\nmss_clamp = 47\n[[rule]]\nname = \"c\"\nto = \"self\"\nservice = \"tcp/22\"\naction = \"allow\"\nmss_clamp = 1400\n[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmss_clamp = \"yes\"\n",
+        &[
+            (9, "a rule that forwards nothing"),
+            (13, "\"mss_clamp\" of 47 is out of range"),
+            (19, "a rule that forwards nothing"),
+            (23, "\"mss_clamp\" is a string"),
+        ],
+    ),
     // Ports for carriers: by blocks, or by the inside address.
     (
         "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nallocation = \"block\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"interface\"\nblock = 512\n[[nat]]\nname = \"c\"\nto = \"servers\"\ntranslate.source = \"interface\"\nallocation = \"blocks\"\nblock = 8\n",

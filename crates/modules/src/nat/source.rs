@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use flowhop_engine::MssClamp;
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step, Via};
 use flowhop_flow::key::{self, Address, port};
@@ -24,7 +25,7 @@ use super::{
     cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
 };
 use crate::filter;
-use crate::shared::{Current, Shared, connection, number};
+use crate::shared::{Current, Shared, clamp, connection, number};
 
 /// Translates the source of new connections.
 #[derive(Debug)]
@@ -308,6 +309,15 @@ impl Module for Source {
         session.nat != 0
             && gone.contains(&session.keys[1].destination)
             && is_of_interface(&self.shared.current(), session.nat)
+    }
+
+    /// For the other modules of translation as well.
+    fn mss(&self, _: u16, nat: u16) -> Option<MssClamp> {
+        let current = self.shared.current();
+        if !current.policy.clamps_mss() || nat == 0 {
+            return None;
+        }
+        nat_of(&current, nat)?.mss_clamp.map(clamp)
     }
 
     /// Those of the other modules of translation are the same ones.

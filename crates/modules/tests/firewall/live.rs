@@ -228,7 +228,7 @@ fn what_was_cut_and_is_allowed_again_waits_for_its_packets() {
 
 impl Bed {
     /// Has everything leave that waits: nothing is on its way from the kernel side.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..3 {
             if let Some(grace) = self.engine.begin_grace() {
                 self.engine.grace_passed(grace, self.now);
@@ -237,7 +237,7 @@ impl Bed {
         }
     }
 
-    fn paths(&self, block: u32) -> [Path; 2] {
+    pub(crate) fn paths(&self, block: u32) -> [Path; 2] {
         self.steers(block).map(Path::of)
     }
 }
@@ -277,7 +277,7 @@ fn a_reload_applies_acceleration_to_live_connections() {
 }
 
 impl Bed {
-    fn reasons(&self, block: u32) -> [PathReason; 2] {
+    pub(crate) fn reasons(&self, block: u32) -> [PathReason; 2] {
         let flags = self.engine.table().block(block).unwrap().owner.flags.load();
         [0, 8].map(|shift| PathReason::from_number((flags >> shift) as u8))
     }

@@ -7,6 +7,7 @@ mod connections;
 mod errors;
 mod live;
 mod mapping;
+mod mss;
 mod pools;
 mod pressure;
 mod refusals;

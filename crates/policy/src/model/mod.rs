@@ -40,6 +40,8 @@ pub(crate) struct Lookup {
     rules_by_name: HashMap<String, usize>,
     /// Zones whose new connections to the box are subject to the rules.
     guarded: ZoneMatch,
+    /// Some rule or translation clamps the segments of TCP.
+    clamps_mss: bool,
 }
 
 impl Policy {
@@ -48,6 +50,8 @@ impl Policy {
         self.lookup.rules_by_name =
             self.rules.iter().enumerate().map(|(index, rule)| (rule.name.clone(), index)).collect();
         self.lookup.guarded = guarded_zones(&self.rules);
+        self.lookup.clamps_mss = self.rules.iter().any(|rule| rule.mss_clamp.is_some())
+            || self.nats.iter().any(|nat| nat.mss_clamp.is_some());
         self
     }
 
@@ -83,6 +87,12 @@ impl Policy {
         self.lookup.guarded.contains(zone)
     }
 
+    /// Whether some rule or translation clamps the segments of TCP.
+    #[must_use]
+    pub const fn clamps_mss(&self) -> bool {
+        self.lookup.clamps_mss
+    }
+
     /// The first rule that matches, not counting `limit`, and its index.
     #[must_use]
     pub fn first_match(&self, connection: &NewConnection) -> Option<(usize, &Rule)> {
@@ -103,7 +113,8 @@ fn guarded_zones(rules: &[Rule]) -> ZoneMatch {
 
 impl Default for Lookup {
     fn default() -> Self {
-        Self { rules_by_name: HashMap::new(), guarded: ZoneMatch::Zones(zone::ZoneSet::default()) }
+        let guarded = ZoneMatch::Zones(zone::ZoneSet::default());
+        Self { rules_by_name: HashMap::new(), guarded, clamps_mss: false }
     }
 }
 

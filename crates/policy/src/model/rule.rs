@@ -62,6 +62,15 @@ pub struct RateLimit {
     pub per: Duration,
 }
 
+/// What the largest segment that a SYN announces is brought down to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MssClamp {
+    /// What fits the MTU of both outputs.
+    Path,
+    /// So many bytes.
+    Bytes(u16),
+}
+
 /// One `[[rule]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -92,6 +101,8 @@ pub struct Rule {
     pub source_connections: Option<u32>,
     /// `false`: packets of its connections stay on the `user` path.
     pub accelerate: bool,
+    /// What its TCP connections may announce as their largest segment.
+    pub mss_clamp: Option<MssClamp>,
     /// The file that it stands in.
     pub file: Arc<str>,
     /// The line that it begins on, from 1.
@@ -275,6 +286,8 @@ pub struct NatRule {
     pub pool: PortPool,
     /// Whether its mappings, or blocks of ports, are logged.
     pub log: bool,
+    /// What its TCP connections may announce as their largest segment.
+    pub mss_clamp: Option<MssClamp>,
     /// The family that it translates.
     pub family: Family,
     /// The file that it stands in.

@@ -9,12 +9,13 @@ use super::problem::Problem;
 use super::report::Report;
 use super::rules::{Placed, Scope, TakenNames, address_set, flag, name, service_set, zone_match};
 use super::translate::{self, NewDestination};
+use super::values;
 use crate::model::address::{address_key, key_address};
 use crate::{
     AddressSet, Dependence, DestinationTranslation, Family, NatRule, ServiceSet, SourceTranslation, ZoneMatch,
 };
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "from",
     "to",
@@ -26,6 +27,7 @@ const KEYS: [&str; 12] = [
     "mapping",
     "filtering",
     "unsolicited",
+    "mss_clamp",
     "family",
 ];
 const TRANSLATE_KEYS: [&str; 3] = ["source", "destination", "ports"];
@@ -89,6 +91,7 @@ pub(crate) fn read(
     let filtering = table
         .get("filtering")
         .map_or(Some(Dependence::AddressAndPortDependent), |node| node.choice("filtering", &DEPENDENCES, report));
+    let mss_clamp = table.get("mss_clamp").map_or(Some(None), |node| values::mss_clamp(node, report));
     let answers_unsolicited =
         table.get("unsolicited").map_or(Some(true), |node| node.choice("treatment", &UNSOLICITED, report));
     let selection = Selection { family, from, source, destination, service };
@@ -121,6 +124,7 @@ pub(crate) fn read(
         answers_unsolicited: answers_unsolicited?,
         pool: pool?,
         log: log?,
+        mss_clamp: mss_clamp?,
         family: family?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),

@@ -11,7 +11,7 @@ use super::report::{At, Report};
 use super::{addresses, services, values};
 use crate::{Action, AddressSet, PortSet, Rule, RuleTarget, ServiceSet, TableSettings, ZoneMatch, ZoneSet};
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "from",
     "to",
@@ -25,6 +25,7 @@ const KEYS: [&str; 13] = [
     "source_limit",
     "source_connections",
     "accelerate",
+    "mss_clamp",
 ];
 const ACTIONS: [Choice<Action>; 3] =
     [("allow", Some(Action::Allow)), ("drop", Some(Action::Drop)), ("reject", Some(Action::Reject))];
@@ -97,6 +98,7 @@ pub(crate) fn read(
         values::number("source_connections", 1..=TableSettings::MAX_CONNECTIONS, node, report).map(Some)
     });
     let accelerate = flag(table, "accelerate", true, report);
+    let mss_clamp = table.get("mss_clamp").map_or(Some(None), |node| values::mss_clamp(node, report));
 
     if let (Some(service), Some(ports), Some(node)) = (&service, &source_port, table.get("source_port"))
         && enabled
@@ -114,6 +116,12 @@ pub(crate) fn read(
                 report.error(node.at, &Problem::NotSupported { what, expected: None });
             }
         }
+    }
+    if let (Some(node), Some(Some(_))) = (table.get("mss_clamp"), mss_clamp)
+        && (to == Some(RuleTarget::SelfBox) || action.is_some_and(|action| action != Action::Allow))
+    {
+        let what = "\"mss_clamp\" of a rule that forwards nothing".to_owned();
+        report.error(node.at, &Problem::Contradiction { what, expected: "it in a rule that allows what is forwarded" });
     }
     if !enabled {
         return None;
@@ -133,6 +141,7 @@ pub(crate) fn read(
         source_limit: source_limit?,
         source_connections: source_connections?,
         accelerate: accelerate?,
+        mss_clamp: mss_clamp?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),
     };

@@ -3,10 +3,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use toml::de::DeValue;
+
 use super::node::Node;
 use super::problem::Problem;
 use super::report::Report;
-use crate::RateLimit;
+use crate::{MssClamp, RateLimit};
 
 /// Shortest and longest duration that any key takes.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -33,6 +35,23 @@ pub(crate) fn duration(node: Node<'_>, report: &mut Report<'_>) -> Option<Durati
     Some(value)
 }
 
+/// `mss_clamp`: `true`, what fits, `false`, or a number of bytes. What every host takes is 48 at least: RFC 791 has it
+/// take 68 bytes of a packet in one piece.
+pub(crate) fn mss_clamp(node: Node<'_>, report: &mut Report<'_>) -> Option<Option<MssClamp>> {
+    const A_SIZE: &str = "true, or a number of bytes between 48 and 65495";
+    if let DeValue::Boolean(clamps) = node.value {
+        return Some(clamps.then_some(MssClamp::Path));
+    }
+    let DeValue::Integer(written) = node.value else { return node.wrong_type(A_SIZE, report) };
+    let size = node.as_integer().and_then(|number| u16::try_from(number).ok());
+    let size = size.filter(|size| (48..=65495).contains(size));
+    if size.is_none() {
+        let (what, value) = (format!("{:?} of", node.key), written.as_str().to_owned());
+        report.error(node.at, &Problem::OutOfRange { what, value, expected: A_SIZE.to_owned() });
+    }
+    Some(Some(MssClamp::Bytes(size?)))
+}
+
 /// As people write it: `7440s` as `2h4m`.
 pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest = duration.as_secs();
@@ -54,7 +73,7 @@ pub(crate) fn number(
     report: &mut Report<'_>,
 ) -> Option<u32> {
     let expected = format!("a number between {} and {}", range.start(), range.end());
-    let toml::de::DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
+    let DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
     let number = node.as_integer().and_then(|number| u32::try_from(number).ok());
     let number = number.filter(|number| range.contains(number));
     if number.is_none() {
