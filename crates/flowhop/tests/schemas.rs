@@ -49,6 +49,11 @@ name = "carrier"
 source = "100.64.0.0/22"
 translate.source = "198.51.100.64/28"
 allocation = "deterministic"
+[[nat]]
+name = "prefix"
+family = "ipv6"
+source = "fd00:1:2::/48"
+translate.prefix = "2001:db8:1::/48"
 "#;
 
 fn schema(name: &str) -> Value {
@@ -213,8 +218,12 @@ fn what_is_published_is_shown_beside_the_connections() {
     let value = view(What::Nat).value(What::Nat).unwrap();
     let entries = value["nat"].as_array().unwrap();
     let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["published", "one_to_one", "deterministic", "connection", "connection", "connection"]);
+    assert_eq!(kinds, ["published", "one_to_one", "deterministic", "prefix", "connection", "connection", "connection"]);
     let (service, pairs, lots) = (&entries[0], &entries[1], &entries[2]);
+    assert_eq!(
+        (&entries[3]["source"], &entries[3]["translated_source"]),
+        (&"fd00:1:2::/48".into(), &"2001:db8:1::/48".into())
+    );
     assert_eq!((&lots["source"], &lots["destination"]), (&"100.64.0.0-100.64.3.255".into(), &"any".into()));
     assert_eq!((&lots["ports"], &lots["block"], &lots["sharing"]), (&"1024-65535".into(), &1008.into(), &64.into()));
     assert_eq!((&service["nat"], &service["flow"]), (&"publish".into(), &Value::Null));

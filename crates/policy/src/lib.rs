@@ -42,6 +42,7 @@
 //! name = "…"                        # unique among these; from, to, source, destination and service as above
 //! translate.source = "interface"    # or an address, prefix, range, or list of them
 //! translate.destination = "10.1.0.80"           # or "10.1.0.80:8443", "[fd00::80]:8443", a prefix, a range
+//! translate.prefix = "2001:db8::/48"            # IPv6, both ways: another prefix for that of `source`
 //! one_to_one = true                 # with translate.source: equally many addresses, both ways
 //! mapping = "endpoint-independent"  # or "address-dependent", "address-and-port-dependent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
@@ -97,6 +98,7 @@ pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
 pub use model::deterministic::Deterministic;
 pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
+pub use model::prefix::PrefixPair;
 pub use model::rule::{
     Action, Dependence, DestinationTranslation, Family, MssClamp, NatRule, NewConnection, RateLimit, Rule,
     SourceTranslation,

@@ -172,10 +172,10 @@ fn one_to_one_goes_both_ways() {
     let (inside, external) = (range("10.1.0.16", "10.1.0.19"), range("198.51.100.20", "198.51.100.23"));
     assert_eq!(nat.translate_source, Some(SourceTranslation::OneToOne { inside, external }));
     let back = nat.translate_destination.as_ref().unwrap();
-    assert_eq!((back.inside, back.port, nat.is_one_to_one(), nat.is_twofold()), (inside, None, true, false));
+    assert_eq!((back.inside, back.port, nat.is_fixed(), nat.is_twofold()), (inside, None, true, false));
     let from = |zone, destination| back.matches(&connection(ZoneId(zone), ZoneId(0), UDP, "192.0.2.1", destination, 9));
     assert!(from(0, "198.51.100.20") && from(1, "198.51.100.23") && !from(1, "198.51.100.24"));
-    assert!(!nats(&text.replace("one_to_one = true", "one_to_one = false"))[0].is_one_to_one());
+    assert!(!nats(&text.replace("one_to_one = true", "one_to_one = false"))[0].is_fixed());
 }
 
 #[test]

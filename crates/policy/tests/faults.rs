@@ -338,6 +338,23 @@ nat = [ { name = \"a\" } ]
             (18, "\"keep_port\" beside one_to_one"),
         ],
     ),
+    // Prefixes for prefixes, of the same length.
+    (
+        "[[nat]]\nname = \"a\"\nsource = \"fd00:1::/48\"\ntranslate.prefix = \"2001:db8::/48\"\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\nsource = \"fd00:2::/56\"\ntranslate.prefix = \"2001:db8:2::/48\"\n[[nat]]\nname = \"c\"\nfamily = \"ipv6\"\nsource = \"fd00:3::/72\"\ntranslate.prefix = \"2001:db8:3::/72\"\n",
+        &[
+            (9, "without family"),
+            (13, "not one prefix of the same length, /48"),
+            (19, "\"2001:db8:3::/72\" is no prefix"),
+        ],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nfamily = \"ipv6\"\ntranslate.prefix = \"2001:db8::/48\"\nparity = true\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\nsource = \"fd00:2::/48\"\ntranslate.prefix = \"2001:db8:2::/48\"\ntranslate.source = \"interface\"\n",
+        &[
+            (6, "a translation of prefixes has no \"source\""),
+            (10, "\"parity\" beside translate.prefix"),
+            (16, "\"source\" beside translate.prefix"),
+        ],
+    ),
     // What SYNs may announce.
     (
         "[[rule]]\nname = \"a\"\naction = \"drop\"\nmss_clamp = true\n[[rule]]\nname = \"b\"\naction = \"allow\"\nmss_clamp = 47\n[[rule]]\nname = \"c\"\nto = \"self\"\nservice = \"tcp/22\"\naction = \"allow\"\nmss_clamp = 1400\n[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmss_clamp = \"yes\"\n",

@@ -45,20 +45,28 @@ impl View {
 
 fn published(nat: &NatRule) -> Option<Value> {
     let translation = nat.translate_destination.as_ref()?;
-    let pair = match &nat.translate_source {
-        Some(SourceTranslation::OneToOne { inside, external }) => Some((*inside, *external)),
-        _ => None,
+    let (kind, pair) = match &nat.translate_source {
+        Some(SourceTranslation::OneToOne { inside, external }) => {
+            ("one_to_one", Some((range(*inside), range(*external))))
+        }
+        Some(SourceTranslation::Prefix(pair)) => {
+            let (inside, external) = pair.prefixes();
+            let text = |prefix| format!("{prefix}/{}", pair.length());
+            ("prefix", Some((text(inside), text(external))))
+        }
+        _ => ("published", None),
     };
+    let (source, translated_source) = pair.unzip();
     Some(json!({
-        "kind": if pair.is_some() { "one_to_one" } else { "published" },
+        "kind": kind,
         "flow": null,
         "nat": nat.name,
         "destination_nat": nat.name,
         "protocol": null,
         "service": translation.service.spelled(),
-        "source": pair.map(|(inside, _)| range(inside)),
+        "source": source,
         "destination": external(translation),
-        "translated_source": pair.map(|(_, external)| range(external)),
+        "translated_source": translated_source,
         "translated_destination": inside(translation),
         "in": null,
         "out": null,

@@ -42,17 +42,24 @@ fn first_match<'a>(current: &'a Current, key: &Key, from: u16) -> Option<(u16, &
     })
 }
 
-/// Where a translation sends a packet: place by place if there are as many addresses on either side, else always the
-/// same client to the same server.
-fn target(translation: &DestinationTranslation, key: &Key) -> Address {
+/// Where a translation sends a packet: by another prefix, or place by place if there are as many addresses on either
+/// side, else always the same client to the same server. None: an address that no inside one has.
+fn target(translation: &DestinationTranslation, key: &Key) -> Option<Address> {
+    if let Some(pair) = &translation.prefix {
+        return pair.inside_of(number(&key.destination)).map(|inside| key::address(key_address(inside)));
+    }
     let spread = || pool::spread(number(&key.source), translation.members());
     let place = translation.place_of(number(&key.destination)).unwrap_or_else(spread);
-    key::address(key_address(translation.member(place)))
+    Some(key::address(key_address(translation.member(place))))
 }
 
 /// Whether a translation may have sent a connection where it goes. A server keeps its clients when others are put
 /// beside it.
 fn offers(translation: &DestinationTranslation, forward: &Key, target: &Address, port: u16) -> bool {
+    if let Some(pair) = &translation.prefix {
+        return pair.inside_of(number(&forward.destination)) == Some(number(target))
+            && port == forward.destination_port();
+    }
     let member = match translation.place_of(number(&forward.destination)) {
         Some(place) => number(target) == translation.member(place),
         None => (translation.member(0)..=translation.member(translation.members())).contains(&number(target)),
@@ -70,10 +77,12 @@ impl Module for Destination {
         let Some((identity, translation)) = first_match(&current, &session.key, session.from) else {
             return Step::Continue;
         };
-        if identity == 0 || has_uncovered_checksum(session.key.protocol()) {
+        let neutral = translation.prefix.is_some();
+        if identity == 0 || (!neutral && has_uncovered_checksum(session.key.protocol())) {
             return Step::Drop(Reason::NatUnsupported);
         }
-        session.destination = target(translation, &session.key);
+        let Some(target) = target(translation, &session.key) else { return Step::Drop(Reason::NatUnsupported) };
+        session.destination = target;
         if let Some(port) = translation.port {
             session.ports = with_destination_port(&session.key, session.ports, port);
         }

@@ -34,7 +34,7 @@ impl Inbound {
     fn caller(&self, current: &Current, key: &Key, mapping: &Endpoint) -> Caller {
         let endpoint = Endpoint { protocol: key.protocol(), address: key.source, port: key.source_port() };
         let mapped = |(nat, identity): (&NatRule, &u16)| {
-            (nat.translate_source.is_some() && !nat.is_one_to_one()).then_some((*identity, nat.mapping))
+            (nat.translate_source.is_some() && !nat.is_fixed()).then_some((*identity, nat.mapping))
         };
         let nats = current.policy.nats.iter().zip(&current.nats).filter_map(mapped);
         Caller { endpoint, known_as: self.bindings.known_as(&endpoint, mapping, nats) }

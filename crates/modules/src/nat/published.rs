@@ -24,7 +24,7 @@ impl Published {
     pub fn of(policy: &Policy) -> Self {
         let entry = |nat: &flowhop_policy::NatRule| {
             let translation = nat.translate_destination.clone()?;
-            Some(Entry { name: nat.name.clone(), translation, one_to_one: nat.is_one_to_one() })
+            Some(Entry { name: nat.name.clone(), translation, one_to_one: nat.is_fixed() })
         };
         Self(policy.nats.iter().filter_map(entry).collect())
     }

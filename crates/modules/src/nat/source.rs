@@ -15,7 +15,7 @@ use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{
     Allocation, Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, SourceTranslation, ZoneId,
-    address_key, key_address,
+    key_address,
 };
 use flowhop_wire::protocol;
 
@@ -181,12 +181,12 @@ impl Source {
     /// events.
     fn offers(&self, choice: &Choice<'_>, session: &SessionView) -> bool {
         let [forward, reverse] = &session.keys;
-        if let Some(SourceTranslation::OneToOne { inside, external }) = choice.new_source() {
+        if let Some(fixed) = choice.new_source().filter(|new| new.is_fixed()) {
             let port = port(translated_ports(session), 0);
             // A mapping that happens to look the same would be left without its connection.
             let mapped = mapping_of(session)
                 .is_some_and(|(inside, external, _)| self.bindings.holds(&inside, session.nat, &external));
-            return one_to_one(&forward.source, *inside, *external) == Some(reverse.destination)
+            return fixed.fixed(number(&forward.source)) == Some(number(&reverse.destination))
                 && port == forward.source_port()
                 && !mapped;
         }
@@ -226,16 +226,17 @@ impl Module for Source {
         let Some(choice) = choose(&current, &connection, session.destination_nat, hairpin) else {
             return Step::Continue;
         };
-        if choice.identity == 0 || has_uncovered_checksum(session.key.protocol()) {
+        let neutral = matches!(choice.new_source(), Some(SourceTranslation::Prefix(_)));
+        if choice.identity == 0 || (!neutral && has_uncovered_checksum(session.key.protocol())) {
             return Step::Drop(Reason::NatUnsupported);
         }
-        let Some(SourceTranslation::OneToOne { inside, external }) = choice.new_source() else {
+        let Some(fixed) = choice.new_source().filter(|new| new.is_fixed()) else {
             return self.bind(session, &choice, &via, &current, context);
         };
-        let Some(source) = one_to_one(&session.key.source, *inside, *external) else {
-            return Step::Drop(Reason::NatExhausted);
+        let Some(source) = fixed.fixed(number(&session.key.source)) else {
+            return Step::Drop(Reason::NatUnsupported);
         };
-        session.source = source;
+        session.source = key::address(key_address(source));
         session.nat = choice.identity;
         Step::Continue
     }
@@ -265,7 +266,7 @@ impl Module for Source {
         let Some((inside, external, remote)) = mapping_of(session) else { return true };
         let current = self.shared.current();
         let rule = nat_of(&current, session.nat);
-        if rule.is_some_and(NatRule::is_one_to_one) {
+        if rule.is_some_and(NatRule::is_fixed) {
             return true;
         }
         let terms = Terms {
@@ -346,17 +347,6 @@ fn mapped_port(key: &Key) -> Option<u16> {
     }
 }
 
-/// The external address in the place of an inside one.
-fn one_to_one(
-    source: &Address,
-    inside: (std::net::IpAddr, std::net::IpAddr),
-    external: (std::net::IpAddr, std::net::IpAddr),
-) -> Option<Address> {
-    let place = number(source).checked_sub(address_key(inside.0))?;
-    let address = address_key(external.0).checked_add(place)?;
-    (address <= address_key(external.1)).then(|| key::address(key_address(address)))
-}
-
 /// The addresses that a connection may be translated to, the one it is paired with first.
 fn external_addresses(choice: &Choice<'_>, key: &Key, via: &Via, context: &Context<'_>) -> Vec<Address> {
     let source = key::ip(&key.source);
@@ -373,7 +363,7 @@ fn external_addresses(choice: &Choice<'_>, key: &Key, via: &Via, context: &Conte
             pool::candidates(&ranges, number(&key.source))
         }
         Some(SourceTranslation::Interface) if !choice.hairpin => of_interface().into_iter().collect(),
-        Some(SourceTranslation::OneToOne { .. }) => Vec::new(),
+        Some(SourceTranslation::OneToOne { .. } | SourceTranslation::Prefix(_)) => Vec::new(),
         // The address that the client knows the box by; another one where that has no ports to give.
         Some(SourceTranslation::Interface) | None => std::iter::once(key.destination).chain(of_interface()).collect(),
     }

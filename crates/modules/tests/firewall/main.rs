@@ -9,6 +9,7 @@ mod live;
 mod mapping;
 mod mss;
 mod pools;
+mod prefix;
 mod pressure;
 mod refusals;
 mod timers;

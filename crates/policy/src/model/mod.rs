@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod deterministic;
 pub(crate) mod pool;
+pub(crate) mod prefix;
 pub(crate) mod ranges;
 pub(crate) mod rule;
 pub(crate) mod service;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address::{AddressSet, address_key, key_address};
 use super::pool::PortPool;
+use super::prefix::PrefixPair;
 use super::service::{PortSet, ServiceSet};
 use super::zone::{Destination, RuleTarget, ZoneId, ZoneMatch};
 
@@ -186,6 +187,8 @@ pub enum SourceTranslation {
         /// First and last of what they become.
         external: (IpAddr, IpAddr),
     },
+    /// The one with another prefix; ports stay.
+    Prefix(PrefixPair),
 }
 
 impl SourceTranslation {
@@ -199,6 +202,29 @@ impl SourceTranslation {
             Self::Interface => false,
             Self::Ranges(ranges) => ranges.iter().any(holds),
             Self::OneToOne { external, .. } => holds(external),
+            Self::Prefix(pair) => {
+                let (first, last) = pair.external_range();
+                holds(&(first.into(), last.into()))
+            }
+        }
+    }
+
+    /// Whether each source has an address of its own, and keeps its ports.
+    #[must_use]
+    pub const fn is_fixed(&self) -> bool {
+        matches!(self, Self::OneToOne { .. } | Self::Prefix(_))
+    }
+
+    /// The key of that address, if the source has one.
+    #[must_use]
+    pub fn fixed(&self, source: u128) -> Option<u128> {
+        match self {
+            Self::Interface | Self::Ranges(_) => None,
+            Self::OneToOne { inside, external } => {
+                let address = address_key(external.0).checked_add(source.checked_sub(address_key(inside.0))?)?;
+                (address <= address_key(external.1)).then_some(address)
+            }
+            Self::Prefix(pair) => pair.external_of(source),
         }
     }
 }
@@ -220,6 +246,8 @@ pub struct DestinationTranslation {
     pub inside: (IpAddr, IpAddr),
     /// The port that they become; `None`: it stays.
     pub port: Option<u16>,
+    /// Each becomes the one with another prefix.
+    pub prefix: Option<PrefixPair>,
 }
 
 impl DestinationTranslation {
@@ -319,12 +347,12 @@ impl NatRule {
     /// Whether its source translation is for those connections alone whose destination it translates.
     #[must_use]
     pub fn is_twofold(&self) -> bool {
-        self.translate_source.is_some() && self.translate_destination.is_some() && !self.is_one_to_one()
+        self.translate_source.is_some() && self.translate_destination.is_some() && !self.is_fixed()
     }
 
     /// Whether it translates addresses to equally many others, in both directions.
     #[must_use]
-    pub fn is_one_to_one(&self) -> bool {
-        matches!(self.translate_source, Some(SourceTranslation::OneToOne { .. }))
+    pub fn is_fixed(&self) -> bool {
+        self.translate_source.as_ref().is_some_and(SourceTranslation::is_fixed)
     }
 }

@@ -1,6 +1,6 @@
 //! `[[nat]]`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::node::{Choice, Node, Section};
@@ -12,7 +12,8 @@ use super::translate::{self, NewDestination};
 use super::values;
 use crate::model::address::{address_key, key_address};
 use crate::{
-    AddressSet, Dependence, DestinationTranslation, Family, NatRule, ServiceSet, SourceTranslation, ZoneMatch,
+    AddressSet, Dependence, DestinationTranslation, Family, NatRule, PrefixPair, ServiceSet, SourceTranslation,
+    ZoneMatch,
 };
 
 const KEYS: [&str; 13] = [
@@ -30,9 +31,10 @@ const KEYS: [&str; 13] = [
     "mss_clamp",
     "family",
 ];
-const TRANSLATE_KEYS: [&str; 3] = ["source", "destination", "ports"];
+const TRANSLATE_KEYS: [&str; 4] = ["source", "destination", "prefix", "ports"];
 const A_TRANSLATION: &str = "translate.source = \"…\" or translate.destination = \"…\"";
 const AN_EXTERNAL_ADDRESS: &str = "\"198.51.100.1\", the address that clients use";
+const WHOLE_PREFIX: &str = "rules that say what may pass: the whole prefix is translated, whatever is sent";
 const WHOLE_ADDRESSES: &str = "rules that say what may pass: one_to_one translates all that its addresses send and get";
 
 const DEPENDENCES: [Choice<Dependence>; 3] = [
@@ -54,6 +56,8 @@ enum Kind<'d> {
     Both,
     /// `translate.source`, which is this, with `one_to_one`.
     OneToOne(Node<'d>),
+    /// `translate.prefix`, which is this.
+    Prefix(Node<'d>),
 }
 
 /// What an entry is about, where it could be read.
@@ -164,6 +168,7 @@ fn translations(
     }
     match (kind, new_source, new_destination) {
         (Kind::OneToOne(node), Some(external), _) => one_to_one(table, node, &external, selection, report),
+        (Kind::Prefix(node), ..) => prefix(table, node, selection, report),
         (_, new_source, None) => Some((new_source, None)),
         (_, new_source, Some(new)) => {
             let family = selection.family?;
@@ -175,6 +180,7 @@ fn translations(
                 service: selection.service.clone()?,
                 inside: new.inside,
                 port: new.port,
+                prefix: None,
             };
             Some((new_source, Some(translation)))
         }
@@ -188,6 +194,13 @@ fn transpose<T>(read: Option<Option<T>>) -> Option<Option<T>> {
 
 fn kind<'d>(table: &Section<'_>, translate: &Section<'d>, report: &mut Report<'_>) -> Option<Kind<'d>> {
     let one_to_one = table.get("one_to_one").map_or(Some(false), |node| node.boolean(report));
+    if let Some(node) = translate.get("prefix") {
+        let others = [translate.get("source"), translate.get("destination"), table.get("one_to_one")];
+        let Some(other) = others.into_iter().flatten().next() else { return Some(Kind::Prefix(node)) };
+        let what = format!("{:?} beside translate.prefix, which is both ways by itself", other.key);
+        report.error(other.at, &Problem::Contradiction { what, expected: "translate.prefix alone" });
+        return None;
+    }
     match (translate.get("source"), translate.get("destination"), one_to_one?) {
         (None, None, _) => no_translation(table, report),
         (Some(node), None, true) => Some(Kind::OneToOne(node)),
@@ -216,9 +229,9 @@ fn meaningless(kind: Kind<'_>) -> Vec<(&'static str, &'static str)> {
             [vec![("to", FOLLOWS)], all(&sources, SOURCES)].concat()
         }
         Kind::Both => all(&["filtering", "allocation", "block"], SOURCE_ALONE),
-        Kind::OneToOne(_) => {
+        Kind::OneToOne(_) | Kind::Prefix(_) => {
             let ports = [&["destination", "service", "mapping", "filtering", "unsolicited"], &pools::KEYS[..]].concat();
-            all(&ports, WHOLE_ADDRESSES)
+            all(&ports, if matches!(kind, Kind::Prefix(_)) { WHOLE_PREFIX } else { WHOLE_ADDRESSES })
         }
     }
 }
@@ -230,6 +243,7 @@ fn fits(table: &Section<'_>, translate: &Section<'_>, kind: Kind<'_>, report: &m
         Kind::Destination => "translate.destination alone",
         Kind::Both => "translate.destination",
         Kind::OneToOne(_) => "one_to_one",
+        Kind::Prefix(_) => "translate.prefix",
     };
     let mut fits = true;
     let ports = translate.get("ports").filter(|_| !matches!(kind, Kind::Both));
@@ -241,10 +255,15 @@ fn fits(table: &Section<'_>, translate: &Section<'_>, kind: Kind<'_>, report: &m
     }
     let (key, expected) = match kind {
         Kind::OneToOne(_) => ("source", "\"10.1.0.16/28\", as many addresses as translate.source has"),
+        Kind::Prefix(_) => ("source", "\"fd00:1:2::/48\", as long a prefix as translate.prefix"),
         _ => ("destination", AN_EXTERNAL_ADDRESS),
     };
     if table.get(key).is_none() {
-        let place = if key == "source" { "a one_to_one translation" } else { "a translation of destinations" };
+        let place = match kind {
+            Kind::OneToOne(_) => "a one_to_one translation",
+            Kind::Prefix(_) => "a translation of prefixes",
+            _ => "a translation of destinations",
+        };
         report.error(table.at, &Problem::MissingKey { key, place, expected });
         fits = false;
     }
@@ -307,6 +326,44 @@ fn one_to_one(
         service: ServiceSet::any(),
         inside,
         port: None,
+        prefix: None,
     };
     Some((Some(SourceTranslation::OneToOne { inside, external: (first, last) }), Some(back)))
+}
+
+/// A prefix for another, in both directions (RFC 6296).
+fn prefix(table: &Section<'_>, node: Node<'_>, selection: &Selection, report: &mut Report<'_>) -> Option<Translations> {
+    const FAMILY: &str = "family = \"ipv6\"; IPv4 has one_to_one";
+    if selection.family? != Family::Ipv6 {
+        let what = "translate.prefix without family = \"ipv6\"".to_owned();
+        report.error(node.at, &Problem::Contradiction { what, expected: FAMILY });
+        return None;
+    }
+    let (external, length) = translate::prefix(node, report)?;
+    let source = selection.source.as_ref()?.of_family(Family::Ipv6);
+    let inside = match source.ranges() {
+        [(first, last)] if last - first == u128::MAX >> length && first & (last - first) == 0 => *first,
+        _ => {
+            let at = table.get("source").map_or(table.at, |node| node.at);
+            let what = format!("\"source\" is not one prefix of the same length, /{length}");
+            report.error(
+                at,
+                &Problem::Contradiction { what, expected: "\"fd00:1:2::/48\", as long as translate.prefix" },
+            );
+            return None;
+        }
+    };
+    let pair = PrefixPair::new(Ipv6Addr::from_bits(inside), external, length)?;
+    let (first, last) = pair.external_range();
+    let back = DestinationTranslation {
+        family: Family::Ipv6,
+        from: ZoneMatch::Any,
+        source: AddressSet::any(),
+        external: AddressSet::of_keys(vec![(address_key(first.into()), address_key(last.into()))]),
+        service: ServiceSet::any(),
+        inside: (key_address(inside), key_address(inside | u128::MAX >> length)),
+        port: None,
+        prefix: Some(pair),
+    };
+    Some((Some(SourceTranslation::Prefix(pair)), Some(back)))
 }

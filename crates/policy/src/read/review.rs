@@ -40,7 +40,11 @@ pub(crate) fn shared_pools(nats: &[Placed<NatRule>], report: &mut Report<'_>) {
     let ranges = |nat: &NatRule| match &nat.translate_source {
         Some(SourceTranslation::Ranges(ranges)) => ranges.clone(),
         Some(SourceTranslation::OneToOne { external, .. }) => vec![*external],
-        _ => Vec::new(),
+        Some(SourceTranslation::Prefix(pair)) => {
+            let (first, last) = pair.external_range();
+            vec![(first.into(), last.into())]
+        }
+        Some(SourceTranslation::Interface) | None => Vec::new(),
     };
     let carried = |nat: &NatRule| nat.pool.allocation != Allocation::Ports;
     for (index, nat) in nats.iter().enumerate() {

@@ -1,13 +1,13 @@
 //! The addresses that a `[[nat]]` translates to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::addresses::{AddressRange, Text, parse_text};
 use super::node::Node;
 use super::problem::Problem;
 use super::report::Report;
 use crate::model::address::{address_key, is_usable_unicast, key_address};
-use crate::{AddressSet, Family, SourceTranslation};
+use crate::{AddressSet, Family, PrefixPair, SourceTranslation};
 
 const A_NEW_SOURCE: &str =
     "\"interface\", an address, a range \"198.51.100.7-198.51.100.9\" or a list of addresses and ranges";
@@ -109,7 +109,13 @@ fn usable(
 ) -> bool {
     if let Some(family) = family.filter(|family| !family.holds(first)) {
         let what = format!("{text:?} is of the other family: this translation is family = {:?}", family.name());
-        report.error(node.at, &Problem::Contradiction { what, expected: "addresses of its own family" });
+        report.error(
+            node.at,
+            &Problem::Contradiction {
+                what,
+                expected: "addresses of its own family; there is no translation between IPv6 and IPv4 (NAT64)",
+            },
+        );
         return false;
     }
     if !is_usable_unicast(first) || !is_usable_unicast(last) {
@@ -118,4 +124,20 @@ fn usable(
         return false;
     }
     true
+}
+
+/// Reads `translate.prefix`: the first address and the length.
+pub(super) fn prefix(node: Node<'_>, report: &mut Report<'_>) -> Option<(Ipv6Addr, u8)> {
+    const A_PREFIX: &str = "an IPv6 prefix of at most 64 bits, \"2001:db8:1::/48\", with nothing behind it";
+    let text = node.string_expecting(A_PREFIX, report)?.trim();
+    let written =
+        text.split_once('/').and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
+    let prefix = written.filter(|(address, length)| PrefixPair::new(*address, *address, *length).is_some());
+    if prefix.is_none() {
+        let expected = A_PREFIX.to_owned();
+        report.error(node.at, &Problem::BadValue { what: "prefix", value: text.to_owned(), near: None, expected });
+    }
+    prefix.filter(|(first, _)| {
+        usable(node, text, "prefix", ((*first).into(), (*first).into()), Some(Family::Ipv6), report)
+    })
 }
