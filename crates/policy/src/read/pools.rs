@@ -1,11 +1,9 @@
 //! The keys of a `[[nat]]` that say how its external ports are shared out.
 
-use toml::de::DeValue;
-
 use super::node::{Choice, Node, Section};
 use super::problem::Problem;
 use super::report::Report;
-use super::services;
+use super::{services, values};
 use crate::{
     AddressSet, Allocation, Deterministic, Family, NatLimits, Pooling, PortPool, SourceTranslation, key_address,
 };
@@ -14,7 +12,6 @@ use crate::{
 pub(super) const KEYS: [&str; 7] = ["parity", "keep_port", "pooling", "limit", "allocation", "block", "log"];
 const LIMIT_KEYS: [&str; 2] = ["ports", "connections"];
 const A_LIMIT: &str = "limit.ports = 1000, limit.connections = 2000, or both";
-const A_COUNT: &str = "a number between 1 and 4294967295";
 const ONE_RANGE: &str = "one range of ports, such as \"1024-65535\"";
 const POOLINGS: [Choice<Pooling>; 2] = [("paired", Some(Pooling::Paired)), ("arbitrary", Some(Pooling::Arbitrary))];
 
@@ -81,16 +78,9 @@ fn allocation(table: &Section<'_>, ports: Option<Option<(u16, u16)>>, report: &m
 }
 
 fn block_size(node: Node<'_>, (first, last): (u16, u16), report: &mut Report<'_>) -> Option<u16> {
-    let most = (last - first).saturating_add(1);
-    let expected = format!("a number of ports between {SMALLEST_BLOCK} and {most}, all that there are");
-    let DeValue::Integer(written) = node.value else { return node.wrong_type(&expected, report) };
-    let size = node.as_integer().and_then(|number| u16::try_from(number).ok());
-    let size = size.filter(|size| (SMALLEST_BLOCK..=most).contains(size));
-    if size.is_none() {
-        let value = written.as_str().to_owned();
-        report.error(node.at, &Problem::OutOfRange { what: "\"block\" of".to_owned(), value, expected });
-    }
-    size
+    let most = u32::from((last - first).saturating_add(1));
+    let size = values::number("block", u32::from(SMALLEST_BLOCK)..=most, node, report)?;
+    u16::try_from(size).ok()
 }
 
 /// Works out `allocation = "deterministic"`, if that is asked for. `None` after a fault.
@@ -146,7 +136,7 @@ fn limits(node: Node<'_>, report: &mut Report<'_>) -> Option<NatLimits> {
     let section = node.section("\"limit\"", A_LIMIT, report)?;
     section.check_keys(&LIMIT_KEYS, report);
     let read = |key, report: &mut Report<'_>| match section.get(key) {
-        Some(node) => count(node, report).map(Some),
+        Some(node) => values::number(key, 1..=u32::MAX, node, report).map(Some),
         None => Some(None),
     };
     let (ports, connections) = (read("ports", report), read("connections", report));
@@ -156,14 +146,4 @@ fn limits(node: Node<'_>, report: &mut Report<'_>) -> Option<NatLimits> {
         return None;
     }
     Some(limits)
-}
-
-fn count(node: Node<'_>, report: &mut Report<'_>) -> Option<u32> {
-    let DeValue::Integer(written) = node.value else { return node.wrong_type(A_COUNT, report) };
-    let number = node.as_integer().and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
-    if number.is_none() {
-        let (what, value) = (format!("{:?} of", node.key), written.as_str().to_owned());
-        report.error(node.at, &Problem::OutOfRange { what, value, expected: A_COUNT.to_owned() });
-    }
-    number
 }
