@@ -33,6 +33,12 @@ pub fn timeouts(policy: &flowhop_policy::Timeouts) -> Timeouts {
     }
 }
 
+/// The engine's bounds under a policy.
+#[must_use]
+pub fn limits(policy: &Policy) -> Limits {
+    Limits { half_open: policy.table.half_open.map(|most| most as usize), ..Limits::default() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,10 +51,4 @@ mod tests {
         }
         assert_eq!(ticks(Duration::MAX), i32::MAX as u32);
     }
-}
-
-/// The engine's bounds under a policy.
-#[must_use]
-pub fn limits(policy: &Policy) -> Limits {
-    Limits { half_open: policy.table.half_open.map(|most| most as usize), ..Limits::default() }
 }

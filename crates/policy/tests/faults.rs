@@ -146,12 +146,12 @@ nat = [ { name = \"a\" } ]
     ("[[rule]]\nname = \"a\"\naction = \"droop\"\n", &[(8, "did you mean \"drop\"?")]),
     ("[[rule]]\nname = \"\"\naction = \"allow\"\n", &[(7, "is no name")]),
     ("[[rule]]\nname = \"a\"\naction = \"allow\"\nlimit = \"100\"\n", &[(9, "\"100\" is no rate")]),
-    ("[[rule]]\nname = \"a\"\naction = \"allow\"\nsource_limit = 5\n", &[(9, "expected a number of new connections")]),
+    ("[[rule]]\nname = \"a\"\naction = \"allow\"\nsource_limit = 5\n", &[(9, "\"source_limit\" is an integer")]),
     (
         "[[rule]]\nname = \"a\"\naction = \"allow\"\nsource_connections = 0\n",
-        &[(9, "expected a number between 1 and 8388608")],
+        &[(9, "\"source_connections\" of 0 is out of range")],
     ),
-    ("[table]\nhalf_open = 0\n", &[(7, "expected a number between 1 and 8388608")]),
+    ("[table]\nhalf_open = 0\n", &[(7, "\"half_open\" of 0 is out of range")]),
     ("[[rule]]\nname = \"a\"\naction = \"allow\"\nsource = \"10.1.0.300\"\n", &[(9, "\"10.1.0.300\" is no address")]),
     (
         "[[rule]]\nname = \"a\"\naction = \"allow\"\nsource = [\n  \"10.1.0.0/33\",\n  \"10.1.0.9-10.1.0.1\",\n  \"10.1.0.1-::1\",\n  \"::ffff:10.0.0.1\",\n]\n",
