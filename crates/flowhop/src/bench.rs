@@ -3,6 +3,7 @@
 //! Everything is measured in one run and in turns, so that what else the machine does hits everybody; ratios count,
 //! absolute figures do not. Everything happens in namespaces of its own ([`lab`](crate::lab)).
 
+mod answer;
 mod bpf;
 mod contestants;
 mod field;
@@ -12,7 +13,6 @@ mod program;
 mod rate;
 mod report;
 mod stream;
-mod wire;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -51,6 +51,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Measure how fast it is on this machine, side by side with the kernel
     Bench(BenchArgs),
+    /// Try what the RFCs demand, clause by clause, on the shipped data path in namespaces of its own
+    Selftest(SelftestArgs),
 }
 
 /// What can be deleted.
@@ -145,6 +147,23 @@ fn flows(text: &str) -> Result<u32, String> {
     let number =
         text.parse::<u32>().ok().filter(|number| number.is_power_of_two() && (10..=22).contains(&number.ilog2()));
     number.ok_or_else(|| "expected a power of two from 1024 to 4194304".to_owned())
+}
+
+/// `flowhop selftest`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: flowhop selftest --rfc 4787\n\n\
+    Exit code 0: every clause that is tried holds; 1: some do not. As root on all paths; otherwise in a user namespace\n\
+    on the `user` path.")]
+pub struct SelftestArgs {
+    /// Clauses of this RFC only
+    #[arg(long, value_name = "NUMBER")]
+    pub rfc: Option<u16>,
+    /// Print one JSON object
+    #[arg(short, long)]
+    pub json: bool,
+    /// Write the list of clauses as a page of documentation, and try nothing
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
 }
 
 /// Which daemon is asked.

@@ -11,13 +11,14 @@ pub mod daemon;
 pub mod namespace;
 pub mod sandbox;
 pub mod traffic;
+pub mod wire;
 
 use std::fmt::Display;
 use std::io;
 
 use thiserror::Error;
 
-pub use bed::{Bed, Family};
+pub use bed::{Bed, Family, device};
 pub use daemon::{Daemon, Mode};
 pub use namespace::Namespace;
 pub use sandbox::Sandbox;

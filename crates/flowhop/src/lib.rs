@@ -25,6 +25,7 @@ pub mod exit;
 pub mod lab;
 pub mod paths;
 pub mod replay;
+pub mod selftest;
 pub mod show;
 pub mod state;
 pub mod whose;
@@ -71,6 +72,10 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
             let cli::BenchArgs { quick, json, markdown, only, flows } = args;
             let options = bench::Options { quick, json, markdown, only, flows };
             bench::bench(&options, &mut out)
+        }
+        Command::Selftest(args) => {
+            let cli::SelftestArgs { rfc, json, markdown } = args;
+            selftest::selftest(&selftest::Options { rfc, json, markdown }, &mut out)
         }
         Command::Run(args) => down::run(&args),
         Command::Down(args) => down::down(&args),

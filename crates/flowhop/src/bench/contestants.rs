@@ -146,7 +146,7 @@ fn router(
     bench: &Bench<'_>,
     section: &mut Section,
 ) -> Result<Option<Router>, LabError> {
-    field.receive_by_polling()?;
+    field.bed.receive_by_polling()?;
     let (lan, wan) = (field.lan, field.wan);
     let redirect = |kind| {
         let link = field.bed.router.enter(|| generator::redirect(kind, wan)?.attach(lan))?;
@@ -154,11 +154,11 @@ fn router(
     };
     let router = match who {
         DRIVER_REDIRECT => {
-            field.take_frames()?;
+            field.bed.take_frames()?;
             redirect(Kind::Xdp)?
         }
         DRIVER => {
-            field.take_frames()?;
+            field.bed.take_frames()?;
             let policy = Policy { mode: Mode::Driver, ..bench.many_flows("lines") };
             Router::Flowhop(Daemon::start(&field.bed, &bench.folder("rate-driver"), &policy)?, Mode::Driver)
         }

@@ -2,19 +2,19 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::net::if_::if_nametoindex;
+use flowhop_wire::ethertype;
 
+use super::answer::answer;
 use super::bpf::{Kind, Program};
 use super::generator::{self, Hop, Shape};
-use super::wire::Wire;
 use crate::lab::namespace::{find, run};
-use crate::lab::{Bed, Daemon, LabError, Namespace, Tried};
+use crate::lab::wire::Wire;
+use crate::lab::{Bed, Daemon, LabError, Tried, device};
 
 /// First packets in a second. The daemon judges many more, but with this many none waits for room.
 const RATE: u32 = 100_000;
@@ -70,19 +70,6 @@ impl Field {
         Ok(Self { bed, hop, onward, inside, lan, wan, outside, opened: [0; 2] })
     }
 
-    /// Makes `lan0` receive by NAPI, as network cards do; veth has that with receive offload only.
-    pub(super) fn receive_by_polling(&self) -> Result<(), LabError> {
-        self.bed.router.enter(|| receive_offload("lan0"))?.tried("generic receive offload of lan0")
-    }
-
-    /// Makes `lan0` and `wan0` take frames from programs in drivers, which needs NAPI at their other ends.
-    pub(super) fn take_frames(&self) -> Result<(), LabError> {
-        for host in [&self.bed.inside, &self.bed.outside] {
-            host.enter(|| receive_offload("eth0"))?.tried("generic receive offload of eth0")?;
-        }
-        Ok(())
-    }
-
     /// The program in the driver of `lan0`.
     pub(super) fn driver_program(&self) -> Result<Program, LabError> {
         let ip = find("ip").ok_or(LabError::Missing { program: "ip", package: "iproute2" })?;
@@ -125,8 +112,9 @@ impl Field {
         let stop = Arc::new(AtomicBool::new(false));
         let answering = {
             let (stop, ifindex) = (Arc::clone(&stop), self.outside);
-            let wire = self.bed.outside.enter(|| Wire::open(ifindex, true))?.tried("a packet socket")?;
-            self.bed.outside.thread(move || wire.answer(&stop).tried("answer TCP connections"))
+            let wire =
+                self.bed.outside.enter(|| Wire::open(ifindex, Some(ethertype::IPV4)))?.tried("a packet socket")?;
+            self.bed.outside.thread(move || answer(&wire, &stop).tried("answer TCP connections"))
         };
         let opened = (|| {
             self.send(Shape::Syn, flows, RATE)?;
@@ -167,7 +155,7 @@ impl Field {
         let (ifindex, hop) = (self.inside, self.hop);
         let send = || -> io::Result<()> {
             let frames = (0..flows).map(|flow| generator::frame(hop, shape, flow));
-            Wire::open(ifindex, false)?.send(frames, rate)
+            Wire::open(ifindex, None)?.send(frames, rate)
         };
         self.bed.inside.enter(send)?.tried("send first packets")
     }
@@ -194,52 +182,8 @@ pub(super) fn text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// Index and address of a device.
-fn device(namespace: &Namespace, name: &str) -> Result<(u32, [u8; 6]), LabError> {
-    let ask = || -> io::Result<(u32, [u8; 6])> {
-        let ifindex = if_nametoindex(name)?;
-        let mut mac = [0; 6];
-        for address in nix::ifaddrs::getifaddrs()?.filter(|address| address.interface_name == name) {
-            let link = address.address.as_ref().and_then(|address| address.as_link_addr()?.addr());
-            mac = link.unwrap_or(mac);
-        }
-        Ok((ifindex, mac))
-    };
-    namespace.enter(ask)?.tried(name)
-}
-
 /// What the machine's kernel allows for its own connections, all namespaces together.
 pub(super) fn conntrack_room() -> u64 {
     let text = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
-}
-
-/// `ethtool -K device gro on`, by the system call that it makes.
-fn receive_offload(device: &str) -> io::Result<()> {
-    #[repr(C)]
-    struct Value {
-        command: u32,
-        data: u32,
-    }
-    #[repr(C)]
-    struct Request {
-        name: [u8; libc::IFNAMSIZ],
-        value: *mut Value,
-        // The kernel's `struct ifreq` has a union of 24 bytes here.
-        rest: [u64; 2],
-    }
-    /// `ETHTOOL_SGRO` and `SIOCETHTOOL`.
-    const SET: u32 = 0x2c;
-    const ETHTOOL: libc::c_ulong = 0x8946;
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let mut value = Value { command: SET, data: 1 };
-    let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
-    for (to, from) in request.name.iter_mut().zip(device.bytes()) {
-        *to = from;
-    }
-    // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that this command takes.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), ETHTOOL as _, &raw mut request) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }

@@ -50,7 +50,7 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         [(DRIVER, Mode::Driver, "lines"), (LINES, Mode::Chosen, "lines"), (HASH, Mode::Chosen, "kernel-hash")]
     {
         let field = Field::new()?;
-        field.take_frames()?;
+        field.bed.take_frames()?;
         let folder = format!("program-{index}{}", if mode == Mode::Driver { "-driver" } else { "" });
         let policy = Policy { mode, ..bench.many_flows(index) };
         let daemon = Daemon::start(&field.bed, &bench.folder(&folder), &policy)?;

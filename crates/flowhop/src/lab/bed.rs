@@ -6,11 +6,15 @@
 //!  fd00:0:0:1::2      fd00:0:0:1::1   2001:db8:0:2::1     2001:db8:0:2::2
 //! ```
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use nix::net::if_::if_nametoindex;
+
 use super::namespace::{find, run};
-use super::{LabError, Namespace};
+use super::{LabError, Namespace, Tried};
 
 /// Which internet protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +122,25 @@ impl Bed {
         Ok(bed)
     }
 
+    /// Makes both hosts' devices take frames from programs in drivers, which needs NAPI at the other end of a veth.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn take_frames(&self) -> Result<(), LabError> {
+        for host in [&self.inside, &self.outside] {
+            host.enter(|| receive_offload("eth0"))?.tried("generic receive offload of eth0")?;
+        }
+        Ok(())
+    }
+
+    /// Makes `lan0` receive by NAPI, as network cards do; veth has that with receive offload only.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn receive_by_polling(&self) -> Result<(), LabError> {
+        self.router.enter(|| receive_offload("lan0"))?.tried("generic receive offload of lan0")
+    }
+
     /// Makes the kernel itself the router, or ends that.
     ///
     /// # Errors
@@ -150,3 +173,50 @@ impl Bed {
 
 /// One of the addresses of [`Family`].
 type Address = fn(Family) -> IpAddr;
+
+/// Index and address of a device.
+///
+/// # Errors
+/// When there is none.
+pub fn device(namespace: &Namespace, name: &str) -> Result<(u32, [u8; 6]), LabError> {
+    let ask = || -> io::Result<(u32, [u8; 6])> {
+        let ifindex = if_nametoindex(name)?;
+        let mut mac = [0; 6];
+        for address in nix::ifaddrs::getifaddrs()?.filter(|address| address.interface_name == name) {
+            let link = address.address.as_ref().and_then(|address| address.as_link_addr()?.addr());
+            mac = link.unwrap_or(mac);
+        }
+        Ok((ifindex, mac))
+    };
+    namespace.enter(ask)?.tried(name)
+}
+
+/// `ethtool -K device gro on`, by the system call that it makes.
+fn receive_offload(device: &str) -> io::Result<()> {
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        value: *mut Value,
+        // The kernel's `struct ifreq` has a union of 24 bytes here.
+        rest: [u64; 2],
+    }
+    /// `ETHTOOL_SGRO` and `SIOCETHTOOL`.
+    const SET: u32 = 0x2c;
+    const ETHTOOL: libc::c_ulong = 0x8946;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut value = Value { command: SET, data: 1 };
+    let mut request = Request { name: [0; libc::IFNAMSIZ], value: &raw mut value, rest: [0; 2] };
+    for (to, from) in request.name.iter_mut().zip(device.bytes()) {
+        *to = from;
+    }
+    // SAFETY: `request` is an ifreq in layout and size, and points to a value of the form that this command takes.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), ETHTOOL as _, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

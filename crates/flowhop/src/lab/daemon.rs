@@ -110,9 +110,17 @@ impl Daemon {
     /// # Errors
     /// With what the daemon said.
     pub fn start(bed: &Bed, folder: &Path, policy: &Policy) -> Result<Self, LabError> {
+        Self::start_with(bed, folder, &policy.text())
+    }
+
+    /// The same with the text of a policy.
+    ///
+    /// # Errors
+    /// With what the daemon said.
+    pub fn start_with(bed: &Bed, folder: &Path, policy: &str) -> Result<Self, LabError> {
         fs::create_dir(folder).tried(folder.display())?;
         let (file, state) = (folder.join("policy.toml"), folder.join("state"));
-        fs::write(&file, policy.text()).tried(file.display())?;
+        fs::write(&file, policy).tried(file.display())?;
         private_pins(&state).tried(state.display())?;
         let mut command = bed.router.command(SELF, &[]);
         command.arg("run").arg("-c").arg(&file).arg("--state").arg(&state);

@@ -1,0 +1,86 @@
+//! What there is to show: clauses of RFCs, what flowhop does about each, and how that is seen.
+
+use std::fmt;
+
+use super::field::{Fault, Field};
+use super::policies::Policy;
+
+/// How much a clause demands (RFC 2119).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// MUST, REQUIRED, SHALL.
+    Must,
+    /// SHOULD, RECOMMENDED.
+    Should,
+    /// MAY, OPTIONAL.
+    May,
+}
+
+impl Level {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Must => "MUST",
+            Self::Should => "SHOULD",
+            Self::May => "MAY",
+        }
+    }
+}
+
+/// What sees to it that a clause holds.
+#[derive(Clone, Copy)]
+pub enum How {
+    /// Packets through the firewall under a policy.
+    Tried(&'static Policy, fn(&Field) -> Result<(), Fault>),
+    /// It does not hold, for this reason.
+    Unmet(&'static str),
+}
+
+impl fmt::Debug for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tried(policy, _) => f.debug_tuple("Tried").field(&policy.name).finish(),
+            Self::Unmet(reason) => f.debug_tuple("Unmet").field(reason).finish(),
+        }
+    }
+}
+
+/// A clause of an RFC.
+#[derive(Clone, Copy, Debug)]
+pub struct Clause {
+    /// Number of the RFC.
+    pub rfc: u16,
+    /// Section or requirement.
+    pub clause: &'static str,
+    /// How much it demands.
+    pub level: Level,
+    /// What flowhop does.
+    pub does: &'static str,
+    /// How that is seen.
+    pub how: How,
+}
+
+/// All clauses, by RFC and in the order of the clauses.
+#[must_use]
+pub fn all() -> Vec<Clause> {
+    let mut all = [super::ip::CLAUSES, super::icmp::CLAUSES, super::tcp::CLAUSES, super::nat::CLAUSES].concat();
+    all.sort_by_key(|clause| clause.rfc);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clauses_are_named_once_and_every_must_is_tried() {
+        let all = all();
+        for (place, clause) in all.iter().enumerate() {
+            let same =
+                |other: &Clause| (other.rfc, other.clause, other.does) == (clause.rfc, clause.clause, clause.does);
+            assert!(!all[..place].iter().any(same), "twice: {clause:?}");
+            assert!(clause.level != Level::Must || matches!(clause.how, How::Tried(..)), "{clause:?}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Clauses about IP itself: what is forwarded at all.
+
+use std::net::{IpAddr, SocketAddr};
+
+use flowhop_wire::build::Spec;
+use flowhop_wire::{icmp4, icmp6, protocol};
+
+use super::clause::Clause;
+use super::clause::How::Tried;
+use super::clause::Level::Must;
+use super::field::{Fault, Field, Seen, Side, holds};
+use super::policies::PLAIN;
+
+/// The clauses.
+pub(super) static CLAUSES: &[Clause] = &[
+    Clause {
+        rfc: 1812,
+        clause: "5.2.2",
+        level: Must,
+        does: "discards packets whose header checksum is wrong silently and counts them",
+        how: Tried(&PLAIN, header_checksum),
+    },
+    Clause {
+        rfc: 1812,
+        clause: "5.3.1",
+        level: Must,
+        does: "lowers the time to live by one, answers an expired one with Time Exceeded",
+        how: Tried(&PLAIN, time_to_live),
+    },
+    Clause {
+        rfc: 1812,
+        clause: "5.3.7",
+        level: Must,
+        does: "drops packets from and to loopback addresses, class E and network zero",
+        how: Tried(&PLAIN, martians),
+    },
+    Clause {
+        rfc: 2644,
+        clause: "4",
+        level: Must,
+        does: "does not forward directed broadcasts",
+        how: Tried(&PLAIN, directed_broadcast),
+    },
+    Clause {
+        rfc: 8200,
+        clause: "3",
+        level: Must,
+        does: "lowers the hop limit by one, answers an expired one with Time Exceeded",
+        how: Tried(&PLAIN, hop_limit),
+    },
+    Clause {
+        rfc: 4291,
+        clause: "2.5.6",
+        level: Must,
+        does: "does not forward packets with link-local source or destination",
+        how: Tried(&PLAIN, link_local),
+    },
+    Clause {
+        rfc: 4291,
+        clause: "2.5.3",
+        level: Must,
+        does: "does not forward packets with the loopback address as source or destination",
+        how: Tried(&PLAIN, loopback6),
+    },
+];
+
+fn header_checksum(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    let mut frame = field.frame(Side::Inside, &Spec::udp(from, to, b"x"))?;
+    frame[24] ^= 1;
+    let before = field.drops("bad_ip_checksum")?;
+    field.send_frame(Side::Inside, frame)?;
+    field.nothing(Side::Outside, "the packet", |seen| seen.to() == to)?;
+    field.nothing(Side::Inside, "an answer", |seen| seen.icmp().is_some() && seen.destination == from.ip())?;
+    let counted = field.drops("bad_ip_checksum")? - before;
+    holds(counted == 1, || format!("{counted} counted as bad_ip_checksum"))
+}
+
+fn expires(field: &Field, six: bool, error: (u8, u8)) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
+    field.send(Side::Inside, &Spec::udp(from, to, b"x").with_ttl(9))?;
+    let seen = field.expect(Side::Outside, "the packet", |seen| seen.to() == to)?;
+    holds(seen.ttl == 8, || format!("9 became {}", seen.ttl))?;
+    // Of a known flow, as of a new one.
+    for to in [to, field.at(Side::Outside, six)] {
+        field.send(Side::Inside, &Spec::udp(from, to, b"x").with_ttl(1))?;
+        let is = |seen: &Seen| seen.destination == from.ip() && seen.icmp() == Some(error);
+        field.expect(Side::Inside, "Time Exceeded", is)?;
+        field.nothing(Side::Outside, "the expired packet", |seen| seen.to() == to)?;
+    }
+    Ok(())
+}
+
+fn time_to_live(field: &Field) -> Result<(), Fault> {
+    expires(field, false, (icmp4::TIME_EXCEEDED, 0))
+}
+
+fn hop_limit(field: &Field) -> Result<(), Fault> {
+    expires(field, true, (icmp6::TIME_EXCEEDED, 0))
+}
+
+/// That packets between these do not get from a side to the other.
+fn refused(field: &Field, side: Side, pairs: &[(IpAddr, IpAddr)]) -> Result<(), Fault> {
+    let other = if side == Side::Inside { Side::Outside } else { Side::Inside };
+    for (source, destination) in pairs {
+        let port = field.fresh();
+        let (from, to) = (SocketAddr::new(*source, port), SocketAddr::new(*destination, 80));
+        field.send(side, &Spec::udp(from, to, b"x"))?;
+        let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.word(0) == port;
+        field.nothing(other, &format!("a packet from {source} to {destination}"), is)?;
+    }
+    Ok(())
+}
+
+fn ip(text: &str) -> Result<IpAddr, Fault> {
+    text.parse().map_err(|_| Fault(format!("{text} is no address")))
+}
+
+fn martians(field: &Field) -> Result<(), Fault> {
+    let (inside, outside) = (Side::Inside.host(false, 0), Side::Outside.host(false, 0));
+    for text in ["127.0.0.1", "0.1.2.3", "240.0.0.1", "255.255.255.255"] {
+        refused(field, Side::Inside, &[(ip(text)?, outside), (inside, ip(text)?)])?;
+        refused(field, Side::Outside, &[(ip(text)?, inside)])?;
+    }
+    refused(field, Side::Outside, &[(ip("224.0.0.1")?, inside)])
+}
+
+fn directed_broadcast(field: &Field) -> Result<(), Fault> {
+    refused(field, Side::Inside, &[(Side::Inside.host(false, 0), ip("198.51.100.255")?)])?;
+    refused(field, Side::Outside, &[(Side::Outside.host(false, 0), ip("10.1.0.255")?)])
+}
+
+fn link_local(field: &Field) -> Result<(), Fault> {
+    let (inside, outside) = (Side::Inside.host(true, 0), Side::Outside.host(true, 0));
+    let local = ip("fe80::50")?;
+    refused(field, Side::Inside, &[(local, outside), (inside, local)])?;
+    refused(field, Side::Outside, &[(local, inside)])
+}
+
+fn loopback6(field: &Field) -> Result<(), Fault> {
+    let (inside, outside) = (Side::Inside.host(true, 0), Side::Outside.host(true, 0));
+    refused(field, Side::Inside, &[(ip("::1")?, outside), (inside, ip("::1")?)])?;
+    refused(field, Side::Outside, &[(ip("::1")?, inside)])
+}

@@ -1,0 +1,108 @@
+//! What came of it, for people, for programs, and as a page of documentation.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::clause::{Clause, How};
+
+/// How a clause did on each path that was tried.
+#[derive(Clone, Debug)]
+pub struct Result {
+    /// The clause.
+    pub clause: Clause,
+    /// Path, and what was wrong on it.
+    pub paths: Vec<(&'static str, Option<String>)>,
+}
+
+impl Result {
+    /// Whether all paths passed, or nothing was to be tried.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.paths.iter().all(|(_, fault)| fault.is_none())
+    }
+
+    /// One line, and one more for each path that failed.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Clause { rfc, clause, level, does, how } = self.clause;
+        let verdict = match how {
+            How::Unmet(_) => "unmet",
+            How::Tried(..) if self.passed() => "pass",
+            How::Tried(..) => "FAIL",
+        };
+        let mut text = format!("{verdict:<6} RFC {rfc:<5} {clause:<12} {:<7} {does}", level.name());
+        if let How::Unmet(reason) = how {
+            let _written = write!(text, "\n       {reason}");
+        }
+        for (path, fault) in &self.paths {
+            if let Some(fault) = fault {
+                let _written = write!(text, "\n       {path}: {fault}");
+            }
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let Clause { rfc, clause, level, does, how } = self.clause;
+        let path = |name: &str| {
+            let found = self.paths.iter().find(|(path, _)| *path == name);
+            found.map(|(_, fault)| if fault.is_none() { "pass" } else { "fail" })
+        };
+        let faults = self.paths.iter().filter_map(|(path, fault)| Some(format!("{path}: {}", fault.as_ref()?)));
+        json!({
+            "rfc": rfc,
+            "clause": clause,
+            "level": level.name(),
+            "does": does,
+            "unmet": match how { How::Unmet(reason) => Some(reason), How::Tried(..) => None },
+            "driver": path("driver"),
+            "skb": path("skb"),
+            "user": path("user"),
+            "faults": faults.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The JSON object.
+#[must_use]
+pub fn json(results: &[Result]) -> Value {
+    let passed = results.iter().filter(|result| result.passed() && matches!(result.clause.how, How::Tried(..))).count();
+    json!({
+        "version": 1,
+        "clauses": results.iter().map(Result::json).collect::<Vec<_>>(),
+        "passed": passed,
+        "failed": results.iter().filter(|result| !result.passed()).count(),
+        "unmet": results.iter().filter(|result| matches!(result.clause.how, How::Unmet(_))).count(),
+    })
+}
+
+/// The page of documentation.
+#[must_use]
+pub fn markdown(clauses: &[Clause]) -> String {
+    let mut page = "\
+# What flowhop does about the RFCs
+
+Made by `flowhop selftest --markdown docs/rfc-compliance.md`, and by nothing else, from the list of clauses that
+`flowhop selftest` tries: each on every path (`driver`, `skb`, `user`), by packets through the shipped data path.
+
+"
+    .to_owned();
+    let mut last = None;
+    for clause in clauses {
+        if last.replace(clause.rfc) != Some(clause.rfc) {
+            let rfc = clause.rfc;
+            let gap = if last.is_some() && !page.ends_with("\n\n") { "\n" } else { "" };
+            let _written = write!(
+                page,
+                "{gap}## RFC {rfc}\n\n| clause | level | what flowhop does | tried |\n|---|---|---|---|\n"
+            );
+        }
+        let tried = match clause.how {
+            How::Tried(policy, _) => format!("policy `{}`", policy.name),
+            How::Unmet(reason) => format!("**not met**: {reason}"),
+        };
+        let _written = writeln!(page, "| {} | {} | {} | {tried} |", clause.clause, clause.level.name(), clause.does);
+    }
+    page
+}

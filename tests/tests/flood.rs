@@ -1,0 +1,147 @@
+//! A flood of SYNs at ten times what the table holds (checklist A6, F5; RFC 4987): connections that exist lose nothing,
+//! memory does not grow, and a client of another source reaches the published service.
+//!
+//! The tests need root and the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`).
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests fail the test on the spot")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use flowhop_tests::raw::{Flags, Packet, RawPort, Transport};
+use flowhop_tests::tools::{self, HttpServer};
+use flowhop_tests::wait::undisturbed;
+use flowhop_tests::{Bed, Daemon, Family, Load, Policy, alone, numbered, until};
+
+const CONNECTIONS: u32 = 16_384;
+/// SYNs of one flood.
+const FLOOD: u64 = 10 * CONNECTIONS as u64;
+/// SYNs a second: more than a slow path that was built for tests can take.
+const RATE: u64 = 40_000;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Growth of the daemon's own memory, in kB, that is none: a few pages of the allocator's.
+const NOTHING: u64 = 1024;
+
+/// SYNs from as many sources, until told to stop.
+struct Flood {
+    sent: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flood {
+    fn start(bed: &Bed, to: SocketAddr) -> Self {
+        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let wire = RawPort::open(&bed.outside, "eth0");
+        let router = RawPort::open(&bed.router, "wan0").mac;
+        let thread = {
+            let (sent, stop) = (Arc::clone(&sent), Arc::clone(&stop));
+            thread::spawn(move || {
+                let begun = Instant::now();
+                let syn = Transport::Tcp { seq: 1, ack: 0, flags: Flags::SYN, window: 1024 };
+                while !stop.load(Ordering::Relaxed) {
+                    let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
+                    let so_far = sent.load(Ordering::Relaxed);
+                    for number in so_far..due.min(so_far + RATE / 100) {
+                        let source = Ipv4Addr::from(0x0b00_0000 + number as u32);
+                        let source = SocketAddr::new(source.into(), 1024 + (number % 50_000) as u16);
+                        wire.send(&Packet::new((wire.mac, router), source, to, syn, &[]).build());
+                        sent.store(number + 1, Ordering::Release);
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            })
+        };
+        Self { sent, stop, thread: Some(thread) }
+    }
+
+    fn wait(&self, packets: u64) {
+        until("the flood", LIMIT, || (self.sent.load(Ordering::Acquire) >= packets).then_some(()));
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ended = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Memory of a process that is its own, in kB.
+fn own_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+fn a_flood(path: &str) {
+    let _turn = alone();
+    undisturbed();
+    let bed = Bed::for_path("flood", path);
+    let server = HttpServer::start(&bed.inside, Family::V4.inside_host());
+    let url = server.url().to_owned();
+    let port: u16 = url.trim_end_matches("/body").rsplit_once(':').unwrap().1.parse().unwrap();
+    let external = SocketAddr::new(Family::V4.outside_router(), port);
+    let published = format!(
+        "[[rule]]\nname = \"published\"\nfrom = \"outside\"\nto = \"inside\"\nservice = \"tcp/{port}\"\naction = \"allow\"\n\
+         [[nat]]\nname = \"publish\"\ndestination = \"{}\"\nservice = \"tcp/{port}\"\n\
+         translate.destination = \"{}\"\n",
+        external.ip(),
+        Family::V4.inside_host(),
+    );
+    let policy = Policy::new().masquerade(true).path(path).connections(CONNECTIONS).extra(&published);
+    let daemon = Daemon::start(&bed.router, &policy);
+    let public = format!("http://{external}/body");
+    assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached");
+
+    // The first one fills what memory there is.
+    let flood = Flood::start(&bed, external);
+    flood.wait(FLOOD);
+    drop(flood);
+    let before = own_memory(daemon.id());
+
+    let load = Load::new(Family::V4.outside_host(), 5000).rate(20_000, 8000).flows(50);
+    let running = numbered::start(&bed.inside, &[&bed.outside], &load);
+    running.wait_sent(2000);
+    let bulk = tools::start_iperf3(&bed.inside, &bed.outside, Family::V4.outside_host(), 5);
+    let flood = Flood::start(&bed, external);
+    flood.wait(FLOOD / 10);
+    let mut reached = 0;
+    while flood.sent.load(Ordering::Acquire) < FLOOD {
+        assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached in the flood");
+        reached += 1;
+    }
+    flood.wait(FLOOD);
+    let bulk = bulk.finish(5);
+    drop(flood);
+    let report = running.finish();
+    let after = own_memory(daemon.id());
+    let status = daemon.json("show status")["status"].clone();
+    println!(
+        "{path}: {report}; {:.1} Gbit/s beside; reached {reached} times; {before} kB, then {after} kB; {}",
+        bulk.bits_per_second / 1e9,
+        status["pressure"],
+    );
+    assert!(report.is_clean(), "{report}\ndrops: {}", daemon.json("show drops"));
+    assert!(bulk.bits_per_second > 1e6, "{bulk:?}");
+    assert!(reached > 0);
+    assert!(after <= before + NOTHING, "{before} kB became {after} kB");
+    let pressure = &status["pressure"];
+    let number = |key: &str| pressure[key].as_u64().unwrap_or_else(|| panic!("{pressure}"));
+    assert_eq!(number("half_open_limit"), u64::from(CONNECTIONS) / 4);
+    assert!(number("half_open") <= number("half_open_limit"), "{pressure}");
+    assert!(number("evicted") > u64::from(CONNECTIONS), "{pressure}");
+    assert_eq!(daemon.drops(Some("table_full")), 0);
+}
+
+#[test]
+fn a_flood_of_syns_hurts_nobody_on_the_driver() {
+    a_flood("driver");
+}
+
+#[test]
+fn a_flood_of_syns_hurts_nobody_on_the_socket_buffer() {
+    a_flood("skb");
+}

@@ -1,0 +1,28 @@
+//! `flowhop selftest` on the program as it is built: every clause that is tried holds on every path.
+//!
+//! The tests need root and the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`).
+#![expect(clippy::expect_used, reason = "helpers of tests fail the test on the spot")]
+
+use std::process::Command;
+
+use flowhop_tests::daemon::binary;
+use flowhop_tests::{alone, wait::undisturbed};
+use serde_json::Value;
+
+#[test]
+fn every_clause_holds_on_every_path() {
+    let _turn = alone();
+    undisturbed();
+    let output = Command::new(binary()).args(["selftest", "-j"]).output().expect("flowhop selftest");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let outcome: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let clauses = outcome["clauses"].as_array().expect("clauses");
+    let faults: Vec<&Value> = clauses.iter().filter(|clause| clause["faults"] != Value::Array(vec![])).collect();
+    assert!(faults.is_empty(), "{faults:#?}");
+    for clause in clauses.iter().filter(|clause| clause["unmet"].is_null()) {
+        for path in ["driver", "skb", "user"] {
+            assert_eq!(clause[path], "pass", "{clause}");
+        }
+    }
+    assert_eq!(output.status.code(), Some(0));
+}
