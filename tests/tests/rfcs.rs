@@ -1,7 +1,6 @@
 //! `flowhop selftest` on the program as it is built: every clause that is tried holds on every path.
 //!
 //! The tests need root and the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`).
-#![expect(clippy::expect_used, reason = "helpers of tests fail the test on the spot")]
 
 use std::process::Command;
 
