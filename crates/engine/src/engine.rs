@@ -13,7 +13,7 @@ use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::ageing::{self, Due, Resets, Wheel};
+use crate::ageing::{self, Resets, Wheel};
 use crate::answers::Answers;
 use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
@@ -24,7 +24,7 @@ use crate::hold::{HOLD_LIMIT, Hold};
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
-use crate::refusals::{Refusals, is_refusal};
+use crate::refusals::{self, Refusals, is_refusal};
 use crate::reload::Reload;
 use crate::sources::Sources;
 use crate::sweep::Sweep;
@@ -176,7 +176,7 @@ pub struct Engine {
     pub(crate) unsolicited: Unsolicited,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
-    due: Vec<Due>,
+    due: Vec<BlockIndex>,
     changes: Vec<Change>,
     resync: bool,
     addresses_changed: bool,
@@ -254,7 +254,7 @@ impl Engine {
             modules: parts.modules,
             hold: Hold::new(parts.limits.held_packets, parts.limits.held_bytes),
             fragments: Fragments::new(parts.limits.datagrams, parts.limits.fragment_bytes),
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(blocks, now),
             counters: parts.counters,
             timeouts: parts.timeouts,
             answers: Answers::new(parts.limits.answers_per_second, now),
@@ -570,13 +570,13 @@ impl Engine {
         self.sweep_slice(now, io) || judging || more
     }
 
-    fn age(&mut self, due: Due, now: Tick) {
-        let Some(block) = self.table.block(due.block) else { return };
-        if block.owner.serial.load() != due.serial || !flowhop_table::is_live(block) {
-            return;
-        }
+    fn age(&mut self, number: BlockIndex, now: Tick) {
+        let Some(block) = self.table.block(number).filter(|block| flowhop_table::is_live(block)) else { return };
         if is_refusal(block) {
-            self.table.remove(due.block, Removal::Final);
+            match refusals::remaining(block, now) {
+                0 => drop(self.table.remove(number, Removal::Final)),
+                remaining => self.wheel.arm(number, remaining),
+            }
             return;
         }
         let protocol = key_of(block, 0).protocol();
@@ -585,13 +585,13 @@ impl Engine {
         if idle >= timeout {
             // What only strangers keep sending to is not woken by that.
             let removal = if ageing::is_inbound(block) { Removal::Final } else { Removal::Expiry };
-            self.table.remove(due.block, removal);
+            self.table.remove(number, removal);
             return;
         }
-        if protocol == protocol::TCP && self.resets.go_on(due, block, now) {
+        if protocol == protocol::TCP && self.resets.go_on(number, block, now) {
             ageing::forget_reset(block);
         }
-        self.wheel.arm(due, ageing::next_look(block, timeout - idle, protocol, &self.timeouts));
+        self.wheel.arm(number, ageing::next_look(block, timeout - idle, protocol, &self.timeouts));
     }
 
     /// Whether a grace period of the kernel programs is wanted; if so, its number. Hand it to
@@ -626,8 +626,7 @@ impl Engine {
         let protocol = key_of(block, 0).protocol();
         let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
         let remaining = timeout.saturating_sub(ageing::idle(block, now));
-        let serial = block.owner.serial.load();
-        self.wheel.arm(Due { block: number, serial }, ageing::next_look(block, remaining, protocol, &self.timeouts));
+        self.wheel.arm(number, ageing::next_look(block, remaining, protocol, &self.timeouts));
     }
 
     /// Ends a connection at once, by its identifier (serial); tells whether there was one.

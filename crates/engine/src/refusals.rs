@@ -10,7 +10,6 @@ use flowhop_flow::key::{Key, REFUSED};
 use flowhop_flow::record::{Action, Block, Steer, Tick};
 use flowhop_table::{BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
 
-use crate::ageing::Due;
 use crate::engine::{Arrived, Engine, Outcome};
 use crate::interfaces::FastPath;
 use crate::known::NOWHERE;
@@ -58,6 +57,12 @@ pub fn is_refusal(block: &Block) -> bool {
     key_of(block, 1).context() == REFUSED
 }
 
+/// How much longer a refusal is remembered, in ticks.
+#[must_use]
+pub(crate) fn remaining(block: &Block, now: Tick) -> Tick {
+    LIFE.saturating_sub(now.wrapping_sub(block.owner.created.load()))
+}
+
 impl Engine {
     /// Refusals that are remembered.
     #[must_use]
@@ -96,8 +101,7 @@ impl Engine {
         if let Ok(Inserted::New(number)) = self.table.insert(&draft, now, |_| {}) {
             self.refusals.live += 1;
             self.refusals.made += 1;
-            let serial = self.table.block(number).map_or(0, |block| block.owner.serial.load());
-            self.wheel.arm(Due { block: number, serial }, LIFE);
+            self.wheel.arm(number, LIFE);
         }
     }
 
