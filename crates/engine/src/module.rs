@@ -79,6 +79,8 @@ pub struct NewSession {
     pub destination_nat: u16,
     /// May take a kernel path.
     pub accelerate: bool,
+    /// Its first segment is of a TCP connection that is running already; only who takes such up goes on with it.
+    pub running: bool,
     /// Its rule asks for a log line.
     pub log: bool,
     /// Its destination is a mapping of a source translation with open filtering, so that rules are not asked.
@@ -195,6 +197,11 @@ pub trait Module: Send {
     /// Judges a packet to the box itself that belongs to no connection of flowhop's.
     fn local(&mut self, _key: &Key, _transport: &Transport, _from: u16) -> Step {
         Step::Continue
+    }
+
+    /// Whether this module may take up a TCP connection that is running already.
+    fn takes_up(&self) -> bool {
+        false
     }
 
     /// Whether a packet to an own address that no flow knows, from a zone, belongs to this module rather than to the

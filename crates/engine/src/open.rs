@@ -26,7 +26,8 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
-        if !starts_connection(parsed) {
+        let running = is_running(parsed) && self.modules.iter().any(|module| module.takes_up());
+        if !running && !starts_connection(parsed) {
             return Outcome::of(Reason::NotNew);
         }
         let Some(from) = self.interfaces.port(arrived.port).map(|interface| interface.zone) else {
@@ -47,6 +48,7 @@ impl Engine {
             nat: 0,
             destination_nat: 0,
             accelerate: true,
+            running,
             log: false,
             admitted: false,
             service: 0,
@@ -56,6 +58,9 @@ impl Engine {
             Ok(()) => {}
             Err((step, asked)) => {
                 self.abandon(&session, asked, arrived.now);
+                if running {
+                    return Outcome { rule: session.rule, ..Outcome::of(Reason::NotNew) };
+                }
                 match step {
                     Step::Drop(reason) => self.remember_refusal(&session, reason, arrived.now),
                     Step::DropLater(reason) if matches!(parsed.transport, Transport::Tcp(_)) => {
@@ -65,6 +70,11 @@ impl Engine {
                 }
                 return self.refuse(arrived, &parsed, &session, step, packet, io);
             }
+        }
+        // Its peer knows it by the port that it had.
+        if running && key::port(session.ports, 0) != key::port(session.key.ports, 0) {
+            self.abandon(&session, self.order.len(), arrived.now);
+            return Outcome { rule: session.rule, ..Outcome::of(Reason::NotNew) };
         }
         self.make_room(session.key.protocol() == protocol::TCP, arrived.now);
         let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
@@ -214,17 +224,21 @@ impl Engine {
             flags: u32::from(ways[0].reason as u8) | u32::from(ways[1].reason as u8) << 8 | destination_flags(session),
         };
         let offer = match &mut parsed.transport {
+            Transport::Tcp(segment) if session.running => {
+                segment.vouched = true;
+                Some((*segment, None))
+            }
             Transport::Tcp(segment) => {
                 let offer = tcp::offer(packet, parsed.transport_offset, segment, 40).ok_or(Reason::TcpFlags)?;
                 segment.vouched = true;
-                Some((*segment, offer))
+                Some((*segment, Some(offer)))
             }
             _ => None,
         };
-        let prepare = |block: &Block| {
-            if let Some((segment, offer)) = &offer {
-                tcp::open(&block.tcp[0], &block.tcp[1], segment, *offer);
-            }
+        let prepare = |block: &Block| match &offer {
+            Some((segment, Some(offer))) => tcp::open(&block.tcp[0], &block.tcp[1], segment, *offer),
+            Some((segment, None)) => tcp::take_up(&block.tcp[0], &block.tcp[1], segment),
+            None => {}
         };
         let mut inserted = self.table.insert(&draft, now, prepare);
         if let Ok(Inserted::Exists(number)) = inserted
@@ -283,6 +297,12 @@ fn starts_connection(parsed: &Parsed) -> bool {
         }
         Transport::Udp | Transport::Opaque => true,
     }
+}
+
+/// Whether a packet can only be of a TCP connection that is running already.
+fn is_running(parsed: &Parsed) -> bool {
+    let relevant = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
+    matches!(&parsed.transport, Transport::Tcp(segment) if segment.flags & relevant == tcp_flags::ACK)
 }
 
 /// The key that answers come in with.

@@ -186,6 +186,22 @@ pub fn open(own: &TcpHalf, peer: &TcpHalf, segment: &Segment, offer: Offer) {
     own.state.store(state(flag::SYN | flag::KNOWN, offer));
 }
 
+/// Starts the context of a connection that is running already with a segment of one side's. What its handshake agreed on
+/// was not seen, so windows are taken for as large as they can be: the scale is [`MAX_SCALE`], and the peer may have sent
+/// all that such a window allows.
+pub fn take_up(own: &TcpHalf, peer: &TcpHalf, segment: &Segment) {
+    let window = u32::from(u16::MAX) << MAX_SCALE;
+    let offer = Offer { scale: Some(MAX_SCALE), sack: false };
+    let ahead = segment.acknowledgment.wrapping_add(window);
+    own.sent.store(pair(end_of(segment), window));
+    own.allowed.store(pair(segment.acknowledgment, ahead));
+    peer.sent.store(pair(ahead, window));
+    peer.allowed.store(pair(segment.sequence, end_of(segment).wrapping_add(window)));
+    for half in [own, peer] {
+        half.state.store(state(flag::SYN | flag::KNOWN | flag::GRANTED, offer));
+    }
+}
+
 /// Adds the other side's SYN to an opening connection: simultaneous open (RFC 9293 section 3.5).
 pub fn open_too(own: &TcpHalf, segment: &Segment, offer: Offer) {
     own.sent.store(pair(end_of(segment), u32::from(segment.window).max(1)));

@@ -73,7 +73,8 @@ impl Module for Filter {
 
     fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
         if session.admitted {
-            return Step::Continue;
+            // No rule is asked, so none says that it takes up what is running.
+            return if session.running { Step::Drop(Reason::NotNew) } else { Step::Continue };
         }
         let Some(via) = session.via else { return Step::Drop(Reason::NoRoute) };
         let current = self.shared.current();
@@ -89,6 +90,7 @@ impl Module for Filter {
         match rule.action {
             Action::Drop => Step::Drop(Reason::RuleDrop),
             Action::Reject => Step::Reject(Reason::RuleReject),
+            Action::Allow if session.running && !rule.take_up => Step::Drop(Reason::NotNew),
             Action::Allow => {
                 let limits =
                     Limits { rule: rule.limit, source: rule.source_limit, source_connections: rule.source_connections };
@@ -98,6 +100,10 @@ impl Module for Filter {
                 }
             }
         }
+    }
+
+    fn takes_up(&self) -> bool {
+        self.shared.current().policy.takes_up()
     }
 
     fn mss(&self, rule: u16, _: u16) -> Option<MssClamp> {

@@ -36,6 +36,7 @@
 //! source_limit = "10/s"             # new connections of one source that it allows; more are dropped
 //! source_connections = 200          # a source that has so many gets no more by this rule
 //! accelerate = false                # stay on the user path
+//! take_up = true                    # TCP connections that were there before flowhop go on
 //! mss_clamp = true                  # or 1400: what SYNs may announce as the largest segment
 //!
 //! [[nat]]

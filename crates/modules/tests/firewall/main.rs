@@ -12,6 +12,7 @@ mod pools;
 mod prefix;
 mod pressure;
 mod refusals;
+mod take_up;
 mod timers;
 mod translation;
 mod unsolicited;

@@ -43,6 +43,8 @@ pub(crate) struct Lookup {
     guarded: ZoneMatch,
     /// Some rule or translation clamps the segments of TCP.
     clamps_mss: bool,
+    /// Some rule takes up connections that are running already.
+    takes_up: bool,
 }
 
 impl Policy {
@@ -53,6 +55,7 @@ impl Policy {
         self.lookup.guarded = guarded_zones(&self.rules);
         self.lookup.clamps_mss = self.rules.iter().any(|rule| rule.mss_clamp.is_some())
             || self.nats.iter().any(|nat| nat.mss_clamp.is_some());
+        self.lookup.takes_up = self.rules.iter().any(|rule| rule.take_up);
         self
     }
 
@@ -94,6 +97,12 @@ impl Policy {
         self.lookup.clamps_mss
     }
 
+    /// Whether some rule takes up connections that are running already.
+    #[must_use]
+    pub const fn takes_up(&self) -> bool {
+        self.lookup.takes_up
+    }
+
     /// The first rule that matches, not counting `limit`, and its index.
     #[must_use]
     pub fn first_match(&self, connection: &NewConnection) -> Option<(usize, &Rule)> {
@@ -115,7 +124,7 @@ fn guarded_zones(rules: &[Rule]) -> ZoneMatch {
 impl Default for Lookup {
     fn default() -> Self {
         let guarded = ZoneMatch::Zones(zone::ZoneSet::default());
-        Self { rules_by_name: HashMap::new(), guarded, clamps_mss: false }
+        Self { rules_by_name: HashMap::new(), guarded, clamps_mss: false, takes_up: false }
     }
 }
 

@@ -102,6 +102,9 @@ pub struct Rule {
     pub source_connections: Option<u32>,
     /// `false`: packets of its connections stay on the `user` path.
     pub accelerate: bool,
+    /// Takes up TCP connections that are running already when their first packet comes, with no more than a guess at their
+    /// windows.
+    pub take_up: bool,
     /// What its TCP connections may announce as their largest segment.
     pub mss_clamp: Option<MssClamp>,
     /// The file that it stands in.

@@ -11,7 +11,7 @@ use super::report::{At, Report};
 use super::{addresses, services, values};
 use crate::{Action, AddressSet, PortSet, Rule, RuleTarget, ServiceSet, TableSettings, ZoneMatch, ZoneSet};
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "from",
     "to",
@@ -25,6 +25,7 @@ const KEYS: [&str; 14] = [
     "source_limit",
     "source_connections",
     "accelerate",
+    "take_up",
     "mss_clamp",
 ];
 const ACTIONS: [Choice<Action>; 3] =
@@ -98,6 +99,7 @@ pub(crate) fn read(
         values::number("source_connections", 1..=TableSettings::MAX_CONNECTIONS, node, report).map(Some)
     });
     let accelerate = flag(table, "accelerate", true, report);
+    let take_up = flag(table, "take_up", false, report);
     let mss_clamp = table.get("mss_clamp").map_or(Some(None), |node| values::mss_clamp(node, report));
 
     if let (Some(service), Some(ports), Some(node)) = (&service, &source_port, table.get("source_port"))
@@ -116,6 +118,13 @@ pub(crate) fn read(
                 report.error(node.at, &Problem::NotSupported { what, expected: None });
             }
         }
+    }
+    if let (Some(node), Some(true)) = (table.get("take_up"), take_up)
+        && (to == Some(RuleTarget::SelfBox) || action.is_some_and(|action| action != Action::Allow))
+    {
+        let what = "\"take_up\" of a rule that forwards nothing".to_owned();
+        report.error(node.at, &Problem::Contradiction { what, expected: "action = \"allow\", and not to = \"self\"" });
+        return None;
     }
     if let (Some(node), Some(Some(_))) = (table.get("mss_clamp"), mss_clamp)
         && (to == Some(RuleTarget::SelfBox) || action.is_some_and(|action| action != Action::Allow))
@@ -141,6 +150,7 @@ pub(crate) fn read(
         source_limit: source_limit?,
         source_connections: source_connections?,
         accelerate: accelerate?,
+        take_up: take_up?,
         mss_clamp: mss_clamp?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),
