@@ -2,12 +2,14 @@
 //!
 //! * `bpf` builds the kernel programs and updates the committed object; `bpf --check` fails when it is stale.
 //! * `test` is everything that a change has to pass.
+//! * `fuzz` runs the fuzz targets, which takes as long as one likes.
 //!
 //! On Debian as root both install what they need; elsewhere they name it.
 
 mod arrows;
 mod bpf;
 mod digest;
+mod fuzz;
 mod link;
 mod system;
 mod test;
@@ -15,13 +17,15 @@ mod test;
 use std::env;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: cargo xtask <task>
 
     bpf            build the kernel programs, update crates/io/bpf/
     bpf --check    fail when the committed object does not belong to its sources
-    test           all checks and tests";
+    test           all checks and tests
+    fuzz [TARGET [SECONDS]]
+                   the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise";
 
 fn main() -> ExitCode {
     // rustc calls this very program as the linker of the kernel programs.
@@ -45,6 +49,9 @@ fn run() -> Result<()> {
         ["bpf"] => bpf::build(),
         ["bpf", "--check"] => bpf::check(),
         ["test"] => test::run_all(),
+        ["fuzz"] => fuzz::fuzz(None, 600),
+        ["fuzz", target] => fuzz::fuzz(Some(target), 600),
+        ["fuzz", target, seconds] => fuzz::fuzz(Some(target), seconds.parse().context("seconds")?),
         _ => bail!("{USAGE}"),
     }
 }

@@ -1,0 +1,185 @@
+//! The slow path under histories of packets, time, events and reloads.
+//!
+//! The bed is that of the firewall's tests. What is checked of each packet: that whatever leaves has right checksums if
+//! what came had, that nothing that comes from outside gets inside without a connection, and that the table keeps within
+//! its bounds.
+#![no_main]
+#![allow(dead_code, unreachable_pub, reason = "the bed has more than is used here")]
+
+#[path = "../../crates/modules/tests/firewall/bed.rs"]
+mod bed;
+
+use std::net::SocketAddr;
+
+use bed::{Bed, LAN, WAN, at, is_sound};
+use flowhop_flow::Kind;
+use flowhop_routing::{Event, NeighbourState};
+use flowhop_wire::build::{L4, Spec};
+use libfuzzer_sys::fuzz_target;
+
+const POLICIES: [&str; 3] = [
+    r#"
+[[rule]]
+name = "browse"
+from = "inside"
+to = ["outside", "inside"]
+action = "allow"
+[[nat]]
+name = "hide"
+to = "outside"
+translate.source = "interface"
+filtering = "endpoint-independent"
+[[nat]]
+name = "publish"
+destination = "198.51.100.9"
+service = ["tcp/80", "udp/80"]
+translate.destination = "10.1.0.80:8080"
+[[rule]]
+name = "web"
+to = "inside"
+destination = "10.1.0.80"
+action = "allow"
+"#,
+    r#"
+[[rule]]
+name = "browse"
+from = "inside"
+to = "outside"
+service = ["udp", "icmp"]
+action = "allow"
+[[nat]]
+name = "hide"
+to = "outside"
+translate.source = "198.51.100.9"
+mapping = "address-and-port-dependent"
+"#,
+    r#"
+[[rule]]
+name = "both"
+take_up = true
+source_limit = "100/s"
+action = "allow"
+"#,
+];
+
+/// Numbers from the input; zeros when it has ended.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length.min(self.0.len())).map(|_| self.byte()).collect()
+    }
+
+    fn inside(&mut self) -> SocketAddr {
+        let byte = self.byte();
+        let host = ["10.1.0.2", "10.1.0.3", "10.1.0.80", "10.2.0.2"][usize::from(byte & 3)];
+        at(&format!("{host}:{}", 1000 + u16::from(byte >> 2)))
+    }
+
+    fn outside(&mut self) -> SocketAddr {
+        let byte = self.byte();
+        let host = ["198.51.100.2", "198.51.100.3", "198.51.100.1", "198.51.100.9"][usize::from(byte & 3)];
+        at(&format!("{host}:{}", [80, 53, 8080, 1024][usize::from(byte >> 2 & 3)]))
+    }
+}
+
+fn step(bed: &mut Bed, input: &mut Input<'_>) {
+    let operation = input.byte();
+    let from_inside = operation & 0x80 != 0;
+    let port = if from_inside { LAN } else { WAN };
+    let (source, destination) = if from_inside {
+        (input.inside(), input.outside())
+    } else if operation & 0x40 != 0 {
+        // Back to where something came from.
+        let last = bed.outside.sent.last().map(|(_, frame)| frame.clone());
+        match last.filter(|frame| frame.len() >= 42 && frame[12..14] == [8, 0]) {
+            Some(frame) => {
+                let (a, b) = bed::ends(&frame);
+                (b, a)
+            }
+            None => (input.outside(), input.inside()),
+        }
+    } else {
+        (input.outside(), input.inside())
+    };
+    let payload = [7; 16];
+    let frame = match operation & 15 {
+        0..=3 => Spec::udp(source, destination, &payload),
+        4..=8 => {
+            let (flags, sequence, acknowledgment) = (input.byte() & 0x3f, input.byte(), input.byte());
+            Spec::tcp(source, destination, flags, &payload[..usize::from(sequence & 7)])
+                .with_sequence(u32::from(sequence) * 512, u32::from(acknowledgment) * 512)
+        }
+        9 => Spec::echo_request(source.ip(), destination.ip(), source.port(), 1, &payload),
+        10 => Spec::new(source.ip(), destination.ip(), L4::Raw { protocol: input.byte() }, &payload),
+        11 => {
+            // An error that quotes what was sent last.
+            let quote = bed.outside.sent.last().map_or(Vec::new(), |(_, frame)| frame.get(14..).unwrap_or_default().to_vec());
+            let l4 = L4::Icmp { kind: input.byte() & 15, code: input.byte() & 7, rest: [0; 4] };
+            let spec = Spec::new(source.ip(), destination.ip(), l4, &quote);
+            return receive(bed, port, spec.with_link(bed::OUTSIDE_MAC, bed::WAN_MAC).to_vec().ok(), input);
+        }
+        12 => return bed.pass(u32::from(input.byte()) * 50),
+        13 => {
+            drop(bed.turn());
+            return bed.begin_reload(POLICIES[usize::from(input.byte()) % POLICIES.len()]);
+        }
+        14 => {
+            let (ifindex, address) = if from_inside { (11, source.ip()) } else { (12, source.ip()) };
+            let state = if input.byte() & 1 == 0 { NeighbourState::Resolved([2; 6]) } else { NeighbourState::Failed };
+            return bed.event(Event::NeighbourChanged { ifindex, address, state });
+        }
+        _ => {
+            let length = usize::from(input.byte()) * 4;
+            let frame = input.bytes(length);
+            let link: &[u8] = if port == LAN { &bed::LAN_MAC } else { &bed::WAN_MAC };
+            return receive(bed, port, Some([link, &frame[..]].concat()), input);
+        }
+    };
+    let (from, to) = if port == LAN { (bed::INSIDE_MAC, bed::LAN_MAC) } else { (bed::OUTSIDE_MAC, bed::WAN_MAC) };
+    receive(bed, port, frame.with_link(from, to).to_vec().ok(), input);
+}
+
+/// A frame comes in, with some bytes changed.
+fn receive(bed: &mut Bed, port: u8, frame: Option<Vec<u8>>, input: &mut Input<'_>) {
+    let Some(mut frame) = frame else { return };
+    if input.byte() & 7 == 0 {
+        for _ in 0..input.byte() & 3 {
+            let (place, value) = (usize::from(input.byte()), input.byte());
+            if let Some(byte) = frame.get_mut(place) {
+                *byte ^= value;
+            }
+        }
+    }
+    let sound = frame.len() >= 34 && is_sound(&frame);
+    let before = bed.outside.sent.len();
+    let outcome = bed.receive(port, frame);
+    if outcome.kind == Kind::Forward {
+        assert!(outcome.session.is_some(), "forwarded without a connection: {outcome:?}");
+        assert!(outcome.out.is_some(), "{outcome:?}");
+        for (_, sent) in &bed.outside.sent[before..] {
+            assert!(!sound || is_sound(sent), "a wrong checksum leaves: {sent:02x?}");
+        }
+    }
+    if bed.outside.sent.len() > 64 {
+        bed.outside.sent.drain(..32);
+    }
+    assert!(bed.engine.table().live() as usize <= bed.engine.table().regions().blocks.len());
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input(bytes);
+    let mut bed = Bed::with(POLICIES[usize::from(input.byte()) % POLICIES.len()]);
+    for _ in 0..512 {
+        if input.0.is_empty() {
+            break;
+        }
+        step(&mut bed, &mut input);
+    }
+});
