@@ -120,7 +120,8 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
         10 => Spec::new(source.ip(), destination.ip(), L4::Raw { protocol: input.byte() }, &payload),
         11 => {
             // An error that quotes what was sent last.
-            let quote = bed.outside.sent.last().map_or(Vec::new(), |(_, frame)| frame.get(14..).unwrap_or_default().to_vec());
+            let quote =
+                bed.outside.sent.last().map_or(Vec::new(), |(_, frame)| frame.get(14..).unwrap_or_default().to_vec());
             let l4 = L4::Icmp { kind: input.byte() & 15, code: input.byte() & 7, rest: [0; 4] };
             let spec = Spec::new(source.ip(), destination.ip(), l4, &quote);
             return receive(bed, port, spec.with_link(bed::OUTSIDE_MAC, bed::WAN_MAC).to_vec().ok(), input);
