@@ -10,7 +10,7 @@ use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::Tick;
 use flowhop_flow::{Parsed, Transport, key};
 use flowhop_wire::build::{Checksum, Ip, L4, Spec, TcpFields};
-use flowhop_wire::{Ethernet, Frame, Ipv4, checksum, ethertype, icmp4, icmp6, tcp_flags, verify};
+use flowhop_wire::{Ethernet, Frame, Ipv4, Ipv6, checksum, ethertype, icmp4, icmp6, tcp_flags, verify};
 use zerocopy::transmute_ref;
 
 use crate::buffer::{Buffer, Offload};
@@ -71,6 +71,19 @@ impl Engine {
     pub(crate) fn answer_time_exceeded(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
         let (v4, v6) = (Error::plain(icmp4::TIME_EXCEEDED, 0), Error::plain(icmp6::TIME_EXCEEDED, 0));
         self.answer(arrived, v4, v6, packet, io);
+    }
+
+    /// Tells the sender which hop-by-hop option is not known (RFC 8200 section 4.2, RFC 4443 section 3.4).
+    pub(crate) fn answer_unknown_option(
+        &mut self,
+        arrived: &Arrived,
+        offset: usize,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        let rest = ((Ipv6::LEN + offset) as u32).to_be_bytes();
+        let v6 = Error { kind: icmp6::PARAMETER_PROBLEM, code: icmp6::UNKNOWN_OPTION, rest };
+        self.answer(arrived, v6, v6, packet, io);
     }
 
     pub(crate) fn answer_too_big(&mut self, arrived: &Arrived, mtu: u32, packet: &mut Buffer<'_>, io: &mut dyn Io) {

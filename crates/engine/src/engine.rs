@@ -29,7 +29,7 @@ use crate::reload::Reload;
 use crate::sources::Sources;
 use crate::sweep::Sweep;
 use crate::unsolicited::Unsolicited;
-use crate::validate::{FragmentPlace, Validated, validate};
+use crate::validate::{FragmentPlace, Passing, Validated, validate};
 
 /// What the engine asks of the outside. Calls must not fail silently: `false` means that the packet is lost and
 /// will be counted so.
@@ -158,6 +158,7 @@ pub struct Engine {
     pub(crate) wheel: Wheel,
     pub(crate) counters: Counters,
     pub(crate) timeouts: Timeouts,
+    pub(crate) passing: Passing,
     pub(crate) answers: Answers,
     pub(crate) random: ChaCha8Rng,
     pub(crate) kernel: bool,
@@ -257,6 +258,7 @@ impl Engine {
             wheel: Wheel::new(blocks, now),
             counters: parts.counters,
             timeouts: parts.timeouts,
+            passing: Passing::default(),
             answers: Answers::new(parts.limits.answers_per_second, now),
             random: ChaCha8Rng::from_seed(parts.seed),
             kernel: parts.kernel,
@@ -333,6 +335,11 @@ impl Engine {
         self.timeouts = timeouts;
     }
 
+    /// Changes which options and extension headers pass.
+    pub const fn set_passing(&mut self, passing: Passing) {
+        self.passing = passing;
+    }
+
     /// Takes in a packet and does with it what is to be done.
     pub fn receive(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
         let bytes = packet.bytes().len();
@@ -358,8 +365,13 @@ impl Engine {
         let Some(interface) = self.interfaces.port(arrived.port) else {
             return Outcome::of(Reason::NoZone);
         };
-        match validate(packet, interface.martians) {
-            Err(reason) => Outcome::of(reason),
+        match validate(packet, interface.martians, &self.passing) {
+            Err(fault) => {
+                if let Some(offset) = fault.unknown_option {
+                    self.answer_unknown_option(arrived, offset, packet, io);
+                }
+                Outcome::of(fault.reason)
+            }
             Ok(Validated::NotIp) => self.to_stack(arrived.port, Reason::NotIp, packet, io),
             Ok(Validated::NeighbourDiscovery) => self.to_stack(arrived.port, Reason::NeighbourDiscovery, packet, io),
             Ok(Validated::Message(parsed)) => self.message(arrived, &parsed, packet, io),

@@ -115,8 +115,8 @@ impl Engine {
         if packet.offload.segmentation != 0 {
             return Err(Reason::BadHeader);
         }
-        if self.routing.is_own(key::ip(&parsed.key.source)) {
-            return Err(Reason::SpoofedSource);
+        if let Some(reason) = self.source_fault(arrived.port, &parsed.key) {
+            return Err(reason);
         }
         for _ in 0..TRIES {
             let block = self.table.block(way.block).ok_or(Reason::BadRecord)?;

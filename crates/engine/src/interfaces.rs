@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use flowhop_flow::record::PortKey;
 
+use crate::spoofing::ReversePath;
+use crate::validate::Martians;
+
 /// Which kernel path carries flows that come in through an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FastPath {
@@ -108,8 +111,10 @@ pub struct Interface {
     pub falls_back: bool,
     /// Why.
     pub reason: PathReason,
-    /// Martian addresses are dropped (RFC 1812 section 5.3.7).
-    pub martians: bool,
+    /// Which martian addresses are dropped.
+    pub martians: Martians,
+    /// Where the sources of what comes in here have to be reachable.
+    pub reverse_path: ReversePath,
 }
 
 /// All interfaces.

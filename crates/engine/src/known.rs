@@ -115,17 +115,16 @@ impl Engine {
         let steer = Steer::unpack(block.hot[direction].steer.load());
         let zone_of = |port| self.interfaces.port(port).map(|interface| interface.zone);
         let (old, new) = (zone_of(steer.ingress), zone_of(port));
-        let ifindex = self.interfaces.port(port).map_or(0, |interface| interface.ifindex);
-        let source = key::ip(&parsed.key.source);
-        if new.is_none() || old != new || !self.routing.is_reachable_through(source, ifindex) {
+        if new.is_none() || old != new {
             return Err(Reason::WrongInterface);
         }
+        self.may_follow(port, &parsed.key)?;
         block.hot[direction].steer.store(Steer { ingress: port, ..steer }.pack());
         self.follow_paths(number, arrived.now);
         Ok(())
     }
 
-    /// Resolves a direction's output again; tells whether it changed.
+    /// Resolves a direction's output again, if its source may still come in where it does; tells whether it changed.
     pub(crate) fn reroute(
         &mut self,
         number: BlockIndex,
@@ -139,6 +138,9 @@ impl Engine {
         let low = rewrite_of(&hit, family).destination;
         let destination = if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low };
         let key = flowhop_table::key_of(block, direction);
+        if let Some(reason) = self.source_fault(Steer::unpack(hot(&hit).steer.load()).ingress, &key) {
+            return Err(reason);
+        }
         let hash = self.table.hash(&key);
         let via = match self.route(&destination, hash) {
             Resolution::Via { ifindex, adjacency, .. } => (ifindex, adjacency),

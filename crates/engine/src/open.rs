@@ -33,8 +33,8 @@ impl Engine {
         let Some(from) = self.interfaces.port(arrived.port).map(|interface| interface.zone) else {
             return Outcome::of(Reason::NoZone);
         };
-        if self.routing.is_own(key::ip(&parsed.key.source)) {
-            return Outcome::of(Reason::SpoofedSource);
+        if let Some(reason) = self.source_fault(arrived.port, &parsed.key) {
+            return Outcome::of(reason);
         }
         let mut session = NewSession {
             key: parsed.key,

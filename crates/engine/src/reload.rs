@@ -261,6 +261,7 @@ impl Engine {
         let nat = block.owner.rules.load() >> 16;
         block.owner.rules.store(u32::from(kept.rule) | nat << 16);
         self.note_acceleration(number, kept.accelerate);
+        self.distrust(number);
     }
 
     /// Notes at a connection whether its rule lets it be accelerated; a sweep then puts it on its way.

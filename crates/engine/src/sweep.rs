@@ -258,12 +258,16 @@ impl Engine {
                 self.unroute(number, direction);
             }
         }
+        // A source that may not come in there any more: the route to it is the one that changed.
+        if any {
+            self.distrust(number);
+        }
         any
     }
 
     /// Takes a direction's output away: its packets are handed down, looked up again, and answered if there is no
     /// route. The old neighbour may be in good health, it is just not the way any more.
-    fn unroute(&self, number: BlockIndex, direction: usize) {
+    pub(crate) fn unroute(&self, number: BlockIndex, direction: usize) {
         if let Some(block) = self.table.block(number).filter(|block| is_live(block)) {
             let steer = Steer::unpack(block.hot[direction].steer.load());
             let (adjacency, adjacency_generation) = NOWHERE;

@@ -3,14 +3,19 @@
 //! Every check has its own reason. What the fast path could not read (options, extension headers, fragments) is
 //! read here in full.
 
-use flowhop_flow::key::{self, Address, V4_MAPPED};
+pub mod addresses;
+pub mod headers;
+
+use flowhop_flow::key;
 use flowhop_flow::parse::{self, ETHERNET, Parsed, Segment, Transport};
 use flowhop_flow::{Key, Reason};
-use flowhop_wire::options::Ipv4Options;
 use flowhop_wire::{
     Ethernet, Frame, Icmp, Ipv4, Ipv6, Tcp, Udp, checksum, ethertype, icmp4, icmp6, ipv6, protocol, verify,
 };
 use zerocopy::transmute_ref;
+
+pub use addresses::Martians;
+pub use headers::Passing;
 
 use crate::buffer::Buffer;
 
@@ -42,46 +47,58 @@ pub enum Validated {
     NotIp,
 }
 
+/// Why a packet is dropped, and what its sender is told about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Why.
+    pub reason: Reason,
+    /// Where the IPv6 option is that demands an answer (RFC 8200 section 4.2), in bytes after the fixed header.
+    pub unknown_option: Option<usize>,
+}
+
+impl From<Reason> for Fault {
+    fn from(reason: Reason) -> Self {
+        Self { reason, unknown_option: None }
+    }
+}
+
 /// Validates a frame.
 ///
 /// # Errors
 /// The reason to drop it with.
-pub fn validate(packet: &Buffer<'_>, martians: bool) -> Result<Validated, Reason> {
+pub fn validate(packet: &Buffer<'_>, martians: Martians, passing: &Passing) -> Result<Validated, Fault> {
     let link = packet.read::<ETHERNET>(0).ok_or(Reason::Truncated)?;
     let link: &Ethernet = transmute_ref!(link);
     let validated = match link.ethertype.get() {
-        ethertype::IPV4 => ipv4(packet)?,
-        ethertype::IPV6 => ipv6(packet)?,
+        ethertype::IPV4 => ipv4(packet, passing)?,
+        ethertype::IPV6 => ipv6(packet, passing)?,
         _ => return Ok(Validated::NotIp),
     };
     let (Validated::Flow(parsed, _) | Validated::Later(parsed, _) | Validated::Message(parsed)) = &validated else {
         return Ok(validated);
     };
-    addresses(&parsed.key.source, &parsed.key.destination, martians)?;
+    addresses::judge(&parsed.key, martians)?;
     transport_checksum(packet, &validated)?;
     Ok(validated)
 }
 
-fn ipv4(packet: &Buffer<'_>) -> Result<Validated, Reason> {
+fn ipv4(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Reason> {
     let bytes = packet.read::<{ Ipv4::LEN }>(ETHERNET).ok_or(Reason::Truncated)?;
     let header: &Ipv4 = transmute_ref!(bytes);
     let header_length = header.header_len();
     let length = usize::from(header.total_length.get());
-    if header.version() != 4 || header_length < Ipv4::LEN || length < header_length {
+    if header.version() != 4 || header_length < Ipv4::LEN {
         return Err(Reason::BadHeader);
+    }
+    if length < header_length {
+        return Err(Reason::BadLength);
     }
     let whole = packet.bytes().get(ETHERNET..ETHERNET + length).ok_or(Reason::Truncated)?;
     let header_bytes = whole.get(..header_length).ok_or(Reason::Truncated)?;
     if checksum::finish(checksum::sum(header_bytes)) != 0 {
         return Err(Reason::BadIpChecksum);
     }
-    for option in Ipv4Options::new(header_bytes.get(Ipv4::LEN..).unwrap_or_default()) {
-        match option {
-            Ok(option) if option.is_source_route() => return Err(Reason::SourceRoute),
-            Ok(_) => {}
-            Err(_) => return Err(Reason::BadHeader),
-        }
-    }
+    headers::ipv4(header_bytes.get(Ipv4::LEN..).unwrap_or_default(), passing)?;
     let parsed = Parsed {
         key: Key {
             source: key::mapped(header.source),
@@ -107,22 +124,23 @@ fn ipv4(packet: &Buffer<'_>) -> Result<Validated, Reason> {
     fragment(packet, parsed, place)
 }
 
-fn ipv6(packet: &Buffer<'_>) -> Result<Validated, Reason> {
+fn ipv6(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Fault> {
     let bytes = packet.read::<{ Ipv6::LEN }>(ETHERNET).ok_or(Reason::Truncated)?;
     let header: &Ipv6 = transmute_ref!(bytes);
     if header.version() != 6 {
-        return Err(Reason::BadHeader);
+        return Err(Reason::BadHeader.into());
     }
     let payload = usize::from(header.payload_length.get());
     let start = ETHERNET + Ipv6::LEN;
-    let rest = packet.bytes().get(start..start + payload).ok_or(Reason::Truncated)?;
-    let chain = ipv6::walk(rest, header.next_header).map_err(|error| match error {
-        ipv6::ChainError::SplitAcrossFragments { .. } => Reason::BadFragment,
-        _ => Reason::ExtensionHeader,
-    })?;
-    if chain.routing_type0 {
-        return Err(Reason::SourceRoute);
+    if payload == 0 && header.next_header == protocol::HOP_BY_HOP {
+        // The length is in an option (RFC 2675 section 3), or there is none.
+        let rest = packet.bytes().get(start..).unwrap_or_default();
+        let jumbo = ipv6::walk(rest, header.next_header).ok().and_then(|chain| chain.hop_by_hop?.jumbo);
+        return Err(if jumbo.is_some() { Reason::Jumbogram } else { Reason::BadLength }.into());
     }
+    let rest = packet.bytes().get(start..start + payload).ok_or(Reason::Truncated)?;
+    let chain = ipv6::walk(rest, header.next_header).map_err(|error| headers::reason(&error))?;
+    headers::ipv6(&chain, passing)?;
     let parsed = Parsed {
         key: Key {
             source: key::words(&header.source),
@@ -145,9 +163,9 @@ fn ipv6(packet: &Buffer<'_>) -> Result<Validated, Reason> {
                 length: payload.saturating_sub(header.header + 8) as u32,
                 more: header.more,
             };
-            fragment(packet, parsed, place)
+            Ok(fragment(packet, parsed, place)?)
         }
-        _ => upper(packet, parsed),
+        _ => Ok(upper(packet, parsed)?),
     }
 }
 
@@ -158,6 +176,8 @@ fn upper(packet: &Buffer<'_>, parsed: Parsed) -> Result<Validated, Reason> {
         Err(exception) => match exception.reason {
             Reason::Icmp => Ok(Validated::Message(parsed)),
             Reason::NeighbourDiscovery => Ok(Validated::NeighbourDiscovery),
+            // The IP header was right about what is there.
+            Reason::Truncated | Reason::BadHeader => Err(Reason::TransportLength),
             reason => Err(reason),
         },
     }
@@ -225,44 +245,6 @@ const fn word<const N: usize>(bytes: &[u8; N]) -> u32 {
     u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-/// Source and destination that may be forwarded (RFC 1812 sections 4.2.2.11, 5.3.7; RFC 4291 section 2.5).
-fn addresses(source: &Address, destination: &Address, martians: bool) -> Result<(), Reason> {
-    if source == destination {
-        return Err(Reason::SpoofedSource);
-    }
-    if !martians {
-        return Ok(());
-    }
-    if is_v4(source) {
-        let [first, ..] = source[3].to_ne_bytes();
-        if matches!(first, 0 | 127 | 224..=255) {
-            return Err(Reason::MartianSource);
-        }
-    } else if is_martian_v6(source) {
-        return Err(Reason::MartianSource);
-    }
-    if is_v4(destination) {
-        let [first, ..] = destination[3].to_ne_bytes();
-        if matches!(first, 0 | 127 | 240..=254) {
-            return Err(Reason::MartianDestination);
-        }
-    } else if is_martian_v6(destination) {
-        return Err(Reason::MartianDestination);
-    }
-    Ok(())
-}
-
-fn is_v4(address: &Address) -> bool {
-    address[0] | address[1] == 0 && address[2] == V4_MAPPED
-}
-
-/// Unspecified, loopback, link-local as a source of transit, multicast as a source.
-fn is_martian_v6(address: &Address) -> bool {
-    let bytes = key::bytes(address);
-    let tail_only = bytes.iter().take(15).all(|byte| *byte == 0);
-    (tail_only && bytes[15] <= 1) || bytes[0] == 0xff || (bytes[0] == 0xfe && bytes[1] & 0xc0 == 0x80)
-}
-
 /// Verifies the transport checksum of whole packets whose device did not vouch for it.
 fn transport_checksum(packet: &Buffer<'_>, validated: &Validated) -> Result<(), Reason> {
     let (Validated::Flow(parsed, None) | Validated::Message(parsed)) = validated else {
@@ -275,7 +257,7 @@ fn transport_checksum(packet: &Buffer<'_>, validated: &Validated) -> Result<(), 
     let bytes = packet.bytes().get(parsed.network..end).ok_or(Reason::Truncated)?;
     match verify::transport(bytes) {
         verify::Verified::Invalid => Err(Reason::BadChecksum),
-        verify::Verified::Malformed => Err(Reason::BadHeader),
+        verify::Verified::Malformed => Err(Reason::TransportLength),
         _ => Ok(()),
     }
 }

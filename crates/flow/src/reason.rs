@@ -86,15 +86,15 @@ reasons! {
     TooBig = 9, "too_big", HandDown, Drop;
     /// A fragment.
     Fragment = 10, "fragment", HandDown, Drop;
-    /// IPv4 options.
+    /// IPv4 options; on the user-level path those that policy drops (RFC 7126).
     Options = 11, "ip_options", HandDown, Drop;
-    /// IPv6 extension headers.
+    /// IPv6 extension headers; on the user-level path those that policy drops.
     ExtensionHeader = 12, "extension_header", HandDown, Drop;
     /// An ICMP or ICMPv6 message that is no echo.
     Icmp = 13, "icmp_other", HandDown, Drop;
     /// Shorter than its headers say.
     Truncated = 14, "truncated", HandDown, Drop;
-    /// Version, header length or total length make no sense (RFC 1812 section 5.2.2).
+    /// Version or header length make no sense (RFC 1812 section 5.2.2).
     BadHeader = 15, "bad_header", HandDown, Drop;
     /// The IPv4 header checksum is wrong.
     BadIpChecksum = 16, "bad_ip_checksum", HandDown, Drop;
@@ -166,9 +166,9 @@ reasons! {
     MartianSource = 49, "martian_source", Drop, Drop;
     /// Destination address that must not be forwarded.
     MartianDestination = 50, "martian_destination", Drop, Drop;
-    /// Source and destination are the same (land attack), or the source is the box's own.
+    /// The source is one of the box's own addresses.
     SpoofedSource = 51, "spoofed_source", Drop, Drop;
-    /// Source route options (RFC 7126), type 0 routing header (RFC 5095).
+    /// Source route options (RFC 7126 sections 4.3, 4.4).
     SourceRoute = 52, "source_route", Drop, Drop;
     /// A fragment that overlaps, is too small, or never found its first fragment.
     BadFragment = 53, "bad_fragment", Drop, Drop;
@@ -206,6 +206,38 @@ reasons! {
     NatLimit = 69, "nat_limit", Drop, Drop;
     /// A SYN to a mapping that does not admit its sender, before it is answered (RFC 5382 REQ-4).
     HeldSyn = 70, "held_syn", Hold, Hold;
+    /// Source and destination are the same (land attack).
+    LandAttack = 71, "land_attack", Drop, Drop;
+    /// The source is directly connected to another interface than the one the packet came in through.
+    SpoofedConnected = 72, "spoofed_connected", Drop, Drop;
+    /// No route back to the source through the interface, as its `rpf` demands (RFC 3704, RFC 8704).
+    ReversePath = 73, "reverse_path", Drop, Drop;
+    /// A loopback address on the wire (RFC 1122 section 3.2.1.3 g, RFC 4291 section 2.5.3).
+    LoopbackAddress = 74, "loopback_address", Drop, Drop;
+    /// A multicast or broadcast address as a source (RFC 1812 section 5.3.7, RFC 4291 section 2.7).
+    MulticastSource = 75, "multicast_source", Drop, Drop;
+    /// The unspecified address, to be forwarded (RFC 4291 section 2.5.2).
+    UnspecifiedAddress = 76, "unspecified_address", Drop, Drop;
+    /// A link-local address, to be forwarded (RFC 4291 section 2.5.6).
+    LinkLocalTransit = 77, "link_local_transit", Drop, Drop;
+    /// An IPv4-mapped or IPv4-compatible IPv6 address on the wire (RFC 4291 section 2.5.5).
+    MappedAddress = 78, "mapped_address", Drop, Drop;
+    /// The length in the IP header does not even cover the header (RFC 1812 section 5.2.2).
+    BadLength = 79, "bad_length", Drop, Drop;
+    /// A UDP length or TCP data offset that the packet does not hold (RFC 768, RFC 9293 section 3.1).
+    TransportLength = 80, "transport_length", Drop, Drop;
+    /// A jumbo payload option (RFC 2675): no link here carries such packets.
+    Jumbogram = 81, "jumbogram", Drop, Drop;
+    /// An IP or hop-by-hop option whose length cannot be (RFC 791 section 3.1, RFC 8200 section 4.2).
+    BadOption = 82, "bad_option", Drop, Drop;
+    /// A hop-by-hop option of unknown type that says to discard the packet (RFC 8200 section 4.2).
+    UnknownOption = 83, "unknown_option", Drop, Drop;
+    /// A routing header of type 0 (RFC 5095).
+    RoutingHeader0 = 84, "routing_header_0", Drop, Drop;
+    /// Hop-by-hop options elsewhere than directly behind the IPv6 header (RFC 8200 section 4.1).
+    HopByHopOrder = 85, "hop_by_hop_order", Drop, Drop;
+    /// A chain of extension headers that is cut off, too long, or has two fragment headers.
+    BadExtensionHeader = 86, "bad_extension_header", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use flowhop_engine::{Limits, Timeouts};
+use flowhop_engine::{Limits, Martians, Passing, ReversePath, Timeouts};
 use flowhop_flow::record::{TICK_SHIFT, Tick};
-use flowhop_policy::Policy;
+use flowhop_policy::{Handling, IpSettings, Policy};
 
 /// A duration in ticks, rounded up; at most half the range of the wrapping clock.
 #[must_use]
@@ -39,9 +39,51 @@ pub fn limits(policy: &Policy) -> Limits {
     Limits { half_open: policy.table.half_open.map(|most| most as usize), ..Limits::default() }
 }
 
+/// Which martians an interface refuses.
+#[must_use]
+pub const fn martians(policy: flowhop_policy::Martians) -> Martians {
+    match policy {
+        flowhop_policy::Martians::Off => Martians::Off,
+        flowhop_policy::Martians::Rfc1812 => Martians::Rfc1812,
+        flowhop_policy::Martians::Registry => Martians::Registry,
+    }
+}
+
+/// What an interface asks of the way back to its sources.
+#[must_use]
+pub const fn reverse_path(policy: flowhop_policy::ReversePath) -> ReversePath {
+    match policy {
+        flowhop_policy::ReversePath::Off => ReversePath::Off,
+        flowhop_policy::ReversePath::Loose => ReversePath::Loose,
+        flowhop_policy::ReversePath::Feasible => ReversePath::Feasible,
+        flowhop_policy::ReversePath::Strict => ReversePath::Strict,
+    }
+}
+
+/// The options and extension headers that `[ip]` lets pass.
+#[must_use]
+pub fn passing(policy: &IpSettings) -> Passing {
+    let passes = |handling| handling == Handling::Pass;
+    Passing {
+        record_route: passes(policy.record_route),
+        timestamp: passes(policy.timestamp),
+        router_alert: passes(policy.router_alert),
+        security: passes(policy.security),
+        unknown_options: passes(policy.unknown_options),
+        hop_by_hop: passes(policy.hop_by_hop),
+        routing_header: passes(policy.routing_header),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Engine and policy each have defaults, for tests of the one without the other.
+    #[test]
+    fn options_pass_by_default_as_the_engine_has_it() {
+        assert_eq!(passing(&IpSettings::default()), Passing::default());
+    }
 
     #[test]
     fn ticks_are_a_little_longer_than_milliseconds() {

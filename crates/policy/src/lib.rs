@@ -14,7 +14,8 @@
 //! include = ["conf.d/*.toml"]       # drop-ins, sorted; they do not include others
 //!
 //! [interfaces]
-//! NAME = { device = "lan0", zone = "inside" }   # path = "driver"|"skb"|"user", rpf = "off", martians = "rfc1812"|"off"
+//! NAME = { device = "lan0", zone = "inside" }   # path = "driver"|"skb"|"user"
+//! # rpf = "strict"|"feasible"|"loose"|"off", martians = "rfc1812"|"registry"|"off"
 //!
 //! [addresses]
 //! NAME = ["10.1.0.0/24", "10.1.0.1-10.1.0.9", "fd00::/8", "OTHER NAME", "!10.1.0.66"]
@@ -77,13 +78,19 @@
 //! tcp_closing = "240s"              # while it closes, and after a reset; nothing said: tcp_transitory
 //! icmp = "60s"
 //! other = "600s"
+//!
+//! [ip]                              # each "drop" or "pass", which leaves them as they are
+//! record_route = "drop"             # IPv4 options
+//! timestamp = "drop"
+//! security = "pass"
+//! unknown_options = "drop"          # all others; source routes are always dropped
+//! router_alert = "pass"             # both families
+//! hop_by_hop = "pass"               # IPv6 hop-by-hop options
+//! routing_header = "drop"           # IPv6 routing headers with segments left; type 0 is always dropped
 //! ```
 //!
 //! A list of addresses holds what one of its entries holds and no entry with `!` does; if all entries have `!`, it
 //! holds everything else. An IPv6 prefix holds no IPv4. Names may be defined in any order and in any of the files.
-//!
-//! What the language has but this version does not do is refused, never ignored: the other values of `rpf` and
-//! `martians`.
 //!
 //! Warnings are about rules that match nothing or are never reached because one earlier rule matches all that they
 //! match, timeouts below what the RFCs demand, prefixes with bits beyond their length, and rules with `to = "self"`
@@ -98,6 +105,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
 pub use model::deterministic::Deterministic;
+pub use model::ip::{Handling, IpSettings};
 pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
 pub use model::prefix::PrefixPair;
 pub use model::rule::{

@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use flowhop_policy::{
-    Action, Dependence, Destination, Family, ForwardingPath, ICMP, ICMPV6, Martians, NatRule, NewConnection, Policy,
-    ReversePath, RuleTarget, Source, SourceTranslation, TCP, TableIndex, UDP, ZoneId, address_key, parse,
+    Action, Dependence, Destination, Family, ForwardingPath, ICMP, ICMPV6, IpSettings, Martians, NatRule,
+    NewConnection, Policy, ReversePath, RuleTarget, Source, SourceTranslation, TCP, TableIndex, UDP, ZoneId,
+    address_key, parse,
 };
 
 const CONTRACT: &str = include_str!("policies/contract.toml");
@@ -228,4 +229,35 @@ fn a_long_chain_of_sets_and_a_large_policy_are_no_trouble() {
     }
     let checked = parse(&source(&text)).unwrap();
     assert_eq!((checked.policy.rules.len(), checked.warnings.len()), (2_000, 0));
+}
+
+// standards.md 4.1: what is validated is the operator's choice per interface, what options may pass is in `[ip]`; the
+// defaults are those of RFC 1812 section 5.3.7 and RFC 7126.
+#[test]
+fn validation_is_chosen_by_interface() {
+    let text = include_str!("policies/everything.toml");
+    let policy = parse(&[Source { name: "p.toml".into(), text: text.into() }]).unwrap().policy;
+    let of = |name| {
+        let interface = policy.interface_by_name(name).unwrap();
+        (interface.rpf, interface.martians)
+    };
+    assert_eq!(of("lan"), (ReversePath::Strict, Martians::Rfc1812));
+    assert_eq!(of("wan"), (ReversePath::Off, Martians::Off));
+    assert_eq!(of("dmz"), (ReversePath::Feasible, Martians::Registry));
+    assert_eq!(of("vpn"), (ReversePath::Loose, Martians::Rfc1812));
+    let IpSettings { record_route, timestamp, router_alert, security, unknown_options, hop_by_hop, routing_header } =
+        policy.ip;
+    let all = [record_route, timestamp, router_alert, security, unknown_options, hop_by_hop, routing_header];
+    let by_default = example().ip;
+    assert_eq!(by_default, IpSettings::default());
+    let default = [
+        by_default.record_route,
+        by_default.timestamp,
+        by_default.router_alert,
+        by_default.security,
+        by_default.unknown_options,
+        by_default.hop_by_hop,
+        by_default.routing_header,
+    ];
+    assert!(all.iter().zip(default).all(|(set, default)| *set != default), "the file says the contrary of each");
 }

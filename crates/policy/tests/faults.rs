@@ -415,14 +415,9 @@ nat = [ { name = \"a\" } ]
         "[interfaces.vpn]\ndevice = \"wg0\"\nzone = \"vpn\"\npath = \"skb\"\n[paths]\nallowed = [\"user\"]\n",
         &[(9, "not among those that [paths] allows")],
     ),
-    // What a later version will do.
     (
-        "[interfaces.vpn]\ndevice = \"wg0\"\nzone = \"vpn\"\npath = \"driver\"\nrpf = \"strict\"\nmartians = \"registry\"\n",
-        &[(10, "rpf = \"strict\" is not supported yet"), (11, "martians = \"registry\" is not supported yet")],
-    ),
-    (
-        "[interfaces.a]\ndevice = \"a0\"\nzone = \"a\"\nrpf = \"loose\"\n[interfaces.b]\ndevice = \"b0\"\nzone = \"b\"\nrpf = \"feasible\"\n",
-        &[(9, "not supported yet"), (13, "not supported yet")],
+        "[ip]\nrecord_route = \"process\"\nrouter_alerts = \"pass\"\nhop_by_hop = true\n",
+        &[(7, "\"process\" is no handling"), (8, "did you mean \"router_alert\"?"), (9, "\"hop_by_hop\" is a boolean")],
     ),
     (
         "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmapping = \"symmetric\"\nunsolicited = \"reject\"\n[[nat]]\nname = \"b\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.source = \"198.51.100.1\"\nmapping = \"address-dependent\"\n",

@@ -60,6 +60,16 @@ impl InterfaceAddress {
     fn on_link_prefix(&self) -> Option<IpPrefix> {
         IpPrefix::new(self.peer.unwrap_or(self.address), self.prefix_len).ok()
     }
+
+    /// Whether another address is on the link by this one.
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
+        self.on_link_prefix().is_some_and(|prefix| prefix.contains(address))
+    }
+
+    /// Whether a prefix is that on the link by this address.
+    pub(crate) fn is_on(&self, prefix: &IpPrefix) -> bool {
+        self.on_link_prefix().as_ref() == Some(prefix)
+    }
 }
 
 /// The addresses of all links, in the order they were announced: the kernel announces the primary ones first.

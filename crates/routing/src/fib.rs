@@ -105,6 +105,17 @@ impl Fib {
         }
     }
 
+    /// All routes of *local* or *main* to the prefix of `length` bits that `destination` lies in, the best first.
+    pub(crate) fn entries(&self, table: u32, destination: IpAddr, length: u8) -> &[Entry] {
+        let Ok(prefix) = IpPrefix::new(destination, length) else { return &[] };
+        match (destination, table == TABLE_LOCAL) {
+            (IpAddr::V4(_), true) => self.local_v4.entries(key_v4(prefix)),
+            (IpAddr::V4(_), false) => self.main_v4.entries(key_v4(prefix)),
+            (IpAddr::V6(_), true) => self.local_v6.entries(key_v6(prefix)),
+            (IpAddr::V6(_), false) => self.main_v6.entries(key_v6(prefix)),
+        }
+    }
+
     /// Drops the IPv4 routes that the kernel flushes without a word when links go down: those whose next hops all
     /// lead through links that are administratively down. Own addresses stay (the host is reachable by any link).
     pub(crate) fn flush_down(&mut self, admin_up: impl Fn(u32) -> bool) -> Vec<IpPrefix> {
@@ -303,6 +314,10 @@ impl<K: Prefix + Copy + Into<IpPrefix>> Table<K> {
             wanted = K::from_repr_len(prefix.repr(), shorter);
         }
         if skipped { Match::LinkDown } else { Match::Nothing }
+    }
+
+    fn entries(&self, key: K) -> &[Entry] {
+        self.by_prefix.get(&key).map_or(&[], Vec::as_slice)
     }
 
     /// Keeps the entries that `keep` (which may change them) accepts; returns the prefixes whose entries changed.

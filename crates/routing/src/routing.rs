@@ -1,5 +1,7 @@
 //! The state machine: events in, changes and answers out.
 
+mod reverse;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::address::OwnAddresses;
@@ -154,16 +156,6 @@ impl Routing {
                 Match::Entry(..) | Match::LinkDown | Match::Nothing => None,
             }
         })
-    }
-
-    /// Whether packets to `address` may leave by `ifindex`: strict reverse-path check of a source address. Own
-    /// addresses are reachable through no link.
-    #[must_use]
-    pub fn is_reachable_through(&self, address: IpAddr, ifindex: u32) -> bool {
-        self.links.is_up(ifindex)
-            && self.route_to(address).is_some_and(|route| {
-                route.kind == RouteKind::Unicast && route.next_hops.iter().any(|hop| hop.ifindex == ifindex)
-            })
     }
 
     /// The adjacency in a slot, or `None` when the slot is free.

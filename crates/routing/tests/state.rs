@@ -374,6 +374,42 @@ fn reverse_path_follows_the_route() {
     assert_eq!(route, via("192.0.2.0/24", "10.0.1.1", 1));
 }
 
+// RFC 3704 sections 2.2 to 2.4: what only a worse route leads to is feasible, not strict; loose asks for any route.
+#[test]
+fn feasible_and_loose_reverse_paths_accept_more() {
+    let mut routing = two_links();
+    let spare = Route { metric: 500, ..via("192.0.2.0/24", "10.0.2.9", 2) };
+    assert!(!routing.is_feasible_through(address("192.0.2.1"), 2), "the default route is not to that prefix");
+    apply(&mut routing, Event::RouteAdded(spare));
+    assert!(!routing.is_reachable_through(address("192.0.2.1"), 2));
+    assert!(routing.is_feasible_through(address("192.0.2.1"), 2));
+    assert!(routing.is_feasible_through(address("192.0.2.1"), 1));
+    assert!(routing.is_routed(address("8.8.8.8")), "by the default route");
+    assert!(!routing.is_routed(address("2001:db8::1")));
+    let black = Route { kind: RouteKind::Blackhole, next_hops: Vec::new(), ..via("8.8.8.0/24", "10.0.2.9", 2) };
+    apply(&mut routing, Event::RouteAdded(black));
+    assert!(!routing.is_routed(address("8.8.8.8")));
+}
+
+// An address on the link of one interface does not come in by another, unless a route says so.
+#[test]
+fn what_is_connected_elsewhere_is_known() {
+    let mut routing = two_links();
+    for (ifindex, own, length, network) in [(1, "10.7.0.1", 16, "10.7.0.0/16"), (2, "10.8.0.1", 24, "10.8.0.0/24")] {
+        apply(&mut routing, Event::AddressAdded(InterfaceAddress::global(ifindex, address(own), length)));
+        apply(&mut routing, Event::RouteAdded(Route::unicast(network.parse().unwrap(), None, ifindex)));
+    }
+    assert!(routing.is_connected_elsewhere(address("10.7.0.9"), 2));
+    assert!(!routing.is_connected_elsewhere(address("10.7.0.9"), 1));
+    assert!(!routing.is_connected_elsewhere(address("192.0.2.1"), 2), "behind a router");
+    // A more specific route leads through the other.
+    apply(&mut routing, Event::RouteAdded(via("10.7.3.0/24", "10.0.2.9", 2)));
+    assert!(!routing.is_connected_elsewhere(address("10.7.3.9"), 2));
+    // Both are on the same link.
+    apply(&mut routing, Event::AddressAdded(InterfaceAddress::global(2, address("10.7.0.2"), 16)));
+    assert!(!routing.is_connected_elsewhere(address("10.7.0.9"), 2));
+}
+
 #[test]
 fn an_ipv4_destination_behind_an_ipv6_router_has_its_own_adjacency() {
     let mut routing = two_links();

@@ -54,6 +54,10 @@ pub mod ipv4_option {
     pub const SECURITY: u8 = 130;
     /// Loose source and record route.
     pub const LOOSE_SOURCE_ROUTE: u8 = 131;
+    /// Extended security (RFC 1108).
+    pub const EXTENDED_SECURITY: u8 = 133;
+    /// Commercial security (CIPSO).
+    pub const COMMERCIAL_SECURITY: u8 = 134;
     /// Strict source and record route.
     pub const STRICT_SOURCE_ROUTE: u8 = 137;
     /// Router alert (RFC 2113).

@@ -9,11 +9,12 @@ use flowhop_engine::interfaces::Interface;
 use flowhop_flow::record::PortKey;
 use flowhop_io::bpf::KernelError;
 use flowhop_io::device::{Capabilities, DeviceQueries, XdpFeatures};
-use flowhop_policy::{ForwardingPath, Martians};
+use flowhop_policy::ForwardingPath;
 use flowhop_routing::Link;
 
 use super::Daemon;
 use super::plane::Plane;
+use crate::convert;
 use crate::paths::{self, Facts};
 
 /// How often devices are asked what they can do; the kernel announces links, but not this.
@@ -148,7 +149,8 @@ impl Daemon {
                 fast: choice.fast,
                 falls_back: policy.paths.allows(ForwardingPath::Skb),
                 reason: choice.reason,
-                martians: spec.martians != Martians::Off,
+                martians: convert::martians(spec.martians),
+                reverse_path: convert::reverse_path(spec.rpf),
             });
         }
         wanted

@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowhop_engine::{Engine, FastPath, Interface, Io, PathReason};
 use flowhop_flow::record::{PortKey, Tick, port_flags};
-use flowhop_policy::{Action, Destination, ForwardingPath, Martians, Policy, Rule, address_key, key_address};
+use flowhop_policy::{Action, Destination, ForwardingPath, Policy, Rule, address_key, key_address};
 use flowhop_routing::{Event, InterfaceAddress, IpPrefix, Link, NeighbourState, Route, RouteKind, TABLE_LOCAL};
 
+use crate::convert;
 use crate::replay::ReplayError;
 
 /// Interfaces that there are addresses for.
@@ -81,7 +82,8 @@ impl Network {
                 fast,
                 falls_back: true,
                 reason,
-                martians: interface.martians == Martians::Rfc1812,
+                martians: convert::martians(interface.martians),
+                reverse_path: convert::reverse_path(interface.rpf),
             });
             if let Some(record) = engine.table().regions().ports.get(usize::from(port)) {
                 record.ifindex.store(ifindex(port));

@@ -340,6 +340,9 @@ const fn refuses_connection(reason: Reason) -> bool {
             | Reason::NoZone
             | Reason::NotNew
             | Reason::SpoofedSource
+            | Reason::SpoofedConnected
+            | Reason::ReversePath
+            | Reason::LinkLocalTransit
             | Reason::DirectedBroadcast
     )
 }

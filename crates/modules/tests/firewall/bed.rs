@@ -6,7 +6,8 @@ use std::sync::Arc;
 use flowhop_engine::engine::Parts;
 use flowhop_engine::interfaces::{FastPath, Interface, PathReason};
 use flowhop_engine::{
-    Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Offload, Outcome, Revalidated, Timeouts,
+    Arrived, Buffer, Counters, Engine, Io, Limits, LogEvent, Martians, Offload, Outcome, Revalidated, ReversePath,
+    Timeouts,
 };
 use flowhop_flow::record::PortKey;
 use flowhop_modules::{Bindings, Names, Shared};
@@ -165,7 +166,8 @@ impl Bed {
                 zone: u16::from(port) - 1,
                 fast: if kernel { FastPath::Skb } else { FastPath::None },
                 reason: if kernel { PathReason::Default } else { PathReason::NoKernel },
-                martians: true,
+                martians: Martians::Rfc1812,
+                reverse_path: ReversePath::Off,
                 lower: PortKey::of(ifindex),
                 partial_checksums: false,
                 takes_frames: false,

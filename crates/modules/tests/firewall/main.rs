@@ -16,3 +16,4 @@ mod take_up;
 mod timers;
 mod translation;
 mod unsolicited;
+mod validation;

@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod deterministic;
+pub(crate) mod ip;
 pub(crate) mod pool;
 pub(crate) mod prefix;
 pub(crate) mod ranges;
@@ -12,6 +13,7 @@ pub(crate) mod zone;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ip::IpSettings;
 use rule::{NatRule, NewConnection, Rule};
 use zone::{ZoneId, ZoneMatch};
 
@@ -32,6 +34,8 @@ pub struct Policy {
     pub table: TableSettings,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
+    /// `[ip]`.
+    pub ip: IpSettings,
     pub(crate) lookup: Lookup,
 }
 
@@ -170,12 +174,18 @@ impl ForwardingPath {
     }
 }
 
-/// Source validation by reverse path (RFC 3704). This version knows only `off`.
+/// Source validation by reverse path (RFC 3704, RFC 8704).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ReversePath {
     /// None.
     #[default]
     Off,
+    /// There is some route to the source.
+    Loose,
+    /// Some route to the most specific prefix of the source, whatever its metric, leads through the interface.
+    Feasible,
+    /// The route to the source leads through the interface.
+    Strict,
 }
 
 /// Which impossible addresses are refused.
@@ -184,7 +194,9 @@ pub enum Martians {
     /// Those of RFC 1812 section 5.3.7.
     #[default]
     Rfc1812,
-    /// None.
+    /// Those that the registries of special-purpose addresses say are not forwarded (RFC 6890, RFC 8190).
+    Registry,
+    /// None but those that no router may forward.
     Off,
 }
 

@@ -22,10 +22,14 @@ const PATHS: [Choice<ForwardingPath>; 3] = [
     ("skb", Some(ForwardingPath::Skb)),
     ("user", Some(ForwardingPath::User)),
 ];
-const RPF: [Choice<ReversePath>; 4] =
-    [("off", Some(ReversePath::Off)), ("strict", None), ("feasible", None), ("loose", None)];
+const RPF: [Choice<ReversePath>; 4] = [
+    ("strict", Some(ReversePath::Strict)),
+    ("feasible", Some(ReversePath::Feasible)),
+    ("loose", Some(ReversePath::Loose)),
+    ("off", Some(ReversePath::Off)),
+];
 const MARTIANS: [Choice<Martians>; 3] =
-    [("rfc1812", Some(Martians::Rfc1812)), ("registry", None), ("off", Some(Martians::Off))];
+    [("rfc1812", Some(Martians::Rfc1812)), ("registry", Some(Martians::Registry)), ("off", Some(Martians::Off))];
 
 /// The interfaces and zones of all files.
 #[derive(Default)]

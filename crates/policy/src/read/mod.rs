@@ -30,8 +30,8 @@ use report::{At, Report};
 use rules::{Placed, Scope, TakenNames};
 use settings::Settings;
 
-const ROOT_KEYS: [&str; 9] =
-    ["include", "interfaces", "addresses", "services", "rule", "nat", "paths", "table", "timeouts"];
+const ROOT_KEYS: [&str; 10] =
+    ["include", "interfaces", "addresses", "services", "rule", "nat", "paths", "table", "timeouts", "ip"];
 const INCLUDE: &str = "a list of files, include = [\"conf.d/*.toml\"]";
 
 /// A file and whether it takes part.
@@ -88,6 +88,7 @@ pub(crate) fn check(sources: &[Source], include_faults: &[IncludeFault]) -> Resu
         file.with_table("paths", &mut report, |section, report| settings.read_paths(&section, report));
         file.with_table("table", &mut report, |section, report| settings.read_table(&section, report));
         file.with_table("timeouts", &mut report, |section, report| settings.read_timeouts(&section, report));
+        file.with_table("ip", &mut report, |section, report| settings.read_ip(&section, report));
     }
     settings.check_requests(&interfaces.path_requests, &mut report);
     addresses.resolve(&mut report);
@@ -111,6 +112,7 @@ pub(crate) fn check(sources: &[Source], include_faults: &[IncludeFault]) -> Resu
         paths: settings.paths,
         table: settings.table,
         timeouts: settings.timeouts,
+        ip: settings.ip,
         ..Policy::default()
     };
     finish(policy, scope, rules, nats, report)
@@ -188,6 +190,7 @@ impl<'t> File<'t> {
             "services" => "[services]",
             "paths" => "[paths]",
             "table" => "[table]",
+            "ip" => "[ip]",
             _ => "[timeouts]",
         };
         node.section(place, &format!("a table, {place}"), report)

@@ -1,4 +1,4 @@
-//! `[paths]`, `[table]` and `[timeouts]`.
+//! `[paths]`, `[table]`, `[timeouts]` and `[ip]`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,12 +7,14 @@ use super::node::{Choice, Node, Section};
 use super::problem::{Doubt, Problem};
 use super::report::{At, Report};
 use super::values::{duration, number, show_duration};
-use crate::{ForwardingPath, PathSettings, TableIndex, TableSettings, Timeouts};
+use crate::{ForwardingPath, Handling, IpSettings, PathSettings, TableIndex, TableSettings, Timeouts};
 
 const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
 const TABLE_KEYS: [&str; 3] = ["connections", "half_open", "index"];
 const TIMEOUT_KEYS: [&str; 7] =
     ["udp", "tcp_established", "tcp_transitory", "tcp_opening", "tcp_closing", "icmp", "other"];
+const IP_KEYS: [&str; 7] =
+    ["record_route", "timestamp", "router_alert", "security", "unknown_options", "hop_by_hop", "routing_header"];
 
 /// `driver` may be allowed though this version never chooses it.
 const PATHS: [Choice<ForwardingPath>; 3] = [
@@ -22,6 +24,7 @@ const PATHS: [Choice<ForwardingPath>; 3] = [
 ];
 const INDICES: [Choice<TableIndex>; 2] =
     [("lines", Some(TableIndex::Lines)), ("kernel-hash", Some(TableIndex::KernelHash))];
+const HANDLINGS: [Choice<Handling>; 2] = [("drop", Some(Handling::Drop)), ("pass", Some(Handling::Pass))];
 
 /// What an RFC demands at least, in seconds.
 const FLOORS: [(&str, u64, &str); 6] = [
@@ -40,6 +43,7 @@ pub(crate) struct Settings {
     pub(crate) paths: PathSettings,
     pub(crate) table: TableSettings,
     pub(crate) timeouts: Timeouts,
+    pub(crate) ip: IpSettings,
     set: HashMap<(&'static str, &'static str), At>,
 }
 
@@ -98,6 +102,18 @@ impl Settings {
         }
     }
 
+    pub(crate) fn read_ip(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
+        let enabled = section.check_keys(&IP_KEYS, report);
+        for key in IP_KEYS {
+            let Some(node) = section.get(key) else { continue };
+            let handling = node.choice("handling", &HANDLINGS, report);
+            if enabled && self.is_first("ip", key, node, report) {
+                let place = self.handling(key);
+                *place = handling.unwrap_or(*place);
+            }
+        }
+    }
+
     /// An interface may not ask for a path that is not allowed.
     pub(crate) fn check_requests(&self, requests: &[(At, ForwardingPath)], report: &mut Report<'_>) {
         for (at, path) in requests {
@@ -119,6 +135,18 @@ impl Settings {
             b"tcp_closing" => timeouts.tcp_closing = Some(value),
             b"icmp" => timeouts.icmp = value,
             _ => timeouts.other = value,
+        }
+    }
+
+    fn handling(&mut self, key: &str) -> &mut Handling {
+        match key {
+            "record_route" => &mut self.ip.record_route,
+            "timestamp" => &mut self.ip.timestamp,
+            "router_alert" => &mut self.ip.router_alert,
+            "security" => &mut self.ip.security,
+            "unknown_options" => &mut self.ip.unknown_options,
+            "hop_by_hop" => &mut self.ip.hop_by_hop,
+            _ => &mut self.ip.routing_header,
         }
     }
 
