@@ -10,12 +10,13 @@ use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::Tick;
 use flowhop_flow::{Parsed, Transport, key};
 use flowhop_wire::build::{Checksum, Ip, L4, Spec, TcpFields};
-use flowhop_wire::{Ethernet, Frame, Ipv4, Ipv6, checksum, ethertype, icmp4, icmp6, tcp_flags, verify};
+use flowhop_wire::{Ethernet, Frame, Ipv4, checksum, ethertype, icmp4, icmp6, tcp_flags, verify};
 use zerocopy::transmute_ref;
 
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io};
 use crate::errors::Headers;
+use crate::validate::Problem;
 
 /// An ICMP error for IPv4 is at most this long (RFC 1812 section 4.3.2.3).
 const MAX_ERROR_V4: usize = 576;
@@ -73,17 +74,26 @@ impl Engine {
         self.answer(arrived, v4, v6, packet, io);
     }
 
-    /// Tells the sender which hop-by-hop option is not known (RFC 8200 section 4.2, RFC 4443 section 3.4).
-    pub(crate) fn answer_unknown_option(
+    /// Tells the sender of an IPv6 packet what is wrong with it (RFC 4443 section 3.4).
+    pub(crate) fn answer_problem(
         &mut self,
         arrived: &Arrived,
-        offset: usize,
+        problem: Problem,
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) {
-        let rest = ((Ipv6::LEN + offset) as u32).to_be_bytes();
-        let v6 = Error { kind: icmp6::PARAMETER_PROBLEM, code: icmp6::UNKNOWN_OPTION, rest };
-        self.answer(arrived, v6, v6, packet, io);
+        let v6 = Error { kind: icmp6::PARAMETER_PROBLEM, code: problem.code, rest: problem.pointer.to_be_bytes() };
+        // A fragment that cannot be is answered wherever it is in its packet (RFC 8200 section 4.5).
+        if headers_of(packet).is_some_and(|(ip, headers)| !headers.is_error(ip)) {
+            self.send_error(arrived, v6, packet, io);
+        }
+    }
+
+    /// Tells the sender of a first fragment that the others did not come in time (RFC 792, RFC 8200 section 4.5).
+    pub(crate) fn answer_not_complete(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        let v4 = Error::plain(icmp4::TIME_EXCEEDED, icmp4::REASSEMBLY_EXCEEDED);
+        let v6 = Error::plain(icmp6::TIME_EXCEEDED, icmp6::REASSEMBLY_EXCEEDED);
+        self.answer(arrived, v4, v6, packet, io);
     }
 
     pub(crate) fn answer_too_big(&mut self, arrived: &Arrived, mtu: u32, packet: &mut Buffer<'_>, io: &mut dyn Io) {
@@ -131,10 +141,17 @@ impl Engine {
     }
 
     fn answer(&mut self, arrived: &Arrived, v4: Error, v6: Error, packet: &mut Buffer<'_>, io: &mut dyn Io) {
-        let Some((source, family)) = sender(packet).filter(|_| is_answerable(packet)) else { return };
+        let Some((ip, headers)) = headers_of(packet) else { return };
+        if !headers.later_fragment && !headers.is_error(ip) {
+            let error = if headers.family == 4 { v4 } else { v6 };
+            self.send_error(arrived, error, packet, io);
+        }
+    }
+
+    fn send_error(&mut self, arrived: &Arrived, error: Error, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        let Some((source, family)) = sender(packet) else { return };
         let Some(own) = self.own_address(arrived.port, source) else { return };
         packet.complete_checksum();
-        let error = if family == 4 { v4 } else { v6 };
         let headers = if family == 4 { Ipv4::LEN } else { 40 } + 8;
         let limit = if family == 4 { MAX_ERROR_V4 } else { MAX_ERROR_V6 } - headers;
         let original = packet.bytes().get(ETHERNET..).unwrap_or_default();
@@ -181,10 +198,10 @@ fn sender(packet: &Buffer<'_>) -> Option<(IpAddr, u8)> {
     single.then_some((address, family))
 }
 
-/// Whether a packet's kind allows an error about it: no ICMP error, no redirect, no fragment other than the first.
-fn is_answerable(packet: &Buffer<'_>) -> bool {
-    let ip = packet.bytes().get(ETHERNET..).unwrap_or_default();
-    Headers::read(ip).is_some_and(|headers| !headers.later_fragment && !headers.is_error(ip))
+/// A packet from its IP header on, and its headers.
+fn headers_of<'a>(packet: &'a Buffer<'_>) -> Option<(&'a [u8], Headers)> {
+    let ip = packet.bytes().get(ETHERNET..)?;
+    Some((ip, Headers::read(ip)?))
 }
 
 /// A reset in the name of the destination (RFC 9293 section 3.10.7.1).
@@ -287,7 +304,7 @@ fn copied_options(options: &[u8]) -> Vec<u8> {
     copied
 }
 
-fn set_fragment(frame: &mut [u8], header_length: usize, total: usize, offset: u16, more: bool) {
+pub(crate) fn set_fragment(frame: &mut [u8], header_length: usize, total: usize, offset: u16, more: bool) {
     let Some(header) = frame.get_mut(ETHERNET..ETHERNET + header_length) else { return };
     header[0] = 0x40 | (header_length / 4) as u8;
     header[2..4].copy_from_slice(&(total as u16).to_be_bytes());

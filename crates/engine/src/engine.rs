@@ -17,7 +17,7 @@ use crate::ageing::{self, Resets, Wheel};
 use crate::answers::Answers;
 use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
-use crate::fragments::{Datagram, Decision, Fate, Fragments};
+use crate::fragments::{Fragments, Room};
 use crate::gates::{Gates, Quiet};
 use crate::half_open::HalfOpen;
 use crate::hold::{HOLD_LIMIT, Hold};
@@ -29,7 +29,7 @@ use crate::reload::Reload;
 use crate::sources::Sources;
 use crate::sweep::Sweep;
 use crate::unsolicited::Unsolicited;
-use crate::validate::{FragmentPlace, Passing, Validated, validate};
+use crate::validate::{Passing, Validated, validate};
 
 /// What the engine asks of the outside. Calls must not fail silently: `false` means that the packet is lost and
 /// will be counted so.
@@ -88,9 +88,9 @@ pub struct Limits {
     pub held_packets: usize,
     /// Bytes of packets that wait for neighbours.
     pub held_bytes: usize,
-    /// Datagrams in fragments that are tracked.
+    /// Datagrams in fragments that are collected.
     pub datagrams: usize,
-    /// Bytes of fragments that wait for their first one.
+    /// Bytes of fragments that are collected.
     pub fragment_bytes: usize,
     /// Own ICMP errors and resets per second.
     pub answers_per_second: u32,
@@ -104,7 +104,7 @@ impl Default for Limits {
             held_packets: 8192,
             held_bytes: 16 << 20,
             datagrams: 4096,
-            fragment_bytes: 4 << 20,
+            fragment_bytes: 16 << 20,
             answers_per_second: 200,
             half_open: None,
         }
@@ -254,7 +254,7 @@ impl Engine {
             interfaces: Interfaces::default(),
             modules: parts.modules,
             hold: Hold::new(parts.limits.held_packets, parts.limits.held_bytes),
-            fragments: Fragments::new(parts.limits.datagrams, parts.limits.fragment_bytes),
+            fragments: Fragments::new(Room { datagrams: parts.limits.datagrams, bytes: parts.limits.fragment_bytes }),
             wheel: Wheel::new(blocks, now),
             counters: parts.counters,
             timeouts: parts.timeouts,
@@ -367,23 +367,27 @@ impl Engine {
         };
         match validate(packet, interface.martians, &self.passing) {
             Err(fault) => {
-                if let Some(offset) = fault.unknown_option {
-                    self.answer_unknown_option(arrived, offset, packet, io);
+                if let Some(problem) = fault.problem {
+                    self.answer_problem(arrived, problem, packet, io);
                 }
                 Outcome::of(fault.reason)
             }
             Ok(Validated::NotIp) => self.to_stack(arrived.port, Reason::NotIp, packet, io),
             Ok(Validated::NeighbourDiscovery) => self.to_stack(arrived.port, Reason::NeighbourDiscovery, packet, io),
             Ok(Validated::Message(parsed)) => self.message(arrived, &parsed, packet, io),
-            Ok(Validated::Flow(parsed, None)) => self.flow(arrived, &parsed, packet, io),
-            Ok(Validated::Flow(parsed, Some(place)) | Validated::Later(parsed, place)) => {
-                self.fragment(arrived, &parsed, &place, packet, io)
-            }
+            Ok(Validated::Flow(parsed)) => self.flow(arrived, &parsed, packet, io),
+            Ok(Validated::Fragment(parsed, place)) => self.fragment(arrived, &parsed, &place, packet, io),
         }
     }
 
     /// A packet with a key: of a known connection, to the box itself, or the first of a new connection.
-    fn flow(&mut self, arrived: &Arrived, parsed: &Parsed, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+    pub(crate) fn flow(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
         let hash = self.table.hash(&parsed.key);
         if let Some((block, direction)) = self.table.find(&parsed.key, hash) {
             if !self.table.block(block).is_some_and(is_refusal) {
@@ -422,66 +426,6 @@ impl Engine {
                 .interfaces
                 .port(port)
                 .is_some_and(|interface| !self.routing.addresses_of(interface.ifindex).any(|own| own.address.is_ipv4()))
-    }
-
-    fn fragment(
-        &mut self,
-        arrived: &Arrived,
-        parsed: &Parsed,
-        place: &FragmentPlace,
-        packet: &mut Buffer<'_>,
-        io: &mut dyn Io,
-    ) -> Outcome {
-        let datagram = Datagram::of(&parsed.key, place, arrived.port);
-        match self.fragments.note(datagram, place, arrived.now) {
-            Fate::Refuse => Outcome::of(Reason::BadFragment),
-            Fate::Wait => {
-                if self.fragments.wait(packet.bytes(), packet.offload, arrived.port, datagram, arrived.now) {
-                    Outcome::of(Reason::HeldFragment)
-                } else {
-                    Outcome::of(Reason::HoldFull)
-                }
-            }
-            Fate::Follow(decision) => self.follow(arrived, parsed, decision, packet, io),
-            Fate::Decide => {
-                let outcome = self.flow(arrived, parsed, packet, io);
-                let decision = match outcome.kind {
-                    Kind::Forward | Kind::Hold | Kind::Consume => Decision::Flow(parsed.key),
-                    Kind::Stack => Decision::Stack,
-                    Kind::Drop | Kind::HandDown | Kind::Pass => Decision::Drop(outcome.reason),
-                };
-                for mut waiting in self.fragments.decide(&datagram, decision) {
-                    self.counters.take_back(waiting.port, Reason::HeldFragment, waiting.bytes.len());
-                    let arrived = Arrived { port: waiting.port, gate: 0, driver: arrived.driver, now: arrived.now };
-                    let mut packet = Buffer::new(&mut waiting.bytes, waiting.offload);
-                    // It goes through validation again, and then finds the decision.
-                    self.receive(&arrived, &mut packet, io);
-                }
-                outcome
-            }
-        }
-    }
-
-    /// A later fragment goes where the first one went.
-    fn follow(
-        &mut self,
-        arrived: &Arrived,
-        parsed: &Parsed,
-        decision: Decision,
-        packet: &mut Buffer<'_>,
-        io: &mut dyn Io,
-    ) -> Outcome {
-        match decision {
-            Decision::Drop(reason) => Outcome::of(reason),
-            Decision::Stack => self.to_stack(arrived.port, Reason::Local, packet, io),
-            Decision::Flow(key) => {
-                let hash = self.table.hash(&key);
-                match self.table.find(&key, hash) {
-                    Some((block, direction)) => self.known(arrived, parsed, block, direction, packet, io),
-                    None => Outcome::of(Reason::BadFragment),
-                }
-            }
-        }
     }
 
     /// A packet for the box itself that no translation claims.
@@ -560,10 +504,7 @@ impl Engine {
         self.table.config().heartbeat.store(now);
         let expired = self.hold.expired(now, HOLD_LIMIT);
         self.give_up(expired, now, io);
-        for waiting in self.fragments.expired(now) {
-            self.counters.take_back(waiting.port, Reason::HeldFragment, waiting.bytes.len());
-            self.counters.add(waiting.port, Reason::BadFragment, waiting.bytes.len());
-        }
+        self.give_up_fragments(now, io);
         self.answer_unsolicited(now, io);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.turn(now, AGEING_SLICE, &mut due);

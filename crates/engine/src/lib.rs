@@ -8,7 +8,7 @@
 //! programs run.
 //!
 //! # The way of a packet
-//! [`Engine::receive`] → [`validate`] → [`fragments`] → the connection is known: `known` judges it by its entry
+//! [`Engine::receive`] → [`validate`] → fragments are collected ([`fragments`], `datagrams`) → the connection is known: `known` judges it by its entry
 //! and mends what the entry lacks (neighbour, route, policy); or it is new: `open` asks the modules, installs
 //! the pair and goes on as for a known one. [`hold`] keeps packets whose neighbour is being resolved, [`ageing`]
 //! ends idle connections, [`answers`] builds the router's own ICMP errors and resets, `errors` forwards those of others
@@ -25,6 +25,7 @@ pub mod ageing;
 pub mod answers;
 pub mod buffer;
 pub mod counters;
+mod datagrams;
 pub mod engine;
 mod errors;
 pub mod fragments;

@@ -7,10 +7,10 @@ pub mod addresses;
 pub mod headers;
 
 use flowhop_flow::key;
-use flowhop_flow::parse::{self, ETHERNET, Parsed, Segment, Transport};
+use flowhop_flow::parse::{self, ETHERNET, Parsed, Transport};
 use flowhop_flow::{Key, Reason};
 use flowhop_wire::{
-    Ethernet, Frame, Icmp, Ipv4, Ipv6, Tcp, Udp, checksum, ethertype, icmp4, icmp6, ipv6, protocol, verify,
+    Ethernet, Frame, Icmp, Ipv4, Ipv6, Ipv6Fragment, Tcp, Udp, checksum, ethertype, icmp6, ipv6, protocol, verify,
 };
 use zerocopy::transmute_ref;
 
@@ -30,15 +30,17 @@ pub struct FragmentPlace {
     pub length: u32,
     /// More fragments follow.
     pub more: bool,
+    /// Where its data begins in the frame.
+    pub data: usize,
 }
 
 /// What a packet turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Validated {
-    /// A packet with a key: whole, or the first fragment of one.
-    Flow(Parsed, Option<FragmentPlace>),
-    /// A later fragment; its transport is opaque and its key has no ports.
-    Later(Parsed, FragmentPlace),
+    /// A whole packet with a key.
+    Flow(Parsed),
+    /// A fragment; its transport is opaque and its key has no ports.
+    Fragment(Parsed, FragmentPlace),
     /// An ICMP or ICMPv6 message other than echo.
     Message(Parsed),
     /// Neighbour discovery: the kernel's.
@@ -52,13 +54,28 @@ pub enum Validated {
 pub struct Fault {
     /// Why.
     pub reason: Reason,
-    /// Where the IPv6 option is that demands an answer (RFC 8200 section 4.2), in bytes after the fixed header.
-    pub unknown_option: Option<usize>,
+    /// What the sender of an IPv6 packet is told.
+    pub problem: Option<Problem>,
+}
+
+/// A parameter problem (RFC 4443 section 3.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Its code.
+    pub code: u8,
+    /// Where in the packet it is, in bytes from the fixed header on.
+    pub pointer: u32,
+}
+
+impl Problem {
+    const fn field(pointer: u32) -> Self {
+        Self { code: icmp6::ERRONEOUS_FIELD, pointer }
+    }
 }
 
 impl From<Reason> for Fault {
     fn from(reason: Reason) -> Self {
-        Self { reason, unknown_option: None }
+        Self { reason, problem: None }
     }
 }
 
@@ -74,7 +91,7 @@ pub fn validate(packet: &Buffer<'_>, martians: Martians, passing: &Passing) -> R
         ethertype::IPV6 => ipv6(packet, passing)?,
         _ => return Ok(Validated::NotIp),
     };
-    let (Validated::Flow(parsed, _) | Validated::Later(parsed, _) | Validated::Message(parsed)) = &validated else {
+    let (Validated::Flow(parsed) | Validated::Fragment(parsed, _) | Validated::Message(parsed)) = &validated else {
         return Ok(validated);
     };
     addresses::judge(&parsed.key, martians)?;
@@ -82,21 +99,21 @@ pub fn validate(packet: &Buffer<'_>, martians: Martians, passing: &Passing) -> R
     Ok(validated)
 }
 
-fn ipv4(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Reason> {
+fn ipv4(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Fault> {
     let bytes = packet.read::<{ Ipv4::LEN }>(ETHERNET).ok_or(Reason::Truncated)?;
     let header: &Ipv4 = transmute_ref!(bytes);
     let header_length = header.header_len();
     let length = usize::from(header.total_length.get());
     if header.version() != 4 || header_length < Ipv4::LEN {
-        return Err(Reason::BadHeader);
+        return Err(Reason::BadHeader.into());
     }
     if length < header_length {
-        return Err(Reason::BadLength);
+        return Err(Reason::BadLength.into());
     }
     let whole = packet.bytes().get(ETHERNET..ETHERNET + length).ok_or(Reason::Truncated)?;
     let header_bytes = whole.get(..header_length).ok_or(Reason::Truncated)?;
     if checksum::finish(checksum::sum(header_bytes)) != 0 {
-        return Err(Reason::BadIpChecksum);
+        return Err(Reason::BadIpChecksum.into());
     }
     headers::ipv4(header_bytes.get(Ipv4::LEN..).unwrap_or_default(), passing)?;
     let parsed = Parsed {
@@ -113,15 +130,16 @@ fn ipv4(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Reason> {
         ttl: header.ttl,
     };
     if !header.is_fragment() {
-        return upper(packet, parsed);
+        return Ok(upper(packet, parsed)?);
     }
     let place = FragmentPlace {
         identification: u32::from(header.identification.get()),
         offset: header.fragment_offset() as u32,
         length: (length - header_length) as u32,
         more: header.more_fragments(),
+        data: parsed.transport_offset,
     };
-    fragment(packet, parsed, place)
+    Ok(fragment(packet, parsed, place)?)
 }
 
 fn ipv6(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Fault> {
@@ -160,9 +178,19 @@ fn ipv6(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Fault> {
             let place = FragmentPlace {
                 identification: header.identification,
                 offset: header.offset as u32,
-                length: payload.saturating_sub(header.header + 8) as u32,
+                length: payload.saturating_sub(header.header + Ipv6Fragment::LEN) as u32,
                 more: header.more,
+                data: start + header.header + Ipv6Fragment::LEN,
             };
+            if place.more && !place.length.is_multiple_of(8) {
+                // RFC 8200 section 4.5: the pointer is to the payload length.
+                return Err(Fault { reason: Reason::BadFragment, problem: Some(Problem::field(4)) });
+            }
+            if place.offset + place.length > 0xffff {
+                // There to the fragment offset.
+                let pointer = (place.data - Ipv6Fragment::LEN - ETHERNET + 2) as u32;
+                return Err(Fault { reason: Reason::BadFragment, problem: Some(Problem::field(pointer)) });
+            }
             Ok(fragment(packet, parsed, place)?)
         }
         _ => Ok(upper(packet, parsed)?),
@@ -172,7 +200,7 @@ fn ipv6(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Fault> {
 /// A whole packet behind its IP headers.
 fn upper(packet: &Buffer<'_>, parsed: Parsed) -> Result<Validated, Reason> {
     match parse::transport(packet, parsed) {
-        Ok(parsed) => Ok(Validated::Flow(parsed, None)),
+        Ok(parsed) => Ok(Validated::Flow(parsed)),
         Err(exception) => match exception.reason {
             Reason::Icmp => Ok(Validated::Message(parsed)),
             Reason::NeighbourDiscovery => Ok(Validated::NeighbourDiscovery),
@@ -185,69 +213,39 @@ fn upper(packet: &Buffer<'_>, parsed: Parsed) -> Result<Validated, Reason> {
 
 /// A fragment: the first one has to hold the transport header (RFC 1858, RFC 7112), others must not reach into
 /// it (RFC 3128), and all but the last are multiples of eight bytes.
-fn fragment(packet: &Buffer<'_>, mut parsed: Parsed, place: FragmentPlace) -> Result<Validated, Reason> {
+fn fragment(packet: &Buffer<'_>, parsed: Parsed, place: FragmentPlace) -> Result<Validated, Reason> {
     let reaches_too_far = place.offset + place.length > 0xffff;
     if place.length == 0 || (place.more && !place.length.is_multiple_of(8)) || reaches_too_far {
         return Err(Reason::BadFragment);
     }
-    if place.offset != 0 {
-        let in_header = parsed.key.protocol() == protocol::TCP && place.offset < Tcp::LEN as u32;
-        return if in_header { Err(Reason::BadFragment) } else { Ok(Validated::Later(parsed, place)) };
+    if packet.offload.partial || packet.offload.segmentation != 0 {
+        // No stack leaves the checksum or the cutting of a fragment to a device: it is about the whole.
+        return Err(Reason::BadFragment);
     }
-    let at = parsed.transport_offset;
-    let rest = (parsed.length as usize).checked_sub(at - parsed.network).ok_or(Reason::Truncated)?;
-    match (parsed.key.protocol(), parsed.key.family()) {
-        (protocol::TCP, _) => {
-            let bytes = packet.read::<{ Tcp::LEN }>(at).ok_or(Reason::BadFragment)?;
+    let needed = match (parsed.key.protocol(), parsed.key.family()) {
+        (protocol::TCP, _) if place.offset == 0 => {
+            let bytes = packet.read::<{ Tcp::LEN }>(parsed.transport_offset).ok_or(Reason::TinyFragment)?;
             let header: &Tcp = transmute_ref!(bytes);
-            let length = header.header_len();
-            if length < Tcp::LEN || length > rest {
-                return Err(Reason::BadFragment);
-            }
-            parsed.key.ports = word(bytes);
-            parsed.transport = Transport::Tcp(Segment {
-                sequence: header.sequence.get(),
-                acknowledgment: header.acknowledgment.get(),
-                flags: header.flags & 0x3f,
-                window: header.window.get(),
-                header: length as u8,
-                payload: (rest - length) as u32,
-                vouched: false,
-            });
+            header.header_len().max(Tcp::LEN)
         }
-        (protocol::UDP, _) => {
-            let bytes = packet.read::<{ Udp::LEN }>(at).ok_or(Reason::BadFragment)?;
-            if rest < Udp::LEN {
-                return Err(Reason::BadFragment);
-            }
-            parsed.key.ports = word(bytes);
-            parsed.transport = Transport::Udp;
-        }
-        (protocol::ICMP, 4) | (protocol::ICMPV6, 6) => {
-            let bytes = packet.read::<{ Icmp::LEN }>(at).ok_or(Reason::BadFragment)?;
-            let header: &Icmp = transmute_ref!(bytes);
-            let echo = match parsed.key.family() {
-                4 => matches!(header.kind, icmp4::ECHO_REQUEST | icmp4::ECHO_REPLY),
-                _ => matches!(header.kind, icmp6::ECHO_REQUEST | icmp6::ECHO_REPLY),
-            };
-            if rest < Icmp::LEN || !echo {
-                return Err(Reason::BadFragment);
-            }
-            parsed.key.ports = u32::from_ne_bytes([header.rest[0], header.rest[1], header.kind, header.code]);
-            parsed.transport = Transport::Echo;
-        }
-        _ => {}
-    }
-    Ok(Validated::Flow(parsed, Some(place)))
-}
-
-const fn word<const N: usize>(bytes: &[u8; N]) -> u32 {
-    u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        (protocol::TCP, _) => Tcp::LEN,
+        (protocol::UDP, _) => Udp::LEN,
+        (protocol::ICMP, 4) | (protocol::ICMPV6, 6) => Icmp::LEN,
+        _ => 0,
+    };
+    // Of a later fragment of IPv6 it is not known how far its data is from the transport header.
+    let header = parsed.transport_offset - parsed.network;
+    let is_tiny = if place.offset == 0 {
+        (parsed.length as usize).saturating_sub(header) < needed
+    } else {
+        (place.offset as usize) < needed
+    };
+    if is_tiny { Err(Reason::TinyFragment) } else { Ok(Validated::Fragment(parsed, place)) }
 }
 
 /// Verifies the transport checksum of whole packets whose device did not vouch for it.
 fn transport_checksum(packet: &Buffer<'_>, validated: &Validated) -> Result<(), Reason> {
-    let (Validated::Flow(parsed, None) | Validated::Message(parsed)) = validated else {
+    let (Validated::Flow(parsed) | Validated::Message(parsed)) = validated else {
         return Ok(());
     };
     if packet.offload.partial || packet.offload.verified {

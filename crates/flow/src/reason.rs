@@ -15,7 +15,7 @@ pub enum Kind {
     Drop = 2,
     /// Left to the kernel's own IP stack.
     Stack = 3,
-    /// Kept until something is known (neighbour, first fragment); it moves to another kind afterwards.
+    /// Kept until something is known (neighbour, other fragments); it moves to another kind afterwards.
     Hold = 4,
     /// Taken in by flowhop itself (answered, or its information used up).
     Consume = 5,
@@ -170,9 +170,9 @@ reasons! {
     SpoofedSource = 51, "spoofed_source", Drop, Drop;
     /// Source route options (RFC 7126 sections 4.3, 4.4).
     SourceRoute = 52, "source_route", Drop, Drop;
-    /// A fragment that overlaps, is too small, or never found its first fragment.
+    /// A fragment whose place in its datagram cannot be, or one of what must not be in fragments.
     BadFragment = 53, "bad_fragment", Drop, Drop;
-    /// No room to keep a packet that waits for its neighbour or first fragment.
+    /// No room to keep a packet that waits for its neighbour.
     HoldFull = 54, "hold_full", Drop, Drop;
     /// ICMP error that belongs to no connection.
     IcmpUnrelated = 55, "icmp_unrelated", Drop, Drop;
@@ -180,7 +180,7 @@ reasons! {
     Device = 56, "device", Drop, Drop;
     /// Waits for the neighbour's link-layer address.
     HeldNeighbour = 57, "held_neighbour", Hold, Hold;
-    /// Waits for its first fragment.
+    /// Waits for the other fragments of its datagram.
     HeldFragment = 58, "held_fragment", Hold, Hold;
     /// Split into fragments that were forwarded in its place.
     Fragmented = 59, "fragmented", Consume, Consume;
@@ -238,6 +238,19 @@ reasons! {
     HopByHopOrder = 85, "hop_by_hop_order", Drop, Drop;
     /// A chain of extension headers that is cut off, too long, or has two fragment headers.
     BadExtensionHeader = 86, "bad_extension_header", Drop, Drop;
+    /// A first fragment without the whole transport header and chain of extension headers (RFC 1858, RFC 7112), or one
+    /// that reaches into the TCP header (RFC 3128).
+    TinyFragment = 87, "tiny_fragment", Drop, Drop;
+    /// A fragment of a datagram that overlaps itself (RFC 5722).
+    OverlappingFragment = 88, "overlapping_fragment", Drop, Drop;
+    /// A fragment that is there already.
+    RepeatedFragment = 89, "repeated_fragment", Drop, Drop;
+    /// A fragment whose datagram was not complete in time (RFC 791 section 3.2, RFC 8200 section 4.5).
+    FragmentTimeout = 90, "fragment_timeout", Drop, Drop;
+    /// A fragment that made room for others, or one of too many.
+    FragmentLimit = 91, "fragment_limit", Drop, Drop;
+    /// A fragment of an ICMP error that was put together to be translated as a whole.
+    Reassembled = 92, "reassembled", Consume, Consume;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

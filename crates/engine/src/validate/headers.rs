@@ -5,8 +5,9 @@
 use flowhop_flow::Reason;
 use flowhop_wire::ipv6::{Chain, ChainError, UnknownAction};
 use flowhop_wire::options::{Ipv4Options, ipv4_option};
+use flowhop_wire::{Ipv6, icmp6};
 
-use super::Fault;
+use super::{Fault, Problem};
 
 /// Options and extension headers that policy lets pass.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -82,7 +83,9 @@ pub(super) fn ipv6(chain: &Chain, passing: &Passing) -> Result<(), Fault> {
         }
         if let Some(unknown) = options.unknown {
             let tells = matches!(unknown.action(), UnknownAction::DiscardReport | UnknownAction::DiscardReportUnicast);
-            return Err(Fault { reason: Reason::UnknownOption, unknown_option: tells.then_some(unknown.offset) });
+            let pointer = (Ipv6::LEN + unknown.offset) as u32;
+            let problem = tells.then_some(Problem { code: icmp6::UNKNOWN_OPTION, pointer });
+            return Err(Fault { reason: Reason::UnknownOption, problem });
         }
         if !passing.hop_by_hop || options.router_alert.is_some() && !passing.router_alert {
             return Err(Reason::ExtensionHeader.into());
@@ -95,7 +98,7 @@ pub(super) fn ipv6(chain: &Chain, passing: &Passing) -> Result<(), Fault> {
 /// Why a chain that cannot be followed is dropped.
 pub(super) const fn reason(error: &ChainError) -> Reason {
     match error {
-        ChainError::SplitAcrossFragments { .. } => Reason::BadFragment,
+        ChainError::SplitAcrossFragments { .. } => Reason::TinyFragment,
         ChainError::HopByHopNotFirst { .. } => Reason::HopByHopOrder,
         ChainError::Option { .. } | ChainError::TooManyOptions => Reason::BadOption,
         ChainError::Truncated { .. } | ChainError::RepeatedFragment { .. } | ChainError::TooManyHeaders => {

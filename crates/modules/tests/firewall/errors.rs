@@ -571,7 +571,8 @@ fn later_fragments_are_not_answered() {
     bed.event(Event::NeighbourChanged { ifindex, address, state: NeighbourState::Resolved(INSIDE_MAC) });
     let whole = Spec::udp(at("10.1.0.2:1000"), at("198.51.100.2:53"), &[0; 64]);
     let whole = whole.with_link(INSIDE_MAC, LAN_MAC).to_vec().unwrap();
-    for (from, to, field) in [(0usize, 40, 0x2000u16), (40, 72, 5)] {
+    for (from, to, field, reason) in [(0usize, 40, 0x2000u16, Reason::HeldFragment), (40, 72, 5, Reason::HeldNeighbour)]
+    {
         let mut frame = whole[..34].to_vec();
         frame.extend_from_slice(&whole[34 + from..34 + to]);
         frame[16..18].copy_from_slice(&((20 + to - from) as u16).to_be_bytes());
@@ -579,7 +580,7 @@ fn later_fragments_are_not_answered() {
         frame[24..26].fill(0);
         let sum = checksum::finish(checksum::sum(&frame[14..34]));
         frame[24..26].copy_from_slice(&sum.to_be_bytes());
-        assert_eq!(bed.receive(1, frame).reason, Reason::HeldNeighbour);
+        assert_eq!(bed.receive(1, frame).reason, reason);
     }
     bed.pass(5000);
     assert_eq!(bed.outside.sent.len(), 1);

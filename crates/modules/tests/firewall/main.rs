@@ -5,6 +5,7 @@ mod bed;
 mod carrier;
 mod connections;
 mod errors;
+mod fragments;
 mod live;
 mod mapping;
 mod mss;
