@@ -2,7 +2,7 @@
 //! on every path; fragments by hand, in reversed order and overlapping (RFC 4787 REQ-14, RFC 1858, RFC 5722).
 //!
 //! The tests need root and the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`).
-#![expect(clippy::expect_used, reason = "helpers of tests fail the test on the spot")]
+#![expect(clippy::expect_used, clippy::panic, reason = "helpers of tests fail the test on the spot")]
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -117,7 +117,7 @@ impl Engine {
             self.counters.add(held.port, Reason::NeighbourUnresolved, held.bytes.len());
             let arrived = Arrived { port: held.port, gate: 0, driver: held.driver, now };
             let mut packet = Buffer::new(&mut held.bytes, held.offload);
-            self.answer_unreachable(&arrived, &mut packet, io);
+            self.answer_undeliverable(&arrived, Reason::NeighbourUnresolved, &mut packet, io);
         }
     }
 

@@ -1,16 +1,18 @@
 //! The router's own answers: ICMP and ICMPv6 errors, TCP resets; and IPv4 fragmentation.
 //!
 //! Errors quote as much of the packet as the RFCs allow, are limited in rate, and are never about ICMP errors,
-//! later fragments, or packets to or from what is no single host (RFC 1812 section 4.3.2.7, RFC 4443 section
-//! 2.4). They go back the way the packet came: to the station that sent the frame, on the interface it came in.
+//! later fragments, or packets to or from what is no single host ([`whom`]). There is no source quench (RFC 6633) and no
+//! redirect among them. They go back the way the packet came: to the station that sent the frame, on the interface it came in.
+
+mod whom;
 
 use std::net::IpAddr;
 
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::Tick;
-use flowhop_flow::{Parsed, Transport, key};
+use flowhop_flow::{Parsed, Reason, Transport, key};
 use flowhop_wire::build::{Checksum, Ip, L4, Spec, TcpFields};
-use flowhop_wire::{Ethernet, Frame, Ipv4, checksum, ethertype, icmp4, icmp6, tcp_flags, verify};
+use flowhop_wire::{Ethernet, Frame, Icmp, Ipv4, Ipv6, checksum, icmp4, icmp6, tcp_flags, verify};
 use zerocopy::transmute_ref;
 
 use crate::buffer::{Buffer, Offload};
@@ -22,6 +24,8 @@ use crate::validate::Problem;
 const MAX_ERROR_V4: usize = 576;
 /// An ICMPv6 error is at most as long as the smallest MTU (RFC 4443 section 2.4 c).
 pub(crate) const MAX_ERROR_V6: usize = 1280;
+/// Class selector 6, which is precedence 6: what errors of routers carry (RFC 1812 section 4.3.2.5).
+const INTERNETWORK_CONTROL: u8 = 48;
 /// Ticks in a second, about.
 const SECOND: Tick = 954;
 
@@ -84,8 +88,10 @@ impl Engine {
     ) {
         let v6 = Error { kind: icmp6::PARAMETER_PROBLEM, code: problem.code, rest: problem.pointer.to_be_bytes() };
         // A fragment that cannot be is answered wherever it is in its packet (RFC 8200 section 4.5).
-        if headers_of(packet).is_some_and(|(ip, headers)| !headers.is_error(ip)) {
-            self.send_error(arrived, v6, packet, io);
+        if let Some((ip, headers)) = whom::headers(packet)
+            && !headers.is_error(ip)
+        {
+            self.send_error(arrived, v6, &headers, packet, io);
         }
     }
 
@@ -104,10 +110,26 @@ impl Engine {
         self.answer(arrived, v4, v6, packet, io);
     }
 
-    pub(crate) fn answer_unreachable(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
-        // Host unreachable; address unreachable (RFC 4443 section 3.1).
-        let v4 = Error::plain(icmp4::UNREACHABLE, 1);
-        let v6 = Error::plain(icmp6::UNREACHABLE, 3);
+    /// Tells the sender that a packet was dropped for this reason, if that is told: there is no way, or no connection can
+    /// be made for want of what it takes.
+    pub(crate) fn answer_undeliverable(
+        &mut self,
+        arrived: &Arrived,
+        reason: Reason,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        let (v4, v6) = match reason {
+            // RFC 1812 section 5.2.7.1, RFC 4443 section 3.1.
+            Reason::NoRoute => (icmp4::NET_UNREACHABLE, icmp6::NO_ROUTE),
+            Reason::LinkDown | Reason::NeighbourUnresolved => (icmp4::HOST_UNREACHABLE, icmp6::ADDRESS_UNREACHABLE),
+            // RFC 5508 REQ-8.
+            Reason::NatExhausted | Reason::NatUnsupported | Reason::NatLimit | Reason::TableFull => {
+                (icmp4::ADMINISTRATIVELY_PROHIBITED, icmp6::ADMINISTRATIVELY_PROHIBITED)
+            }
+            _ => return,
+        };
+        let (v4, v6) = (Error::plain(icmp4::UNREACHABLE, v4), Error::plain(icmp6::UNREACHABLE, v6));
         self.answer(arrived, v4, v6, packet, io);
     }
 
@@ -128,37 +150,55 @@ impl Engine {
         match &parsed.transport {
             Transport::Tcp(segment) if segment.flags & tcp_flags::RST != 0 => {}
             Transport::Tcp(segment) => {
-                let answer = reset_for(parsed, segment);
-                self.send_back(arrived, packet, answer, io);
+                if whom::headers(packet).is_some_and(|(_, headers)| self.whom(packet, &headers).is_some()) {
+                    self.send_back(arrived, packet, reset_for(parsed, segment), io);
+                }
             }
             _ => {
                 // Communication administratively prohibited (RFC 1812 section 5.2.7.1, RFC 4443 section 3.1).
-                let v4 = Error::plain(icmp4::UNREACHABLE, 13);
-                let v6 = Error::plain(icmp6::UNREACHABLE, 1);
+                let v4 = Error::plain(icmp4::UNREACHABLE, icmp4::ADMINISTRATIVELY_PROHIBITED);
+                let v6 = Error::plain(icmp6::UNREACHABLE, icmp6::ADMINISTRATIVELY_PROHIBITED);
                 self.answer(arrived, v4, v6, packet, io);
             }
         }
     }
 
     fn answer(&mut self, arrived: &Arrived, v4: Error, v6: Error, packet: &mut Buffer<'_>, io: &mut dyn Io) {
-        let Some((ip, headers)) = headers_of(packet) else { return };
+        let Some((ip, headers)) = whom::headers(packet) else { return };
         if !headers.later_fragment && !headers.is_error(ip) {
             let error = if headers.family == 4 { v4 } else { v6 };
-            self.send_error(arrived, error, packet, io);
+            self.send_error(arrived, error, &headers, packet, io);
         }
     }
 
-    fn send_error(&mut self, arrived: &Arrived, error: Error, packet: &mut Buffer<'_>, io: &mut dyn Io) {
-        let Some((source, family)) = sender(packet) else { return };
+    fn send_error(
+        &mut self,
+        arrived: &Arrived,
+        error: Error,
+        headers: &Headers,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        let Some(source) = self.whom(packet, headers) else { return };
         let Some(own) = self.own_address(arrived.port, source) else { return };
         packet.complete_checksum();
-        let headers = if family == 4 { Ipv4::LEN } else { 40 } + 8;
-        let limit = if family == 4 { MAX_ERROR_V4 } else { MAX_ERROR_V6 } - headers;
+        let v4 = headers.family == 4;
+        let limit = if v4 { MAX_ERROR_V4 - Ipv4::LEN } else { MAX_ERROR_V6 - Ipv6::LEN } - Icmp::LEN;
         let original = packet.bytes().get(ETHERNET..).unwrap_or_default();
         let quoted = original.get(..original.len().min(limit)).unwrap_or_default().to_vec();
         let l4 = L4::Icmp { kind: error.kind, code: error.code, rest: error.rest };
         let spec = Spec::new(own, source, l4, &quoted);
+        let spec = if v4 { spec.with_dscp(INTERNETWORK_CONTROL) } else { spec };
         self.send_back(arrived, packet, Some(spec), io);
+    }
+
+    /// Whom an answer to a packet goes to, if anybody may be answered.
+    fn whom(&self, packet: &Buffer<'_>, headers: &Headers) -> Option<IpAddr> {
+        let is_broadcast = |address| match address {
+            IpAddr::V4(address) => self.routing.is_directed_broadcast(address),
+            IpAddr::V6(_) => false,
+        };
+        whom::sender(packet, headers).filter(|source| !is_broadcast(*source))
     }
 
     /// The address of the interface that an answer to `source` carries.
@@ -181,27 +221,6 @@ impl Engine {
             io.transmit(arrived.port, interface.ifindex, &mut frame, &Offload::default());
         }
     }
-}
-
-/// The single host that sent the packet, and its family.
-fn sender(packet: &Buffer<'_>) -> Option<(IpAddr, u8)> {
-    let link: &Ethernet = transmute_ref!(packet.read::<ETHERNET>(0)?);
-    let (address, family) = match link.ethertype.get() {
-        ethertype::IPV4 => (IpAddr::from(*packet.read::<4>(ETHERNET + 12)?), 4),
-        ethertype::IPV6 => (IpAddr::from(*packet.read::<16>(ETHERNET + 8)?), 6),
-        _ => return None,
-    };
-    let single = match address {
-        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast() && !v4.is_loopback(),
-        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback(),
-    };
-    single.then_some((address, family))
-}
-
-/// A packet from its IP header on, and its headers.
-fn headers_of<'a>(packet: &'a Buffer<'_>) -> Option<(&'a [u8], Headers)> {
-    let ip = packet.bytes().get(ETHERNET..)?;
-    Some((ip, Headers::read(ip)?))
 }
 
 /// A reset in the name of the destination (RFC 9293 section 3.10.7.1).

@@ -8,8 +8,8 @@
 //!
 //! # Rules
 //! * It is sent to the source of the packet that it is about (RFC 1122 section 3.2.2, RFC 4443 section 2.2), it came in
-//!   where answers to that packet may come in, and what it quotes of a TCP segment is in flight (RFC 5927 section 4.1).
-//!   Otherwise anybody could send errors about anybody's connections.
+//!   where answers to that packet may come in, what it quotes of a TCP segment is in flight (RFC 5927 section 4.1), and it
+//!   names no MTU that cannot be (section 7). Otherwise anybody could send errors about anybody's connections.
 //! * It changes nothing of the connection: no state, no counter, no timer (RFC 5508 REQ-6, RFC 4787 REQ-12, RFC 5382
 //!   REQ-10). What the entry lacks (route, policy) is mended as for any packet.
 //! * Redirects are for the link they were sent on (RFC 1812 section 5.2.7.2); source quench is not forwarded (RFC 6633
@@ -118,6 +118,9 @@ impl Engine {
         if let Some(reason) = self.source_fault(arrived.port, &parsed.key) {
             return Err(reason);
         }
+        if !quote.is_sound || !is_possible_mtu(packet, parsed, quote) {
+            return Err(Reason::IcmpQuote);
+        }
         for _ in 0..TRIES {
             let block = self.table.block(way.block).ok_or(Reason::BadRecord)?;
             let hit = Hit { block, direction: way.direction };
@@ -174,6 +177,26 @@ fn quoted(packet: &Buffer<'_>, parsed: &Parsed) -> Option<Quote> {
     };
     let quote = forwardable.then(|| Quote::read(message.get(Icmp::LEN..)?, family)).flatten()?;
     (quote.key.source == parsed.key.destination).then_some(quote)
+}
+
+/// Whether the quoted packet can have been too big for the MTU that an error names, if it names one.
+///
+/// A receiver would send smaller packets at once, whoever says so (RFC 5927 section 7). No link has less than 68 bytes
+/// (RFC 791 section 3.2); of IPv6 none has less than 1280, and errors that say so are to be discarded (RFC 8201 section 4).
+fn is_possible_mtu(packet: &Buffer<'_>, parsed: &Parsed, quote: &Quote) -> bool {
+    const SMALLEST_V4: u32 = 68;
+    let Some(&[kind, code, _, _, a, b, c, d]) = packet.read::<{ Icmp::LEN }>(parsed.transport_offset) else {
+        return false;
+    };
+    let (mtu, smallest) = match (parsed.key.family(), kind, code) {
+        // A router older than RFC 1191 names none.
+        (4, icmp4::UNREACHABLE, icmp4::FRAGMENTATION_NEEDED) if [c, d] == [0, 0] => return true,
+        (4, icmp4::UNREACHABLE, icmp4::FRAGMENTATION_NEEDED) => (u32::from_be_bytes([0, 0, c, d]), SMALLEST_V4),
+        (6, icmp6::PACKET_TOO_BIG, _) => (u32::from_be_bytes([a, b, c, d]), MAX_ERROR_V6 as u32),
+        _ => return true,
+    };
+    // A packet beyond 64 KiB, as hosts hand them to their devices, has no length in its header.
+    mtu >= smallest && (quote.total == 0 || mtu < quote.total)
 }
 
 /// The source that the receiver sees. Behind a translated source every node is shown as that source (RFC 5508 REQ-5):

@@ -82,9 +82,7 @@ impl Engine {
             match mended {
                 Ok(()) => {}
                 Err(reason) => {
-                    if matches!(reason, Reason::NoRoute | Reason::LinkDown) {
-                        self.answer_unreachable(arrived, packet, io);
-                    }
+                    self.answer_undeliverable(arrived, reason, packet, io);
                     return outcome(reason);
                 }
             }

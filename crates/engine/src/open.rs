@@ -91,6 +91,7 @@ impl Engine {
             Err(reason) => reason,
         };
         self.abandon(&session, self.order.len(), arrived.now);
+        self.answer_undeliverable(arrived, reason, packet, io);
         Outcome { rule: session.rule, ..Outcome::of(reason) }
     }
 
@@ -138,9 +139,7 @@ impl Engine {
                 reason
             }
             Step::Drop(reason) | Step::DropLater(reason) => {
-                if matches!(reason, Reason::NoRoute | Reason::LinkDown) {
-                    self.answer_unreachable(arrived, packet, io);
-                }
+                self.answer_undeliverable(arrived, reason, packet, io);
                 reason
             }
             Step::Continue => Reason::BadRecord,

@@ -251,6 +251,9 @@ reasons! {
     FragmentLimit = 91, "fragment_limit", Drop, Drop;
     /// A fragment of an ICMP error that was put together to be translated as a whole.
     Reassembled = 92, "reassembled", Consume, Consume;
+    /// What an ICMP error says of the packet that it quotes cannot be: a wrong header checksum (RFC 5508 REQ-3 a), an MTU
+    /// that it would have fit or that no link has (RFC 5927 section 7, RFC 8201 section 4).
+    IcmpQuote = 93, "icmp_quote", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

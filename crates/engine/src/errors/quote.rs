@@ -1,13 +1,12 @@
 //! What an ICMP error quotes of the packet that it is about.
 //!
 //! Nothing here is believed but that the flow it names has to exist. Lengths that the quote states may exceed what is
-//! quoted (RFC 792: header and 8 bytes) and are not used. Its checksums are not looked at: that of the transport header
-//! need not (RFC 5508 REQ-3 c); that of the IPv4 header should be by REQ-3 a, but routers do quote headers whose TTL
-//! they have changed already, and the checksum of the error itself, which is verified, covers the quote.
+//! quoted (RFC 792: header and 8 bytes). The checksum of its IPv4 header has to be right (RFC 5508 REQ-3 a), options in
+//! that header are passed over (b), the checksum of its transport header is not looked at (c).
 
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address};
-use flowhop_wire::{Ipv4, Ipv6, icmp4, icmp6, ipv6, protocol};
+use flowhop_wire::{Ipv4, Ipv6, checksum, icmp4, icmp6, ipv6, protocol};
 use zerocopy::FromBytes;
 
 /// What every quote has to hold of a transport header (RFC 792, "64 bits").
@@ -28,6 +27,8 @@ pub(crate) struct Headers {
     pub length: usize,
     /// A fragment other than the first: what follows is the middle of something.
     pub later_fragment: bool,
+    /// Bytes of the whole packet as its header says; 0 if it does not say.
+    pub total: u32,
 }
 
 impl Headers {
@@ -50,6 +51,7 @@ impl Headers {
             family: 4,
             length,
             later_fragment: header.fragment_offset() != 0,
+            total: u32::from(header.total_length.get()),
         })
     }
 
@@ -63,6 +65,10 @@ impl Headers {
             family: 6,
             length: Ipv6::LEN + chain.offset,
             later_fragment: chain.fragment.is_some_and(|fragment| !fragment.is_first()),
+            total: match u32::from(header.payload_length.get()) {
+                0 => 0,
+                payload => Ipv6::LEN as u32 + payload,
+            },
         })
     }
 
@@ -92,6 +98,10 @@ pub(super) struct Quote {
     pub length: usize,
     /// Sequence number of a TCP segment.
     pub sequence: Option<u32>,
+    /// Bytes of the whole packet as its header says; 0 if it does not say.
+    pub total: u32,
+    /// The checksum of its IPv4 header is right.
+    pub is_sound: bool,
 }
 
 impl Quote {
@@ -129,6 +139,9 @@ impl Quote {
             headers: headers.length,
             length: quoted.len(),
             sequence,
+            total: headers.total,
+            is_sound: family == 6
+                || quoted.get(..headers.length).is_some_and(|header| checksum::finish(checksum::sum(header)) == 0),
         })
     }
 }

@@ -117,6 +117,14 @@ fn hop(spec: &Spec<'_>) -> Vec<u8> {
     spec.without_link().with_ttl(ttl - 1).to_vec().unwrap()
 }
 
+/// Makes the checksum of the IPv4 header that bytes begin with right.
+fn set_checksum(ip: &mut [u8]) {
+    let length = usize::from(ip[0] & 15) * 4;
+    ip[10..12].fill(0);
+    let sum = checksum::finish(checksum::sum(&ip[..length]));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
 /// Source, destination, and ICMP message of a frame.
 fn parts(frame: &[u8]) -> (IpAddr, IpAddr, &[u8]) {
     let v6 = frame[14] >> 4 == 6;
@@ -198,7 +206,8 @@ fn an_error_from_outside_reaches_the_client() {
             PROTOCOLS.into_iter().flat_map(move |protocol| KINDS.map(|kinds| (policy, v6, protocol, kinds)))
         })
     {
-        let mut c = connection(policy, v6, protocol, b"some payload");
+        // Longer than the MTU that the errors name.
+        let mut c = connection(policy, v6, protocol, &[7; 1380]);
         let seen = if policy == PLAIN { c.places.client } else { c.places.external };
         for from in [c.places.outside_router, c.places.server] {
             c.bed.now += 5;
@@ -396,8 +405,8 @@ fn a_short_quote_is_enough() {
     }
 }
 
-// RFC 5508 REQ-3 b and c: options are passed over, wrong checksums stay wrong by what they were. An IPv4 header whose
-// TTL was lowered without its checksum passes as well.
+// RFC 5508 REQ-3: an IPv4 header whose checksum is wrong is not believed (a); options are passed over (b), wrong
+// checksums of transport headers stay wrong by what they were (c).
 #[test]
 fn quotes_with_options_and_wrong_checksums_are_translated() {
     let mut c = connection(TRANSLATED, false, Protocol::Udp, b"some payload");
@@ -414,7 +423,12 @@ fn quotes_with_options_and_wrong_checksums_are_translated() {
         // Time to live, and a byte of payload.
         bytes[8] = 7;
         bytes[40] ^= 0xff;
+        set_checksum(bytes);
     }
+    let mut wrong = quoted.clone();
+    wrong[8] = 6;
+    let refused = c.bed.send(2, &error(c.places.outside_router, c.places.external, UNREACHABLE, &wrong));
+    assert_eq!((refused.kind, refused.reason), (Kind::Drop, Reason::IcmpQuote));
     let outcome = c.bed.send(2, &error(c.places.outside_router, c.places.external, UNREACHABLE, &quoted));
     assert_eq!(outcome.kind, Kind::Forward);
     let (_, frame) = c.bed.last();
@@ -449,6 +463,60 @@ fn extension_headers_are_walked() {
     let (_, frame) = bed.last();
     assert_eq!(frame[14 + 40 + 8 + 8..], hop(&spec));
     assert!(is_sound_error(&frame));
+}
+
+// RFC 5927 section 7, RFC 1191 section 3, RFC 8201 section 4: an MTU is smaller than the packet that was too big for it.
+#[test]
+fn an_mtu_that_cannot_be_is_not_believed() {
+    for (v6, length, mtu, passes) in [
+        (false, 1400, 1427, true),
+        (false, 1400, 1428, false),
+        (false, 1400, 68, true),
+        (false, 1400, 67, false),
+        (false, 1400, 0, true),
+        (true, 1400, 1447, true),
+        (true, 1400, 1448, false),
+        (true, 1400, 1280, true),
+        (true, 1400, 1279, false),
+        (true, 1400, 0, false),
+        (true, 1000, 1280, false),
+    ] {
+        let mut c = connection(TRANSLATED, v6, Protocol::Udp, &vec![7; length]);
+        let [.., a, b] = u32::to_be_bytes(mtu);
+        let l4 = if v6 {
+            L4::Icmp { kind: icmp6::PACKET_TOO_BIG, code: 0, rest: [0, 0, a, b] }
+        } else {
+            L4::Icmp { kind: icmp4::UNREACHABLE, code: 4, rest: [0, 0, a, b] }
+        };
+        let outcome = c.bed.send(2, &Spec::new(c.places.outside_router, c.places.external, l4, &c.request_sent));
+        let expected = if passes { (Kind::Forward, Reason::Forwarded) } else { (Kind::Drop, Reason::IcmpQuote) };
+        assert_eq!((outcome.kind, outcome.reason), expected, "{v6} {length} {mtu}");
+    }
+}
+
+// RFC 4884: extensions behind the quote pass as they are, with the attribute that says where they begin.
+#[test]
+fn extensions_pass_unharmed() {
+    for v6 in [false, true] {
+        let mut c = connection(TRANSLATED, v6, Protocol::Udp, &[7; 20]);
+        let mut quoted = c.request_sent.clone();
+        let mut expected = c.request.clone();
+        // An extension structure with one object of 8 bytes: MPLS labels (RFC 4950).
+        let extension = [0x20, 0, 0x8e, 0x13, 0, 8, 1, 1, 0, 1, 0x21, 1];
+        for bytes in [&mut quoted, &mut expected] {
+            bytes.resize(128, 0);
+            bytes.extend_from_slice(&extension);
+        }
+        let (kind, rest) =
+            if v6 { (icmp6::TIME_EXCEEDED, [16, 0, 0, 0]) } else { (icmp4::TIME_EXCEEDED, [0, 32, 0, 0]) };
+        let l4 = L4::Icmp { kind, code: 0, rest };
+        let spec = Spec::new(c.places.outside_router, c.places.external, l4, &quoted);
+        assert_eq!(c.bed.send(2, &spec).kind, Kind::Forward);
+        let (_, frame) = c.bed.last();
+        assert_eq!(parts(&frame).2[4..8], rest);
+        assert_eq!(parts(&frame).2[8..], expected);
+        assert!(is_sound_error(&frame));
+    }
 }
 
 /// What may not pass, and why.
@@ -506,6 +574,7 @@ fn fragments_are_related_as_far_as_they_can_be() {
         for (field, passes) in [(0x2000u16, true), (0x0003, passes)] {
             let mut quoted = c.request_sent.clone();
             quoted[6..8].copy_from_slice(&field.to_be_bytes());
+            set_checksum(&mut quoted);
             let outcome = c.bed.send(2, &error(c.places.outside_router, c.places.external, UNREACHABLE, &quoted));
             let expected = if passes { Kind::Forward } else { Kind::Stack };
             assert_eq!(outcome.kind, expected, "{protocol:?} {field:#x}");
@@ -621,6 +690,11 @@ proptest! {
         quoted in 8usize..400,
         kinds in prop::sample::select(KINDS.to_vec()),
     ) {
+        let mut payload = payload;
+        if v6 && kinds.1 == icmp6::PACKET_TOO_BIG {
+            // Longer than the MTU that the error names.
+            payload.resize(1380, 7);
+        }
         let mut c = connection(if translated { TRANSLATED } else { PLAIN }, v6, protocol, &payload);
         let (port, from, sent, original) = if inside {
             (1, c.places.inside_router, &c.answer_sent, &c.answer)
@@ -635,7 +709,11 @@ proptest! {
         } else {
             prop_assert_eq!(outcome.kind, Kind::Forward);
             let (_, frame) = c.bed.last();
-            prop_assert_eq!(&parts(&frame).2[8..], &original[..length]);
+            // Half a checksum cannot be put back: what is carried out of the other half is not known.
+            let half = protocol == Protocol::Tcp && length == 17 + if v6 { 40 } else { 20 };
+            let known = length - usize::from(half);
+            prop_assert_eq!(&parts(&frame).2[8..8 + known], &original[..known]);
+            prop_assert_eq!(parts(&frame).2.len(), 8 + length);
             prop_assert!(is_sound_error(&frame));
         }
     }

@@ -1,6 +1,7 @@
 //! The slow path with its modules, without any device: packets in, packets out.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod answers;
 mod bed;
 mod carrier;
 mod connections;
