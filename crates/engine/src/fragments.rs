@@ -10,7 +10,7 @@
 //!
 //! # Memory
 //! Bounded by [`Room`], fixed at start: datagrams, bytes with [`OVERHEAD`] for each fragment, fragments of a datagram. One
-//! source may use an eighth of datagrams and bytes. What is over the bound makes room by giving up the oldest datagram,
+//! [source](source_of) may use an eighth of datagrams and bytes. What is over the bound makes room by giving up the oldest datagram,
 //! of the same source or of all: legitimate ones are complete within milliseconds, so that those of an attack are the
 //! oldest. Work for each fragment is a look at those of its datagram.
 
@@ -22,6 +22,7 @@ use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Parsed, Reason};
 
 use crate::buffer::Offload;
+use crate::sources::source_of;
 use crate::validate::FragmentPlace;
 
 /// How long a datagram may take to be complete, in ticks: 30 s for IPv4 (RFC 791 section 3.2 begins with 15 s), 60 s for
@@ -224,7 +225,7 @@ impl Fragments {
         let assembly = self.assemblies.entry(datagram).or_insert_with(|| {
             self.last += 1;
             self.order[datagram.family()].insert(self.last, datagram);
-            self.sources.entry(datagram.source).or_default().numbers.insert(self.last);
+            self.sources.entry(source_of(&datagram.source)).or_default().numbers.insert(self.last);
             Assembly { number: self.last, since: now, pieces: Vec::new(), end: None, refused: None }
         });
         if let Some(reason) = assembly.refused {
@@ -234,7 +235,7 @@ impl Fragments {
         let fate = match assembly.put(piece) {
             Ok(()) => {
                 self.bytes += cost;
-                self.sources.entry(datagram.source).or_default().bytes += cost;
+                self.sources.entry(source_of(&datagram.source)).or_default().bytes += cost;
                 if assembly.is_complete() { Fate::Complete(self.remove(&datagram)) } else { Fate::Kept }
             }
             Err(Misfit::Repeated) => Fate::Repeated,
@@ -265,7 +266,7 @@ impl Fragments {
         let count = usize::from(is_new);
         loop {
             let Room { datagrams, bytes } = self.room;
-            let source = self.sources.get(&datagram.source);
+            let source = self.sources.get(&source_of(&datagram.source));
             let of_source = source.filter(|source| {
                 source.bytes + cost > bytes / SHARE || source.numbers.len() + count > (datagrams / SHARE).max(1)
             });
@@ -291,7 +292,7 @@ impl Fragments {
         let Some(assembly) = self.assemblies.remove(datagram) else { return Vec::new() };
         self.order[datagram.family()].remove(&assembly.number);
         self.give_back(datagram, assembly.cost());
-        if let Entry::Occupied(mut source) = self.sources.entry(datagram.source) {
+        if let Entry::Occupied(mut source) = self.sources.entry(source_of(&datagram.source)) {
             source.get_mut().numbers.remove(&assembly.number);
             if source.get().numbers.is_empty() {
                 source.remove();
@@ -302,7 +303,7 @@ impl Fragments {
 
     fn give_back(&mut self, datagram: &Datagram, bytes: usize) {
         self.bytes -= bytes;
-        if let Some(source) = self.sources.get_mut(&datagram.source) {
+        if let Some(source) = self.sources.get_mut(&source_of(&datagram.source)) {
             source.bytes -= bytes;
         }
     }
@@ -448,7 +449,7 @@ mod tests {
             let (datagram, piece) = piece(1, 4, identification, (0, 800, true));
             given_up += fragments.take(datagram, piece, 0).1.len();
             assert!(fragments.bytes() <= ROOM.bytes && fragments.assemblies.len() <= ROOM.datagrams);
-            assert!(fragments.sources[&[1; 4]].bytes <= ROOM.bytes / SHARE);
+            assert!(fragments.sources[&source_of(&[1; 4])].bytes <= ROOM.bytes / SHARE);
         }
         assert_eq!(
             given_up,
@@ -462,7 +463,10 @@ mod tests {
             fragments.take(datagram, piece, 0);
             assert!(fragments.bytes() <= ROOM.bytes && fragments.assemblies.len() <= ROOM.datagrams);
         }
-        assert!(!fragments.sources.contains_key(&[1; 4]) && fragments.sources.contains_key(&[999; 4]));
+        assert!(
+            !fragments.sources.contains_key(&source_of(&[1; 4]))
+                && fragments.sources.contains_key(&source_of(&[999; 4]))
+        );
         // A datagram has so many fragments at most.
         let mut fragments = Fragments::new(Room { datagrams: 64, bytes: 16 << 20 });
         for place in 0..MAX_PIECES as u32 {

@@ -64,7 +64,9 @@ pub struct Clause {
 /// All clauses, by RFC and in the order of the clauses.
 #[must_use]
 pub fn all() -> Vec<Clause> {
-    let mut all = [super::ip::CLAUSES, super::icmp::CLAUSES, super::tcp::CLAUSES, super::nat::CLAUSES].concat();
+    let mut all =
+        [super::ip::CLAUSES, super::fragments::CLAUSES, super::icmp::CLAUSES, super::tcp::CLAUSES, super::nat::CLAUSES]
+            .concat();
     all.sort_by_key(|clause| clause.rfc);
     all
 }

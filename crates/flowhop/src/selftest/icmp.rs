@@ -7,7 +7,7 @@ use flowhop_wire::{icmp4, protocol};
 
 use super::clause::Clause;
 use super::clause::How::Tried;
-use super::clause::Level::Must;
+use super::clause::Level::{Must, Should};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::policies::MASQUERADE;
 
@@ -26,6 +26,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         level: Must,
         does: "drops ICMP messages whose checksum is wrong silently",
         how: Tried(&MASQUERADE, bad_checksum),
+    },
+    Clause {
+        rfc: 5508,
+        clause: "REQ-3 a",
+        level: Should,
+        does: "drops errors that quote an IPv4 header whose checksum is wrong silently",
+        how: Tried(&MASQUERADE, bad_quote),
     },
     Clause {
         rfc: 5508,
@@ -65,6 +72,19 @@ fn bad_checksum(field: &Field) -> Result<(), Fault> {
     frame[36] ^= 1;
     field.send_frame(Side::Outside, frame)?;
     field.nothing(Side::Inside, "the error", |seen| seen.icmp().is_some() && seen.destination == from.ip())
+}
+
+fn bad_quote(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    field.send(Side::Inside, &Spec::udp(from, to, b"question"))?;
+    let out = field.expect(Side::Outside, "the datagram", |seen| seen.to() == to)?;
+    let (spec, mut quote) = error_about(to.ip(), &out);
+    let before = field.drops("icmp_quote")?;
+    quote[8] ^= 1;
+    field.send(Side::Outside, &Spec { payload: &quote, ..spec })?;
+    field.nothing(Side::Inside, "the error", |seen| seen.icmp().is_some() && seen.destination == from.ip())?;
+    let counted = field.drops("icmp_quote")? - before;
+    holds(counted == 1, || format!("{counted} counted as icmp_quote"))
 }
 
 fn error_from_outside(field: &Field) -> Result<(), Fault> {

@@ -4,6 +4,7 @@
 
 pub mod clause;
 mod field;
+mod fragments;
 mod icmp;
 mod ip;
 mod nat;

@@ -51,6 +51,19 @@ action = "allow"
 "#,
 };
 
+/// The inside may go out, and sources have to be reachable where they come from.
+pub static STRICT: Policy = Policy {
+    name: "strict",
+    interfaces: ", rpf = \"strict\"",
+    rules: r#"
+[[rule]]
+name = "inside may go out"
+from = "inside"
+to = "outside"
+action = "allow"
+"#,
+};
+
 /// The inside may go out and is hidden behind the router's address.
 pub static MASQUERADE: Policy = Policy {
     name: "masquerade",
