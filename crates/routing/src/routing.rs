@@ -146,13 +146,15 @@ impl Routing {
     /// The route that a packet to `destination` takes, as announced; `None` where [`Routing::lookup`] finds no usable route.
     #[must_use]
     pub fn route_to(&self, destination: IpAddr) -> Option<Route> {
+        let (table, length, entry) = self.best(destination)?;
+        Some(entry.to_route(table, IpPrefix::new(destination, length).ok()?))
+    }
+
+    /// The same where it stands: its table, the length of its prefix, and itself.
+    fn best(&self, destination: IpAddr) -> Option<(u32, u8, &Entry)> {
         [TABLE_LOCAL, TABLE_MAIN].into_iter().find_map(|table| {
-            let found = self.fib.longest_match(table, destination, |ifindex| self.links.is_up(ifindex));
-            match found {
-                Match::Entry(length, entry) if entry.kind != RouteKind::Throw => {
-                    let prefix = IpPrefix::new(destination, length).ok()?;
-                    Some(entry.to_route(table, prefix))
-                }
+            match self.fib.longest_match(table, destination, |ifindex| self.links.is_up(ifindex)) {
+                Match::Entry(length, entry) if entry.kind != RouteKind::Throw => Some((table, length, entry)),
                 Match::Entry(..) | Match::LinkDown | Match::Nothing => None,
             }
         })

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::event::{TABLE_LOCAL, TABLE_MAIN};
 use crate::fib::Match;
-use crate::{RouteKind, Routing};
+use crate::{IpPrefix, NextHop, RouteKind, Routing};
 
 impl Routing {
     /// Whether packets to `address` may leave by `ifindex`: strict reverse-path check of a source address (RFC 3704
@@ -12,8 +12,8 @@ impl Routing {
     #[must_use]
     pub fn is_reachable_through(&self, address: IpAddr, ifindex: u32) -> bool {
         self.links.is_up(ifindex)
-            && self.route_to(address).is_some_and(|route| {
-                route.kind == RouteKind::Unicast && route.next_hops.iter().any(|hop| hop.ifindex == ifindex)
+            && self.best(address).is_some_and(|(.., entry)| {
+                entry.kind == RouteKind::Unicast && entry.next_hops.iter().any(|hop| hop.ifindex == ifindex)
             })
     }
 
@@ -36,22 +36,25 @@ impl Routing {
     /// (RFC 3704 section 2.4). What a route blackholes, prohibits or calls unreachable is not routed.
     #[must_use]
     pub fn is_routed(&self, address: IpAddr) -> bool {
-        self.route_to(address).is_some_and(|route| route.kind == RouteKind::Unicast)
+        self.best(address).is_some_and(|(.., entry)| entry.kind == RouteKind::Unicast)
     }
 
     /// Whether `address` is on the link of another interface than `ifindex`: in the prefix of an own address there,
     /// which is also the best route to it, while `ifindex` has no address in its prefix.
     #[must_use]
     pub fn is_connected_elsewhere(&self, address: IpAddr, ifindex: u32) -> bool {
-        if self.addresses.on_link(ifindex).any(|own| own.holds(address)) {
+        let Some((_, length, entry)) = self.best(address).filter(|(.., entry)| entry.kind == RouteKind::Unicast) else {
+            return false;
+        };
+        // Most sources are behind a router, or on the link that they come in from.
+        let leads_here = |hop: &NextHop| hop.ifindex == ifindex;
+        let on_link = |hop: &&NextHop| hop.gateway.is_none() && hop.ifindex != ifindex;
+        if entry.next_hops.iter().any(leads_here) || !entry.next_hops.iter().any(|hop| on_link(&hop)) {
             return false;
         }
-        self.route_to(address).is_some_and(|route| {
-            route.kind == RouteKind::Unicast
-                && route.next_hops.iter().all(|hop| hop.ifindex != ifindex)
-                && route.next_hops.iter().any(|hop| {
-                    hop.gateway.is_none() && self.addresses.on_link(hop.ifindex).any(|own| own.is_on(&route.prefix))
-                })
-        })
+        let Ok(prefix) = IpPrefix::new(address, length) else { return false };
+        let mut hops = entry.next_hops.iter().filter(on_link);
+        hops.any(|hop| self.addresses.on_link(hop.ifindex).any(|own| own.is_on(&prefix)))
+            && !self.addresses.on_link(ifindex).any(|own| own.holds(address))
     }
 }
