@@ -1,0 +1,467 @@
+//! Every packet of a million, in histories of connections, judged by a simple evaluator of its own: nothing is forwarded
+//! that the policy does not allow, nothing is dropped that has to pass, and what is forwarded is translated as it has to
+//! be (checklist C2, C4; RFC 4787 REQ-1, REQ-3, REQ-5, REQ-8; RFC 5508 REQ-1, REQ-4).
+//!
+//! The evaluator knows connections by a list and the time, and of TCP what well-behaved ends would send. What it cannot
+//! tell (a connection about to expire, or already closing) it takes from what happens.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+#![expect(dead_code, reason = "the bed has more than is used here")]
+
+#[path = "firewall/bed.rs"]
+mod bed;
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use bed::{Bed, LAN, WAN, at, ends, ip, is_sound};
+use flowhop_flow::Kind;
+use flowhop_wire::build::{L4, Spec};
+use flowhop_wire::tcp_flags::{ACK, FIN, RST, SYN};
+
+const POLICY: &str = r#"
+[[rule]]
+name = "browse"
+from = "inside"
+to = "outside"
+action = "allow"
+[[rule]]
+name = "published"
+from = "outside"
+to = "inside"
+destination = "10.1.0.80"
+service = ["tcp/8080", "udp/8080"]
+action = "allow"
+[[nat]]
+name = "hide"
+to = "outside"
+source = ["10.1.0.0/28", "10.2.0.0/24"]
+translate.source = "198.51.100.1"
+[[nat]]
+name = "publish"
+destination = "198.51.100.9"
+service = ["tcp/80", "udp/80"]
+translate.destination = "10.1.0.80:8080"
+"#;
+
+/// Ticks of a second, as the bed has them.
+const SECOND: u32 = 954;
+/// How long before and after its timeout a connection may or may not be there, in ticks.
+const MARGIN: u32 = 3 * SECOND;
+const PUBLIC: &str = "198.51.100.9:80";
+const SERVER: &str = "10.1.0.80:8080";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Protocol {
+    Udp,
+    Tcp,
+    Echo,
+}
+
+/// A connection from an inside endpoint to a remote one, or from a remote one to the server.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Where it is reached from outside.
+    external: SocketAddr,
+    last: u32,
+    /// Of TCP: next sequence numbers of both ends (initiator first), the handshake, and whether it may be closing.
+    next: [u32; 2],
+    answered: bool,
+    established: bool,
+    closing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Is {
+    There,
+    Gone,
+    /// It may be either.
+    Unknown,
+}
+
+struct World {
+    bed: Bed,
+    random: u64,
+    known: HashMap<(Protocol, SocketAddr, SocketAddr), Known>,
+    log: Vec<String>,
+    packets: usize,
+    passed: usize,
+    refused: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let bed = Bed::sized(POLICY, 4096, false);
+        Self { bed, random: seed, known: HashMap::new(), log: Vec::new(), packets: 0, passed: 0, refused: 0 }
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn inside(&mut self) -> SocketAddr {
+        let host = ["10.1.0.2", "10.1.0.3", "10.2.0.2"][self.below(3) as usize];
+        SocketAddr::new(ip(host), 2000 + self.below(12) as u16)
+    }
+
+    fn remote(&mut self) -> SocketAddr {
+        let host = ["198.51.100.2", "198.51.100.3"][self.below(2) as usize];
+        SocketAddr::new(ip(host), [53, 80, 443, 5000][self.below(4) as usize])
+    }
+
+    fn timeout(protocol: Protocol, known: &Known) -> u32 {
+        match protocol {
+            Protocol::Udp => 300 * SECOND,
+            Protocol::Echo => 60 * SECOND,
+            Protocol::Tcp if known.established && !known.closing => 7440 * SECOND,
+            Protocol::Tcp => 240 * SECOND,
+        }
+    }
+
+    fn is(&self, key: &(Protocol, SocketAddr, SocketAddr)) -> Is {
+        let Some(known) = self.known.get(key) else { return Is::Gone };
+        let idle = self.bed.now.wrapping_sub(known.last);
+        let timeout = Self::timeout(key.0, known);
+        match idle {
+            _ if known.closing => Is::Unknown,
+            _ if idle + MARGIN < timeout => Is::There,
+            _ if idle > timeout + MARGIN => Is::Gone,
+            _ => Is::Unknown,
+        }
+    }
+
+    /// Sends a packet in; what left, if it was forwarded: the port and the frame.
+    fn send(&mut self, port: u8, spec: &Spec<'_>, what: &str) -> Option<(u8, Vec<u8>)> {
+        self.packets += 1;
+        self.bed.outside.sent.clear();
+        let outcome = self.bed.send(port, spec);
+        self.log.push(format!("{} {what}: {:?} {:?}", self.bed.now, outcome.kind, outcome.reason));
+        if self.log.len() > 60 {
+            self.log.remove(0);
+        }
+        if outcome.kind != Kind::Forward {
+            self.refused += 1;
+            return None;
+        }
+        self.passed += 1;
+        let (port, frame) = self.bed.last();
+        assert!(is_sound(&frame), "a wrong checksum leaves\n{}", self.history());
+        Some((port, frame))
+    }
+
+    fn history(&self) -> String {
+        self.log.iter().fold(String::new(), |mut text, line| {
+            let _written = writeln!(text, "{line}");
+            text
+        })
+    }
+
+    #[track_caller]
+    fn must(&self, holds: bool, what: &str) {
+        assert!(holds, "{what}\n{}", self.history());
+    }
+
+    /// That what left agrees with whether it may: the frame, if it did.
+    #[track_caller]
+    fn agrees(&self, is: Is, left: Option<(u8, Vec<u8>)>, out: u8) -> Option<Vec<u8>> {
+        match (is, left) {
+            (Is::There, None) => self.must(false, "dropped, and has to pass"),
+            (Is::Gone, Some(_)) => self.must(false, "forwarded, and must not be"),
+            (_, Some((port, frame))) => {
+                self.must(port == out, "by the wrong interface");
+                return Some(frame);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// A packet of an inside endpoint has left: as who?
+    fn note_out(&mut self, key: (Protocol, SocketAddr, SocketAddr), external: SocketAddr) {
+        let now = self.bed.now;
+        let (protocol, inside, remote) = key;
+        self.must(external.ip() == ip("198.51.100.1"), "translated to another address");
+        let others: Vec<_> = self
+            .known
+            .iter()
+            .filter(|((p, _, to), _)| *p == protocol && *to != at(SERVER))
+            .map(|(other, known)| (*other, known.external))
+            .collect();
+        for (other, used) in others {
+            if other == key || self.is(&other) != Is::There {
+                continue;
+            }
+            // RFC 4787 REQ-1 and REQ-3.
+            let same = other.1 == inside;
+            self.must(
+                (used == external) == same,
+                &format!("{inside} is {external} to {remote}; {} is {used}", other.1),
+            );
+        }
+        let fresh = Known { external, last: now, next: [0; 2], answered: false, established: false, closing: false };
+        let known = self.known.entry(key).or_insert(fresh);
+        if known.external != external {
+            *known = fresh;
+        }
+        known.last = now;
+    }
+
+    fn datagram_out(&mut self) {
+        let (inside, remote) = (self.inside(), self.remote());
+        let left = self.send(LAN, &Spec::udp(inside, remote, b"out"), &format!("udp {inside} > {remote}"));
+        let frame = self.agrees(Is::There, left, WAN).unwrap();
+        let (source, destination) = ends(&frame);
+        self.must(destination == remote, "to somebody else");
+        self.note_out((Protocol::Udp, inside, remote), source);
+    }
+
+    /// From a remote endpoint to some external one, known or not.
+    fn datagram_in(&mut self) {
+        let remote = self.remote();
+        let known: Vec<SocketAddr> = self.known.values().map(|known| known.external).collect();
+        let external = match self.below(4) {
+            0 => SocketAddr::new(ip("198.51.100.1"), 1024 + self.below(60_000) as u16),
+            _ if known.is_empty() => return,
+            _ => known[self.below(known.len() as u64) as usize],
+        };
+        if external == at(PUBLIC) {
+            return;
+        }
+        let to = |key: &(Protocol, SocketAddr, SocketAddr), known: &Known| {
+            key.0 == Protocol::Udp && key.2 == remote && known.external == external
+        };
+        let keys: Vec<_> = self.known.iter().filter(|(key, known)| to(key, known)).map(|(key, _)| *key).collect();
+        let is = match keys.iter().map(|key| self.is(key)).collect::<Vec<_>>() {
+            all if all.contains(&Is::There) => Is::There,
+            all if all.contains(&Is::Unknown) => Is::Unknown,
+            _ => Is::Gone,
+        };
+        let left = self.send(WAN, &Spec::udp(remote, external, b"in"), &format!("udp {remote} > {external}"));
+        if let Some(frame) = self.agrees(is, left, LAN) {
+            let (source, destination) = ends(&frame);
+            let key = keys.iter().find(|key| key.1 == destination).copied();
+            self.must(source == remote && key.is_some(), "to the wrong endpoint");
+            self.known.get_mut(&key.unwrap()).unwrap().last = self.bed.now;
+        }
+    }
+
+    fn echo(&mut self) {
+        let (inside, remote) = (self.inside(), SocketAddr::new(self.remote().ip(), 0));
+        let key = (Protocol::Echo, inside, remote);
+        let request = Spec::echo_request(inside.ip(), remote.ip(), inside.port(), 1, b"x");
+        let left = self.send(LAN, &request, &format!("echo {inside} > {remote}"));
+        let frame = self.agrees(Is::There, left, WAN).unwrap();
+        let source = IpAddr::from([frame[26], frame[27], frame[28], frame[29]]);
+        let identifier = u16::from_be_bytes([frame[38], frame[39]]);
+        self.note_out(key, SocketAddr::new(source, identifier));
+        let strange = self.below(3) == 0;
+        let identifier = if strange { self.below(65_536) as u16 } else { identifier };
+        let owner = self.known.iter().find(|(other, known)| {
+            other.0 == Protocol::Echo && other.2 == remote && known.external.port() == identifier
+        });
+        let is = owner.map(|(key, _)| *key).map_or(Is::Gone, |key| self.is(&key));
+        let reply = Spec::echo_reply(remote.ip(), source, identifier, 1, b"x");
+        let left = self.send(WAN, &reply, &format!("echo reply {remote} > {identifier}"));
+        self.agrees(is, left, LAN);
+    }
+
+    /// A stranger, or an inside address from outside.
+    fn stray(&mut self) {
+        let (remote, inside) = (self.remote(), self.inside());
+        let spec = match self.below(4) {
+            0 => Spec::udp(remote, inside, b"x"),
+            1 => Spec::tcp(remote, inside, SYN, &[]),
+            2 => Spec::tcp(inside, at("10.1.0.80:9"), ACK, &[]),
+            _ => Spec::udp(remote, at("198.51.100.9:81"), b"x"),
+        };
+        let left = self.send(WAN, &spec, &format!("stray {remote} > {inside}"));
+        self.agrees(Is::Gone, left, LAN);
+    }
+
+    fn published(&mut self) {
+        let (client, public, server) = (self.remote(), at(PUBLIC), at(SERVER));
+        let key = (Protocol::Udp, client, server);
+        let left = self.send(WAN, &Spec::udp(client, public, b"ask"), &format!("udp {client} > {public}"));
+        let frame = self.agrees(Is::There, left, LAN).unwrap();
+        self.must(ends(&frame) == (client, server), "published as something else");
+        let known = Known {
+            external: public,
+            last: self.bed.now,
+            next: [0; 2],
+            answered: true,
+            established: true,
+            closing: false,
+        };
+        self.known.insert(key, known);
+        let left = self.send(LAN, &Spec::udp(server, client, b"tell"), &format!("udp {server} > {client}"));
+        let frame = self.agrees(Is::There, left, WAN).unwrap();
+        self.must(ends(&frame) == (public, client), "answered as somebody else");
+    }
+
+    /// An error about something that was sent, or was not.
+    fn error(&mut self) {
+        let keys: Vec<_> = self.known.iter().filter(|(key, _)| key.0 == Protocol::Udp && key.2 != at(SERVER)).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let (key, known) = keys[self.random as usize % keys.len()];
+        let (key, external) = (*key, known.external);
+        let strange = self.below(3) == 0;
+        let port = if strange { 1 } else { external.port() };
+        let quoted = Spec::udp(SocketAddr::new(external.ip(), port), key.2, b"out").without_link().to_vec().unwrap();
+        let is = if strange { Is::Gone } else { self.is(&key) };
+        let l4 = L4::Icmp { kind: 3, code: 3, rest: [0; 4] };
+        let spec = Spec::new(key.2.ip(), external.ip(), l4, &quoted);
+        let left = self.send(WAN, &spec, &format!("error about {external} > {}", key.2));
+        if let Some(frame) = self.agrees(is, left, LAN) {
+            let to = IpAddr::from([frame[30], frame[31], frame[32], frame[33]]);
+            self.must(to == key.1.ip(), "an error to somebody else");
+        }
+    }
+
+    /// A step in the life of a TCP connection, by ends that behave, or by a forger.
+    fn segment(&mut self) {
+        let (client, server) = (self.inside(), self.remote());
+        let key = (Protocol::Tcp, client, server);
+        let is = self.is(&key);
+        match self.known.get(&key).copied().filter(|_| is == Is::There) {
+            None if is == Is::Gone => self.handshake(key),
+            None => {
+                // Closing, or about to expire: it is left alone until it has gone.
+                let idle = self.bed.now.wrapping_sub(self.known[&key].last);
+                if idle > 7440 * SECOND + MARGIN || (self.known[&key].closing && idle > 240 * SECOND + MARGIN) {
+                    self.known.remove(&key);
+                }
+            }
+            Some(known) if self.below(4) == 0 => self.forged(key, known),
+            Some(known) => self.data(key, known),
+        }
+    }
+
+    fn tcp_out(
+        &mut self,
+        key: (Protocol, SocketAddr, SocketAddr),
+        flags: u8,
+        [sequence, acknowledged]: [u32; 2],
+    ) -> Option<SocketAddr> {
+        let data: &[u8] = if flags == ACK { b"question" } else { b"" };
+        let spec = Spec::tcp(key.1, key.2, flags, data).with_sequence(sequence, acknowledged);
+        let left = self.send(LAN, &spec, &format!("tcp {} > {} {flags:#x}", key.1, key.2));
+        self.agrees(Is::There, left, WAN).map(|frame| ends(&frame).0)
+    }
+
+    fn tcp_in(
+        &mut self,
+        is: Is,
+        key: (Protocol, SocketAddr, SocketAddr),
+        external: SocketAddr,
+        flags: u8,
+        [sequence, acknowledged]: [u32; 2],
+    ) {
+        let data: &[u8] = if flags == ACK { b"answer" } else { b"" };
+        let spec = Spec::tcp(key.2, external, flags, data).with_sequence(sequence, acknowledged);
+        let left = self.send(WAN, &spec, &format!("tcp {} > {external} {flags:#x}", key.2));
+        if let Some(frame) = self.agrees(is, left, LAN) {
+            self.must(ends(&frame) == (key.2, key.1), "a segment to somebody else");
+        }
+    }
+
+    fn handshake(&mut self, key: (Protocol, SocketAddr, SocketAddr)) {
+        self.known.remove(&key);
+        let [mine, theirs] = [self.below(1 << 32) as u32, self.below(1 << 32) as u32];
+        let external = self.tcp_out(key, SYN, [mine, 0]).unwrap();
+        self.note_out(key, external);
+        // What does not acknowledge the SYN is no answer.
+        self.tcp_in(Is::Gone, key, external, SYN | ACK, [theirs, mine.wrapping_sub(1 << 20)]);
+        self.tcp_in(Is::There, key, external, SYN | ACK, [theirs, mine.wrapping_add(1)]);
+        let next = [mine.wrapping_add(1), theirs.wrapping_add(1)];
+        self.tcp_out(key, ACK, next);
+        let known = self.known.get_mut(&key).unwrap();
+        known.next = [next[0].wrapping_add(8), next[1]];
+        (known.answered, known.established, known.last) = (true, true, self.bed.now);
+    }
+
+    fn data(&mut self, key: (Protocol, SocketAddr, SocketAddr), known: Known) {
+        let [mine, theirs] = known.next;
+        let mut next = known.next;
+        let mut closing = false;
+        match self.below(12) {
+            0 => {
+                self.tcp_out(key, FIN | ACK, [mine, theirs]);
+                closing = true;
+            }
+            1 => {
+                self.tcp_in(Is::There, key, known.external, RST, [theirs, 0]);
+                closing = true;
+            }
+            2..=6 => {
+                self.tcp_out(key, ACK, [mine, theirs]);
+                next[0] = mine.wrapping_add(8);
+                // Sent again, as if it had been lost.
+                if self.below(3) == 0 {
+                    self.tcp_out(key, ACK, [mine, theirs]);
+                }
+            }
+            _ => {
+                self.tcp_in(Is::There, key, known.external, ACK, [theirs, mine]);
+                next[1] = theirs.wrapping_add(6);
+            }
+        }
+        let known = self.known.get_mut(&key).unwrap();
+        (known.next, known.closing, known.last) = (next, closing, self.bed.now);
+    }
+
+    fn forged(&mut self, key: (Protocol, SocketAddr, SocketAddr), known: Known) {
+        let [mine, theirs] = known.next;
+        let far = 1 << 21;
+        let (flags, numbers) = match self.below(5) {
+            0 => (RST, [theirs.wrapping_add(far), 0]),
+            1 => (ACK, [theirs.wrapping_add(far), mine]),
+            2 => (ACK, [theirs.wrapping_sub(far), mine]),
+            3 => (ACK, [theirs, mine.wrapping_add(far)]),
+            _ => (FIN | ACK, [theirs.wrapping_add(far), mine]),
+        };
+        self.tcp_in(Is::Gone, key, known.external, flags, numbers);
+    }
+
+    fn step(&mut self) {
+        match self.below(100) {
+            0..30 => self.datagram_out(),
+            30..50 => self.datagram_in(),
+            50..55 => self.echo(),
+            55..62 => self.stray(),
+            62..66 => self.published(),
+            66..70 => self.error(),
+            70..99 => self.segment(),
+            _ => {
+                let seconds = [1, 5, 30, 70, 310][self.below(5) as usize];
+                self.bed.pass(seconds * SECOND);
+                self.log.push(format!("{seconds} s pass"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_million_packets_are_judged_as_a_simple_evaluator_says() {
+    let wanted = std::env::var("FLOWHOP_PACKETS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
+    let (mut packets, mut passed, mut refused) = (0, 0, 0);
+    for seed in 0.. {
+        let mut world = World::new(seed * 7919 + 1);
+        while world.packets < 20_000 {
+            world.step();
+        }
+        packets += world.packets;
+        passed += world.passed;
+        refused += world.refused;
+        if packets >= wanted {
+            break;
+        }
+    }
+    println!("{packets} packets, {passed} passed, {refused} refused");
+    assert!(passed > packets / 4 && refused > packets / 10);
+}
