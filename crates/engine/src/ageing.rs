@@ -26,7 +26,8 @@ struct Timer {
 /// The wheel. One of its milliseconds is a [`Tick`].
 pub struct Wheel {
     wheel: QuadWheelWithOverflow<Timer>,
-    armed: Vec<Option<Tick>>,
+    /// Of each block the timer that counts, and the one after it that it was put before.
+    armed: Vec<[Option<Tick>; 2]>,
     at: Tick,
 }
 
@@ -40,7 +41,7 @@ impl Wheel {
     /// A wheel for so many blocks that stands at `now`.
     #[must_use]
     pub fn new(blocks: usize, now: Tick) -> Self {
-        Self { wheel: QuadWheelWithOverflow::new(|_| PruneDecision::Keep), armed: vec![None; blocks], at: now }
+        Self { wheel: QuadWheelWithOverflow::new(|_| PruneDecision::Keep), armed: vec![[None; 2]; blocks], at: now }
     }
 
     /// Has a block looked at after so many ticks, or sooner.
@@ -49,10 +50,11 @@ impl Wheel {
         let after = after.max(1);
         let deadline = self.at.wrapping_add(after);
         let Some(armed) = self.armed.get_mut(block as usize) else { return };
-        if armed.is_some_and(|armed| armed.wrapping_sub(deadline) as i32 <= 0) {
+        let [first, second] = *armed;
+        if first.is_some_and(|first| first.wrapping_sub(deadline) as i32 <= 0) {
             return;
         }
-        *armed = Some(deadline);
+        *armed = [Some(deadline), second.or(first)];
         if let Err(error) =
             self.wheel.insert_with_delay(Timer { block, deadline }, Duration::from_millis(u64::from(after)))
         {
@@ -62,10 +64,11 @@ impl Wheel {
 
     fn fired(&mut self, timer: &Timer) -> Option<BlockIndex> {
         let armed = self.armed.get_mut(timer.block as usize)?;
-        if *armed != Some(timer.deadline) {
+        if armed[0] != Some(timer.deadline) {
             return None;
         }
-        *armed = None;
+        // The later one is in the wheel still.
+        *armed = [armed[1], None];
         Some(timer.block)
     }
 
@@ -223,8 +226,12 @@ mod tests {
         wheel.arm(0, 60_000);
         wheel.turn(70_001, 1000, &mut due);
         assert_eq!(due, [0]);
-        // That of the beginning is still in the wheel, and means nothing.
+        // That of the beginning is in the wheel still, so that the next one needs none.
+        for now in 70_002..80_000 {
+            wheel.turn(now, 1000, &mut due);
+            wheel.arm(0, 240_000);
+        }
         wheel.turn(1_000_000, 1000, &mut due);
-        assert_eq!(due, [0]);
+        assert_eq!(due, [0, 0]);
     }
 }

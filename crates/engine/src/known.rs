@@ -274,6 +274,9 @@ impl Engine {
         if matches!(phase, Phase::SynSent | Phase::Closed | Phase::Reset) {
             self.begin_handshake(number, now);
         }
+        if matches!(phase, Phase::Closed | Phase::Reset) {
+            self.note_half_open(number);
+        }
         Ok(())
     }
 

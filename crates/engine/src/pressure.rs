@@ -3,10 +3,10 @@
 //! The contract: a connection with traffic both ways is never ended to make room, whatever comes. What may be, in this
 //! order:
 //!
-//! 1. half-open TCP beyond its share of the table, and before anything else when the table is nearly full
-//!    ([`half_open`](crate::half_open));
-//! 2. TCP that is reset or closed; other protocols' first packets that were never answered; closing TCP, and one-way
-//!    flows of more than [`FEW`] packets, once silent for [`SILENT`].
+//! 1. half-open TCP beyond its share of the table ([`half_open`](crate::half_open));
+//! 2. when the table is nearly full, TCP that is reset or closed; other protocols' first packets that were never answered;
+//!    closing TCP, and one-way flows of more than [`FEW`] packets, once silent for [`SILENT`];
+//! 3. when nothing of that kind is near, half-open TCP.
 //!
 //! When nothing of that kind is found, new connections are dropped (`table_full`) until others time out. Each new
 //! connection ends a few at the most, while there still is [headroom](HEADROOM): blocks are free only after a grace period.
@@ -68,8 +68,8 @@ impl Engine {
             self.end_half_open();
         }
         let blocks = self.table.regions().blocks.len();
-        if self.table.free() <= (blocks / HEADROOM).clamp(1, MOST_HEADROOM) && !self.end_half_open() {
-            self.evict(now);
+        if self.table.free() <= (blocks / HEADROOM).clamp(1, MOST_HEADROOM) && !self.evict(now) {
+            self.end_half_open();
         }
     }
 
@@ -78,8 +78,9 @@ impl Engine {
         victim.is_some_and(|number| self.table.remove(number, Removal::Expiry))
     }
 
-    /// Ends a few connections that may be, of the next few in the table.
-    fn evict(&mut self, now: Tick) {
+    /// Ends a few connections that may be, of the next few in the table; tells whether it did. Handshakes that are under
+    /// way are none of them, or a flood of something else would end each one as soon as it has begun.
+    fn evict(&mut self, now: Tick) -> bool {
         let blocks = self.table.regions().blocks.len() as u32;
         let mut ended = 0;
         for _ in 0..LOOKED_AT.min(blocks) {
@@ -96,6 +97,7 @@ impl Engine {
             }
         }
         self.evicted += ended as u64;
+        ended != 0
     }
 
     /// Notes a connection if it is half open.
@@ -119,8 +121,8 @@ fn is_expendable(block: &Block, now: Tick) -> bool {
         return block.hot[1].traffic.is_none() && (block.hot[0].traffic.read().0 <= FEW || silent());
     }
     match Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) {
-        Phase::Closed | Phase::Reset | Phase::SynSent | Phase::SynReceived => true,
+        Phase::Closed | Phase::Reset => true,
         Phase::Closing => silent(),
-        Phase::Established => false,
+        Phase::SynSent | Phase::SynReceived | Phase::Established => false,
     }
 }

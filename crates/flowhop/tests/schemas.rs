@@ -272,3 +272,19 @@ fn doctor_says_what_it_found() {
     let missing = flowhop::doctor::doctor(Some(&folder.path().join("none")), false, &mut Vec::new()).unwrap();
     assert_eq!(missing, flowhop::exit::Exit::Refused);
 }
+
+#[test]
+fn the_selftest_reports_as_its_schema_says() {
+    use flowhop::selftest::{clause, report};
+    let clauses = clause::all();
+    let passed = ["driver", "skb", "user"].map(|path| (path, None)).to_vec();
+    let failed = vec![("user", Some("it did not come".to_owned()))];
+    let outcome = |(place, clause): (usize, &clause::Clause)| report::Result {
+        clause: *clause,
+        paths: if place == 0 { failed.clone() } else { passed.clone() },
+    };
+    let value = report::json(&clauses.iter().enumerate().map(outcome).collect::<Vec<_>>());
+    let root = schema("selftest");
+    check(&root, &root, &value, "selftest");
+    assert_eq!((&value["failed"], &value["clauses"][0]["user"]), (&1.into(), &"fail".into()));
+}

@@ -15,31 +15,28 @@ const SOURCES: usize = 16_384;
 /// Places that a source may be at.
 const WAYS: usize = 4;
 
-/// Tokens of a limit, in thousandths of a connection. A bucket holds one period's count.
+/// What a limit has left: nanoseconds times the count of its period, so that nothing is lost however often it is asked.
+/// A connection costs one period; a bucket holds as many as the count.
 #[derive(Clone, Copy, Debug)]
 struct Bucket {
-    tokens: u64,
+    credit: u128,
     at: Tick,
 }
 
 impl Bucket {
-    const fn full(limit: RateLimit, now: Tick) -> Self {
-        Self { tokens: limit.count as u64 * 1000, at: now }
+    fn full(limit: RateLimit, now: Tick) -> Self {
+        Self { credit: u128::from(limit.count) * limit.per.as_nanos(), at: now }
     }
 
     /// Takes one connection's worth if it is there.
     fn take(&mut self, limit: RateLimit, now: Tick) -> bool {
-        let full = u128::from(limit.count) * 1000;
-        let period = limit.per.as_nanos().max(1);
+        let (count, period) = (u128::from(limit.count), limit.per.as_nanos());
         let elapsed = u128::from(now.wrapping_sub(self.at)) << TICK_SHIFT;
-        let earned = (elapsed.min(period) * full / period) as u64;
-        if earned > 0 {
-            self.tokens = self.tokens.saturating_add(earned).min(full as u64);
-            self.at = now;
-        }
-        let allowed = self.tokens >= 1000;
+        self.credit = (self.credit + elapsed * count).min(count * period);
+        self.at = now;
+        let allowed = self.credit >= period;
         if allowed {
-            self.tokens -= 1000;
+            self.credit -= period;
         }
         allowed
     }
@@ -65,6 +62,7 @@ impl RuleRates {
 struct Place {
     source: Address,
     rule: u16,
+    limit: RateLimit,
     bucket: Bucket,
     /// When it was last asked about, in questions.
     asked: u64,
@@ -96,12 +94,14 @@ impl SourceRates {
         let key = Key { source, ports: u32::from(rule), identity: 1, ..Key::default() };
         let first = key.hash(&self.secret) as usize % (SOURCES / WAYS) * WAYS;
         let places = &mut self.places[first..first + WAYS];
-        let is_its = |place: &Option<Place>| place.is_some_and(|place| place.rule == rule && place.source == source);
+        let is_its = |place: &Option<Place>| {
+            place.is_some_and(|place| (place.rule, place.source, place.limit) == (rule, source, limit))
+        };
         let way = places.iter().position(is_its).unwrap_or_else(|| {
             // The one that was not asked about for longest; an empty one before all.
             let asked = |way: &usize| places[*way].map_or(0, |place| place.asked);
             let way = (0..WAYS).min_by_key(asked).unwrap_or(0);
-            places[way] = Some(Place { source, rule, bucket: Bucket::full(limit, now), asked: 0 });
+            places[way] = Some(Place { source, rule, limit, bucket: Bucket::full(limit, now), asked: 0 });
             way
         });
         self.questions += 1;
@@ -146,6 +146,17 @@ mod tests {
         assert_eq!((0..100).filter(|_| rates.take(1, TEN, 100_000)).count(), 10);
         let more = RateLimit { count: 20, ..TEN };
         assert_eq!((0..100).filter(|_| rates.take(1, more, 100_000)).count(), 20);
+    }
+
+    // However often it is asked, a limit earns what it says.
+    #[test]
+    fn fractions_are_not_lost() {
+        let hundred = RateLimit { count: 100, per: Duration::from_secs(60) };
+        let mut rates = RuleRates::default();
+        let minutes = 10;
+        let ticks = ((u64::from(minutes) * 60_000_000_000) >> TICK_SHIFT) as Tick;
+        let allowed = (0..ticks).filter(|now| rates.take(1, hundred, *now)).count() as u32;
+        assert!((100 * minutes..=100 * (minutes + 1)).contains(&allowed), "{allowed}");
     }
 
     #[test]

@@ -115,7 +115,7 @@ impl KernelPlane {
                 // Another daemon has the punt device. What was made for this one is of use to nobody.
                 if !kernel.adopted() {
                     drop(kernel);
-                    Kernel::take_down(state)?;
+                    Kernel::forget(state)?;
                 }
                 return Err(error.into());
             }

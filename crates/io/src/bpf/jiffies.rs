@@ -25,9 +25,8 @@ const BETWEEN: Duration = Duration::from_micros(300);
 /// Has the programs go by jiffies.
 pub(super) fn set_clock(ebpf: &mut Ebpf, config: &Config) -> Result<(), KernelError> {
     load_program(ebpf, Program::Clock)?;
-    // Until the base is there they call the clock.
+    // Until the base is there they call the clock; who has read the period before this finds the old base.
     config.jiffy.store(0);
-    config.clock_base.store(0);
     let period = period()?;
     // Jiffies do not begin at 0, so it may be below 0.
     let mut base = i64::MIN;

@@ -366,6 +366,15 @@ impl Kernel {
     /// # Errors
     /// What could not be removed. Links go first, so that nothing is forwarded any more in any case.
     pub fn take_down(state: &Path) -> Result<(), KernelError> {
+        Self::forget(state)?;
+        tap::delete(tap::NAME).map_err(|error| KernelError::System { call: "remove the punt device", error })
+    }
+
+    /// Removes what is pinned below the state directory, programs on interfaces with it. The punt device stays.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub fn forget(state: &Path) -> Result<(), KernelError> {
         let mut pins = Pins::of(state);
         let mounted =
             pins.is_mounted().map_err(|error| KernelError::File { path: pins.path().to_path_buf(), error })?;
@@ -373,7 +382,7 @@ impl Kernel {
             pins.clear(&MAPS)?;
             pins.unmount()?;
         }
-        tap::delete(tap::NAME).map_err(|error| KernelError::System { call: "remove the punt device", error })
+        Ok(())
     }
 }
 

@@ -126,6 +126,30 @@ fn single_datagrams_make_room_for_each_other() {
     assert_eq!(sessions, after);
 }
 
+// A flood of datagrams does not end handshakes that are under way.
+#[test]
+fn datagrams_leave_handshakes_time() {
+    let mut bed = published(4096, "");
+    for number in 0..20_480 {
+        bed.send(WAN, &Spec::udp(client(number), at(SERVER), b"x"));
+        bed.outside.sent.clear();
+        if number % 16 == 0 {
+            bed.turn();
+        }
+        if number % 2048 == 2047 {
+            let honest = at(&format!("198.51.100.3:{}", 3000 + number / 2048));
+            assert_eq!(bed.syn(honest), Reason::Forwarded);
+            for more in 0..200 {
+                bed.send(WAN, &Spec::udp(client(1_000_000 + number + more), at(SERVER), b"x"));
+                if more % 16 == 0 {
+                    bed.turn();
+                }
+            }
+            assert_eq!(bed.complete(honest), [Reason::Forwarded; 2], "{number}");
+        }
+    }
+}
+
 // Checklist C2: limits of a source, by rate and by number; other sources are not affected.
 #[test]
 fn a_source_has_limits_of_its_own() {

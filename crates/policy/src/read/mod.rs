@@ -91,6 +91,7 @@ pub(crate) fn check(sources: &[Source], include_faults: &[IncludeFault]) -> Resu
         file.with_table("ip", &mut report, |section, report| settings.read_ip(&section, report));
     }
     settings.check_requests(&interfaces.path_requests, &mut report);
+    settings.check_table(&mut report);
     addresses.resolve(&mut report);
     services.resolve(&mut report);
 

@@ -45,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) ip: IpSettings,
     set: HashMap<(&'static str, &'static str), At>,
+    half_open: Option<At>,
 }
 
 impl Settings {
@@ -77,6 +78,7 @@ impl Settings {
             let half_open = number("half_open", 1..=TableSettings::MAX_CONNECTIONS, node, report);
             if enabled && self.is_first("table", "half_open", node, report) {
                 self.table.half_open = half_open;
+                self.half_open = Some(node.at);
             }
         }
         if let Some(node) = section.get("index") {
@@ -111,6 +113,16 @@ impl Settings {
                 let place = self.handling(key);
                 *place = handling.unwrap_or(*place);
             }
+        }
+    }
+
+    /// A part is not larger than the whole.
+    pub(crate) fn check_table(&self, report: &mut Report<'_>) {
+        if let (Some(at), Some(half_open)) = (self.half_open, self.table.half_open)
+            && half_open > self.table.connections
+        {
+            let what = format!("half_open = {half_open} of {} connections", self.table.connections);
+            report.error(at, &Problem::Contradiction { what, expected: "no more than `connections`" });
         }
     }
 
