@@ -28,7 +28,8 @@ pub(crate) fn fuzz(target: Option<&str>, seconds: u32) -> Result<()> {
         run(instrumented(cargo().args(["fuzz", "run", "--sanitizer", "none", name, "--"]))
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-max_len={length}"))
-            .arg("-print_final_stats=1"))
+            .arg("-print_final_stats=1")
+            .arg("-rss_limit_mb=8192"))
         .with_context(|| format!("{name}: see fuzz/artifacts/{name}"))?;
     }
     Ok(())
