@@ -12,6 +12,7 @@ use flowhop_wire::protocol;
 
 use crate::names::Names;
 use crate::nat::Published;
+use crate::nat::port_set::{self, Words};
 
 /// A policy with the numbers of its rules and translations.
 #[derive(Clone, Debug, Default)]
@@ -44,11 +45,55 @@ impl Default for Reserved {
     }
 }
 
+/// The same as sets of ports that mappings must not have on own addresses.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    /// Of TCP and of UDP.
+    ports: [(u8, Box<Words>); 2],
+    echo: Box<Words>,
+}
+
+impl Closed {
+    fn of(reserved: &Reserved) -> Self {
+        let (first, last) = (*reserved.within.start(), *reserved.within.end());
+        let mut echo = port_set::none();
+        if first > 0 {
+            port_set::add(&mut echo, (0, first - 1));
+        }
+        if last < u16::MAX {
+            port_set::add(&mut echo, (last + 1, u16::MAX));
+        }
+        let ports = [protocol::TCP, protocol::UDP].map(|protocol| {
+            let mut words = echo.clone();
+            port_set::add(&mut words, (*reserved.ephemeral.start(), *reserved.ephemeral.end()));
+            for (_, port) in reserved.bound.iter().filter(|(of, _)| *of == protocol) {
+                port_set::add(&mut words, (*port, *port));
+            }
+            (protocol, words)
+        });
+        Self { ports, echo }
+    }
+
+    /// Adds those of a protocol, or the identifiers of echo.
+    pub(crate) fn bar(&self, protocol: u8, words: &mut Words) {
+        let ports = self.ports.iter().find(|(of, _)| *of == protocol);
+        let closed = ports.map_or(&self.echo, |(_, closed)| closed);
+        words.iter_mut().zip(closed.iter()).for_each(|(word, more)| *word |= more);
+    }
+}
+
+impl Default for Closed {
+    fn default() -> Self {
+        Self::of(&Reserved::default())
+    }
+}
+
 /// The policy in force, replaced as a whole.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
     current: Arc<Mutex<Arc<Current>>>,
     reserved: Arc<Mutex<Arc<Reserved>>>,
+    closed: Arc<Mutex<Arc<Closed>>>,
 }
 
 impl Shared {
@@ -79,7 +124,13 @@ impl Shared {
 
     /// Notes the ports that the box itself uses.
     pub fn set_reserved(&self, reserved: Reserved) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Closed::of(&reserved));
         *self.reserved.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(reserved);
+    }
+
+    /// The ports of own addresses that mappings must not have.
+    pub(crate) fn closed(&self) -> Arc<Closed> {
+        Arc::clone(&self.closed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The ports that the box itself uses.

@@ -19,7 +19,7 @@ use rand_core::RngCore;
 
 use super::blocks::{Blocks, Cut};
 use super::permits::Permits;
-use super::pool::Ports;
+use super::port_set::{PortSet, Words};
 use super::resting::Resting;
 use super::subscribers::Subscribers;
 
@@ -143,7 +143,8 @@ struct State {
     /// External endpoints of an inside one.
     by_inside: HashMap<Place, Vec<Endpoint>>,
     by_external: HashMap<Endpoint, Binding>,
-    ports: HashMap<(Address, u8), Ports>,
+    /// External ports in use.
+    ports: HashMap<(Address, u8), PortSet>,
     resting: Resting,
     subscribers: Subscribers,
     permits: Permits,
@@ -347,8 +348,8 @@ impl Bindings {
     /// The ports, or identifiers, of an address that bindings of a protocol use: one bit for each, the lowest first.
     /// `None` when there is none.
     #[must_use]
-    pub fn ports_of(&self, address: &Address, protocol: u8) -> Option<Box<[u64; 1024]>> {
-        self.state().ports.get(&(*address, protocol)).map(|ports| Box::new(*ports.bits()))
+    pub fn ports_of(&self, address: &Address, protocol: u8) -> Option<Box<Words>> {
+        self.state().ports.get(&(*address, protocol)).map(PortSet::words)
     }
 
     /// Number of bindings.
@@ -389,7 +390,7 @@ impl State {
         externals.reserve_exact(1);
         externals.push(external);
         self.by_external.insert(external, binding);
-        let ports = self.ports.entry((external.address, external.protocol)).or_insert_with(Ports::new);
+        let ports = self.ports.entry((external.address, external.protocol)).or_default();
         ports.set(external.port, true);
         self.subscribers.bound(terms.inside.address, terms.nat, external.address);
         self.take_share(&external, terms.remote.address);
@@ -398,7 +399,7 @@ impl State {
     }
 
     fn forget_empty(&mut self, place: &(Address, u8)) {
-        if self.ports.get(place).is_some_and(Ports::is_empty) {
+        if self.ports.get(place).is_some_and(PortSet::is_empty) {
             self.ports.remove(place);
         }
     }

@@ -13,6 +13,7 @@ mod destination;
 mod inbound;
 mod permits;
 mod pool;
+pub(crate) mod port_set;
 mod published;
 mod resting;
 mod source;

@@ -6,9 +6,11 @@ use flowhop_flow::key::{Address, address};
 use flowhop_policy::{address_key, key_address};
 use rand_core::RngCore;
 
+use super::port_set;
+
 /// Addresses tried for one connection when the paired one has no port left.
 const MAX_CANDIDATES: u128 = 4;
-/// Random ports tried before the free ones are searched in order.
+/// Random ports tried before the free ones are looked for word by word.
 const RANDOM_TRIES: usize = 24;
 
 /// A place among `total`, at least 1, that an address always gets. Any fixed function will do that spreads neighbours:
@@ -40,79 +42,10 @@ pub(super) fn candidates(ranges: &[&(IpAddr, IpAddr)], inside: u128) -> Vec<Addr
         .collect()
 }
 
-/// Ports of one external address and protocol that are in use.
-#[derive(Debug)]
-pub(super) struct Ports {
-    bits: Box<[u64; 1024]>,
-    used: u32,
-}
-
-impl Ports {
-    pub(super) fn new() -> Self {
-        Self { bits: Box::new([0; 1024]), used: 0 }
-    }
-
-    pub(super) fn is_used(&self, port: u16) -> bool {
-        self.bits[usize::from(port >> 6)] >> (port & 63) & 1 != 0
-    }
-
-    /// One bit for each port, the lowest port first.
-    pub(super) const fn bits(&self) -> &[u64; 1024] {
-        &self.bits
-    }
-
-    pub(super) fn set(&mut self, port: u16, used: bool) {
-        if self.is_used(port) == used {
-            return;
-        }
-        self.bits[usize::from(port >> 6)] ^= 1 << (port & 63);
-        self.used = if used { self.used + 1 } else { self.used - 1 };
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.used == 0
-    }
-
-    /// A random free port of a range that `allowed` admits (RFC 6056 section 3.3.1); `None` when there is none. No
-    /// `ports`: none is in use.
-    pub(super) fn find(
-        ports: Option<&Self>,
-        range: &PortRange,
-        random: &mut dyn RngCore,
-        allowed: impl Fn(u16) -> bool,
-    ) -> Option<u16> {
-        let free = |port: &u16| ports.is_none_or(|ports| !ports.is_used(*port)) && allowed(*port);
-        let number = range.len();
-        if number == 0 || ports.is_some_and(|ports| ports.used > u32::from(u16::MAX)) {
-            return None;
-        }
-        let place = |random: &mut dyn RngCore| ((u64::from(random.next_u32()) * u64::from(number)) >> 32) as u32;
-        if let Some(port) = (0..RANDOM_TRIES).map(|_| range.port(place(random))).find(free) {
-            return Some(port);
-        }
-        let start = place(random);
-        (start..number).chain(0..start).map(|place| range.port(place)).find(free)
-    }
-}
-
 /// Ranges of ports, those that are even or odd as a port is first.
 pub(super) fn of_parity(ranges: &[(u16, u16)], like: Option<u16>) -> Vec<PortRange> {
     let same = like.into_iter().flat_map(|port| ranges.iter().map(move |range| PortRange::new(*range, Some(port))));
     same.chain(ranges.iter().map(|range| PortRange::new(*range, None))).collect()
-}
-
-/// A free port of some ranges: the one that is wanted, else a random one, of the first range that has one. No `ports`:
-/// none is in use.
-pub(super) fn search(
-    ports: Option<&Ports>,
-    ranges: &[PortRange],
-    wanted: Option<u16>,
-    random: &mut dyn RngCore,
-    allowed: impl Fn(u16) -> bool,
-) -> Option<u16> {
-    let free = |port: &u16| ports.is_none_or(|ports| !ports.is_used(*port)) && allowed(*port);
-    let wanted = wanted.filter(|port| ranges.iter().any(|range| range.contains(*port))).filter(free);
-    wanted.or_else(|| ranges.iter().find_map(|range| Ports::find(ports, range, random, &allowed)))
 }
 
 /// Ports between two, both included; all, or the even or odd ones alone.
@@ -134,7 +67,7 @@ impl PortRange {
     }
 
     /// Whether a port is between the two; of either parity.
-    const fn contains(&self, port: u16) -> bool {
+    pub(super) const fn contains(&self, port: u16) -> bool {
         self.first <= port && port <= self.last
     }
 
@@ -145,12 +78,48 @@ impl PortRange {
     const fn port(&self, place: u32) -> u16 {
         self.first + place as u16 * self.step
     }
+
+    /// A random port of those that are free (RFC 6056 section 3.3.1); `None` when there is none. `free`: the ports of a
+    /// word.
+    pub(super) fn pick(&self, random: &mut dyn RngCore, free: impl Fn(usize) -> u64) -> Option<u16> {
+        let number = self.len();
+        if number == 0 {
+            return None;
+        }
+        let is_free = |port: &u16| free(usize::from(port >> 6)) >> (port & 63) & 1 != 0;
+        let tried = (0..RANDOM_TRIES).map(|_| self.port(below(number, random))).find(is_free);
+        tried.or_else(|| self.ports(random, &free).next())
+    }
+
+    /// Its free ports, from a random word on.
+    pub(super) fn ports(&self, random: &mut dyn RngCore, free: impl Fn(usize) -> u64) -> impl Iterator<Item = u16> {
+        let ends = (self.first, self.last);
+        let same = if self.step == 1 { u64::MAX } else { (u64::MAX / 3) << (self.first & 1) };
+        let (first, after) = (usize::from(self.first >> 6), usize::from(self.last >> 6) + 1);
+        let start = first + below((after.saturating_sub(first)) as u32, random) as usize;
+        let turn = random.next_u32() % 64;
+        (start..after).chain(first..start.min(after)).flat_map(move |index| {
+            let mut left = (free(index) & same & port_set::mask(ends, index)).rotate_right(turn);
+            std::iter::from_fn(move || {
+                let bit = (left.trailing_zeros() + turn) % 64;
+                let found = left != 0;
+                left &= left.wrapping_sub(1);
+                found.then_some((index as u32 * 64 + bit) as u16)
+            })
+        })
+    }
+}
+
+/// A number below another one; 0 below 0.
+fn below(number: u32, random: &mut dyn RngCore) -> u32 {
+    ((u64::from(random.next_u32()) * u64::from(number)) >> 32) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use rand_core::SeedableRng;
 
+    use super::super::port_set::PortSet;
     use super::*;
 
     struct Counter(u64);
@@ -176,26 +145,53 @@ mod tests {
     // RFC 4787 REQ-3: every port is given out once, down to the last.
     #[test]
     fn all_ports_are_found_and_none_twice() {
-        let mut ports = Ports::new();
+        let mut used = PortSet::default();
+        used.set(5000, true);
         let mut random = Counter::from_seed([7; 8]);
         let mut seen = std::collections::HashSet::new();
-        let mut take = |ports: &mut Ports, range: &PortRange| {
-            let port = Ports::find(Some(ports), range, &mut random, |port| port != 5000)?;
-            ports.set(port, true);
+        let mut take = |used: &mut PortSet, range: &PortRange| {
+            let port = range.pick(&mut random, |index| !used.word(index))?;
+            used.set(port, true);
             Some(port)
         };
         let range = PortRange::new((1024, 65535), None);
-        while let Some(port) = take(&mut ports, &range) {
+        while let Some(port) = take(&mut used, &range) {
             assert!(port >= 1024 && port != 5000);
             assert!(seen.insert(port));
         }
         assert_eq!(seen.len(), 65536 - 1024 - 1);
-        ports.set(2000, false);
-        ports.set(2001, false);
-        assert_eq!(take(&mut ports, &PortRange::new((1024, 65535), Some(7))), Some(2001));
-        assert_eq!(take(&mut ports, &PortRange::new((1024, 65535), Some(7))), None);
-        assert_eq!(take(&mut ports, &PortRange::new((1024, 1999), None)), None);
-        assert_eq!(take(&mut ports, &range), Some(2000));
+        used.set(2000, false);
+        used.set(2001, false);
+        assert_eq!(take(&mut used, &PortRange::new((1024, 65535), Some(7))), Some(2001));
+        assert_eq!(take(&mut used, &PortRange::new((1024, 65535), Some(7))), None);
+        assert_eq!(take(&mut used, &PortRange::new((1024, 1999), None)), None);
+        assert_eq!(take(&mut used, &range), Some(2000));
+    }
+
+    // However few ports are free, each word is looked at a bounded number of times.
+    #[test]
+    fn a_search_in_vain_is_short() {
+        let looked = std::cell::Cell::new(0);
+        let busy = |_| {
+            looked.set(looked.get() + 1);
+            0
+        };
+        let mut random = Counter::from_seed([7; 8]);
+        assert_eq!(PortRange::new((1024, 65535), None).pick(&mut random, busy), None);
+        assert!(looked.get() <= 24 + 1024, "{}", looked.get());
+    }
+
+    #[test]
+    fn free_ports_are_those_of_the_range() {
+        let mut random = Counter::from_seed([7; 8]);
+        for (ends, like) in
+            [((5, 9), None), ((5, 9), Some(0)), ((60, 200), Some(1)), ((6, 6), Some(1)), ((65535, 65535), Some(2))]
+        {
+            let range = PortRange::new(ends, like);
+            let mut found: Vec<u16> = range.ports(&mut random, |_| u64::MAX).collect();
+            found.sort_unstable();
+            assert_eq!(found, (0..range.len()).map(|place| range.port(place)).collect::<Vec<_>>());
+        }
     }
 
     #[test]

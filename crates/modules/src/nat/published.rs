@@ -5,6 +5,7 @@ use flowhop_flow::key::Address;
 use flowhop_policy::{DestinationTranslation, ICMP, ICMPV6, Policy, TCP, UDP, ZoneId};
 use flowhop_wire::{icmp4, icmp6};
 
+use super::port_set::{self, Words};
 use crate::shared::number;
 
 /// The destination translations of a policy, or those of them that one zone may use.
@@ -51,15 +52,9 @@ impl Published {
     /// The same, one bit for each port, the lowest first.
     #[must_use]
     pub fn port_bits(&self, address: &Address, protocol: u8) -> Box<[u64; 1024]> {
-        let mut bits = Box::new([0u64; 1024]);
-        for (first, last) in self.ports(address, protocol) {
-            for (place, word) in bits.iter_mut().enumerate() {
-                let base = place as u32 * 64;
-                let (from, to) = (u32::from(first).max(base), u32::from(last).min(base + 63));
-                if from <= to {
-                    *word |= (u64::MAX >> (63 - (to - from))) << (from - base);
-                }
-            }
+        let mut bits = port_set::none();
+        for range in self.ports(address, protocol) {
+            port_set::add(&mut bits, range);
         }
         bits
     }
@@ -95,15 +90,20 @@ impl Published {
         self.entries(address).find(|entry| !entry.translation.source.is_any()).map(|entry| entry.name.as_str())
     }
 
-    /// Whether a mapping must not have this port, or identifier, of an address. Where a service is published on every
+    /// Adds the ports, or identifiers, of an address that a mapping must not have. Where a service is published on every
     /// port there is none to be left to it: then mappings may use them all, since their packets are known flows.
     /// The addresses of a one-to-one translation have but one user.
-    pub(crate) fn reserves(&self, address: &Address, protocol: u8, port: u16) -> bool {
-        self.entries(address).any(|entry| {
-            let ports = || entry.translation.service.ports(protocol);
-            let named = matches!(protocol, TCP | UDP) && !ports().is_any() && ports().contains(port);
-            entry.one_to_one || named
-        })
+    pub(crate) fn bar(&self, address: &Address, protocol: u8, words: &mut Words) {
+        for entry in self.entries(address) {
+            if entry.one_to_one {
+                words.fill(u64::MAX);
+                return;
+            }
+            let ports = entry.translation.service.ports(protocol);
+            if matches!(protocol, TCP | UDP) && !ports.is_any() {
+                ports.ranges().iter().for_each(|range| port_set::add(words, *range));
+            }
+        }
     }
 
     fn entries(&self, address: &Address) -> impl Iterator<Item = &Entry> {

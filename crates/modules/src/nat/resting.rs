@@ -5,12 +5,16 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use flowhop_flow::key::Address;
 use flowhop_flow::record::Tick;
 
 use super::bindings::Endpoint;
+use super::port_set::PortSet;
 
 /// How long a port rests, in ticks: 120 seconds.
 const REST: Tick = 114_441;
+/// Most ports that are woken at once; what has rested for long enough may have to wait for the next turn.
+const WOKEN: usize = 64;
 
 /// Who had a port, for whom it does not have to rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub(super) enum Holder {
 #[derive(Debug)]
 pub(super) struct Resting {
     ports: HashMap<Endpoint, Rest>,
+    /// The same by external address and protocol.
+    sets: HashMap<(Address, u8), PortSet>,
     order: VecDeque<(Endpoint, Tick)>,
     room: usize,
 }
@@ -38,38 +44,63 @@ struct Rest {
 impl Resting {
     /// Room for so many ports.
     pub(super) fn new(room: usize) -> Self {
-        Self { ports: HashMap::new(), order: VecDeque::new(), room: room.max(1) }
+        Self { ports: HashMap::new(), sets: HashMap::new(), order: VecDeque::new(), room: room.max(1) }
     }
 
     /// A port is not in use any more.
     pub(super) fn lay_down(&mut self, external: Endpoint, inside: Endpoint, now: Tick) {
-        while self
-            .order
-            .front()
-            .is_some_and(|(_, since)| self.order.len() >= self.room || now.wrapping_sub(*since) > REST)
-        {
-            if let Some((oldest, since)) = self.order.pop_front()
-                && self.ports.get(&oldest).is_some_and(|rest| rest.since == since)
-            {
-                self.ports.remove(&oldest);
-            }
+        self.expire(now);
+        while self.order.len() >= self.room {
+            self.wake_oldest();
         }
         self.ports.insert(external, Rest { inside, since: now });
+        self.sets.entry((external.address, external.protocol)).or_default().set(external.port, true);
         self.order.push_back((external, now));
     }
 
-    /// Whether a port should not be given to an inside endpoint yet.
-    pub(super) fn holds(&self, external: &Endpoint, inside: &Endpoint, holder: Holder, now: Tick) -> bool {
-        let rest = self.ports.get(external);
-        let same = |rest: &Rest| match holder {
+    /// Wakes ports that have rested for long enough.
+    pub(super) fn expire(&mut self, now: Tick) {
+        let over = |oldest: &(Endpoint, Tick)| now.wrapping_sub(oldest.1) > REST;
+        for _ in 0..WOKEN {
+            if !self.order.front().is_some_and(over) {
+                return;
+            }
+            self.wake_oldest();
+        }
+    }
+
+    fn wake_oldest(&mut self) {
+        if let Some((oldest, since)) = self.order.pop_front()
+            && self.ports.get(&oldest).is_some_and(|rest| rest.since == since)
+        {
+            self.wake(&oldest);
+        }
+    }
+
+    /// The ports of an external address that rest.
+    pub(super) fn of(&self, address: Address, protocol: u8) -> Option<&PortSet> {
+        self.sets.get(&(address, protocol))
+    }
+
+    /// Whether a port does not have to rest for an inside endpoint.
+    pub(super) fn is_own(&self, external: &Endpoint, inside: &Endpoint, holder: Holder) -> bool {
+        self.ports.get(external).is_some_and(|rest| match holder {
             Holder::Endpoint => rest.inside == *inside,
             Holder::Address => rest.inside.address == inside.address,
-        };
-        rest.is_some_and(|rest| !same(rest) && now.wrapping_sub(rest.since) <= REST)
+        })
     }
 
     /// A port is in use again.
     pub(super) fn wake(&mut self, external: &Endpoint) {
-        self.ports.remove(external);
+        if self.ports.remove(external).is_none() {
+            return;
+        }
+        let place = (external.address, external.protocol);
+        if let Some(set) = self.sets.get_mut(&place) {
+            set.set(external.port, false);
+            if set.is_empty() {
+                self.sets.remove(&place);
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ use flowhop_policy::{
 use flowhop_wire::protocol;
 
 use super::bindings::{Bindings, Choices, Endpoint, Terms};
+use super::port_set::Words;
 use super::resting::Holder;
 use super::{
     cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
@@ -127,13 +128,12 @@ impl Source {
         };
         let routing = &*context.routing;
         let own = |address: &Address| routing.is_own(key::ip(address));
-        let reserved = self.shared.reserved();
-        let is_free = |port: u16| {
-            let in_use = reserved.ephemeral.contains(&port) || reserved.bound.contains(&(protocol, port));
-            reserved.within.contains(&port) && (is_echo(protocol) || !in_use)
-        };
-        let allowed = |address: &Address, port: u16| {
-            !current.published.reserves(address, protocol, port) && (!own(address) || is_free(port))
+        let closed = self.shared.closed();
+        let bar = |address: &Address, words: &mut Words| {
+            current.published.bar(address, protocol, words);
+            if own(address) {
+                closed.bar(protocol, words);
+            }
         };
         let keeps = |address: &Address| match choice.new_source() {
             Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(address)),
@@ -158,7 +158,7 @@ impl Source {
         let choices = Choices {
             addresses: &addresses,
             keeps: &keeps,
-            allowed: &allowed,
+            bar: &bar,
             paired: pool.pooling == Pooling::Paired
                 && matches!(choice.new_source(), Some(SourceTranslation::Ranges(_))),
             wanted: pool.keeps(inside_port).then_some(inside_port),

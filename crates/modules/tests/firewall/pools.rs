@@ -134,6 +134,28 @@ fn a_freed_port_rests_before_another_host_gets_it() {
     assert_eq!(seen, HashSet::from([first, second]));
 }
 
+// RFC 6888 REQ-8, RFC 6056: with nearly every port of an address in use or resting the free ones are found, then the
+// host's own, then those of others.
+#[test]
+fn the_last_free_ports_are_found_among_those_that_rest() {
+    let text = pool("198.51.100.20", "translate.ports = \"2000-2999\"");
+    let mut bed = Bed::sized(&text, 4096, false);
+    let mut seen = HashSet::new();
+    for port in 1..=998 {
+        seen.insert(bed.seen(&format!("10.1.0.2:{}", 5000 + port), REMOTE));
+    }
+    bed.end_all();
+    for port in 1..=2 {
+        assert!(seen.insert(bed.seen(&format!("10.1.0.3:{port}"), REMOTE)), "rests");
+    }
+    assert_eq!(seen.len(), 1000);
+    for port in 1..=998 {
+        bed.seen(&format!("10.1.0.3:{}", 5000 + port), REMOTE);
+    }
+    bed.refuses("10.1.0.3:9000", Reason::NatExhausted);
+    bed.ends_clean();
+}
+
 // RFC 6888 REQ-4, REQ-5: what one subscriber has, the others cannot miss.
 #[test]
 fn a_subscriber_has_so_many_ports_and_connections() {

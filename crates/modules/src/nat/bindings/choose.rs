@@ -6,8 +6,12 @@ use flowhop_policy::NatLimits;
 use rand_core::RngCore;
 
 use super::super::pool::{self, PortRange};
+use super::super::port_set::{self, PortSet, Words};
 use super::super::resting::Holder;
 use super::{Endpoint, State, Terms};
+
+/// Resting ports that are looked at for whether they were the host's own.
+const OWN_TRIES: usize = 64;
 
 /// What a binding may look like from outside.
 pub(in crate::nat) struct Choices<'a> {
@@ -15,8 +19,8 @@ pub(in crate::nat) struct Choices<'a> {
     pub(in crate::nat) addresses: &'a [Address],
     /// Whether one that has this address goes on being used.
     pub(in crate::nat) keeps: &'a dyn Fn(&Address) -> bool,
-    /// Whether a new one may have this port of this address.
-    pub(in crate::nat) allowed: &'a dyn Fn(&Address, u16) -> bool,
+    /// Adds the ports of an address that a new one must not have.
+    pub(in crate::nat) bar: &'a dyn Fn(&Address, &mut Words),
     /// An inside address that has mappings gets no other external address.
     pub(in crate::nat) paired: bool,
     /// The port that it should have if that is free.
@@ -39,35 +43,86 @@ impl State {
         random: &mut dyn RngCore,
         now: Tick,
     ) -> Option<Endpoint> {
+        self.resting.expire(now);
         let paired = self.subscribers.external(&terms.inside.address, terms.nat);
         let paired = paired.filter(|address| choices.paired && (choices.keeps)(address));
         let addresses = paired.as_ref().map_or(choices.addresses, std::slice::from_ref);
-        for wakes in [false, true] {
-            for address in addresses {
-                let external = |port| Endpoint { port, address: *address, ..terms.inside };
-                let allowed = |port| {
-                    let rests = || self.resting.holds(&external(port), &terms.inside, choices.holder, now);
-                    (choices.allowed)(address, port) && (wakes || !rests())
-                };
-                let ports = self.ports.get(&(*address, terms.inside.protocol));
-                let from = |ranges: &[PortRange], random: &mut dyn RngCore| {
-                    pool::search(ports, ranges, choices.wanted, random, allowed)
-                };
-                let found = match terms.cut {
-                    None => from(choices.ports, random),
-                    Some(cut) => {
-                        let owned = self.blocks.of(&(terms.inside.address, terms.nat), address);
-                        from(&pool::of_parity(&owned, choices.like), random).or_else(|| {
-                            let block = self.blocks.free(cut, address, random)?;
-                            from(&pool::of_parity(&[block], choices.like), random)
-                        })
-                    }
-                };
-                if let Some(port) = found {
-                    return Some(external(port));
-                }
+        let mut offers = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let offer = Offer::new(self, *address, terms, choices);
+            if let Some(port) = offer.find(false, random) {
+                return Some(offer.external(port));
             }
+            offers.push(offer);
         }
-        None
+        offers.iter().find_map(|offer| offer.find(true, random).map(|port| offer.external(port)))
+    }
+}
+
+/// What one external address has to offer.
+struct Offer<'a> {
+    state: &'a State,
+    terms: &'a Terms,
+    choices: &'a Choices<'a>,
+    address: Address,
+    /// Ports in use, and those that must not be given out.
+    barred: Box<Words>,
+    resting: Option<&'a PortSet>,
+}
+
+impl<'a> Offer<'a> {
+    fn new(state: &'a State, address: Address, terms: &'a Terms, choices: &'a Choices<'a>) -> Self {
+        let protocol = terms.inside.protocol;
+        let mut barred = state.ports.get(&(address, protocol)).map_or_else(port_set::none, PortSet::words);
+        (choices.bar)(&address, &mut barred);
+        Self { state, terms, choices, address, barred, resting: state.resting.of(address, protocol) }
+    }
+
+    const fn external(&self, port: u16) -> Endpoint {
+        Endpoint { port, address: self.address, ..self.terms.inside }
+    }
+
+    /// `wakes`: what rests may be taken.
+    fn find(&self, wakes: bool, random: &mut dyn RngCore) -> Option<u16> {
+        let Some(cut) = self.terms.cut else { return self.search(self.choices.ports, wakes, random) };
+        let blocks = &self.state.blocks;
+        let owned = blocks.of(&(self.terms.inside.address, self.terms.nat), &self.address);
+        self.search(&pool::of_parity(&owned, self.choices.like), wakes, random).or_else(|| {
+            let block = blocks.free(cut, &self.address, random)?;
+            self.search(&pool::of_parity(&[block], self.choices.like), wakes, random)
+        })
+    }
+
+    /// A port of some ranges: the one that is wanted, else a random one, of the first range that has one.
+    fn search(&self, ranges: &[PortRange], wakes: bool, random: &mut dyn RngCore) -> Option<u16> {
+        let is_open = |port: &u16| {
+            let (index, bit) = (usize::from(port >> 6), 1 << (port & 63));
+            self.open(index, wakes) & bit != 0 || (self.dormant(index) & bit != 0 && self.is_own(*port))
+        };
+        let wanted = self.choices.wanted.filter(|port| ranges.iter().any(|range| range.contains(*port)));
+        wanted.filter(is_open).or_else(|| {
+            ranges.iter().find_map(|range| {
+                let open = range.pick(random, |index| self.open(index, wakes));
+                let own = |port: &u16| self.is_own(*port);
+                open.or_else(|| range.ports(random, |index| self.dormant(index)).take(OWN_TRIES).find(own))
+            })
+        })
+    }
+
+    fn open(&self, index: usize, wakes: bool) -> u64 {
+        if wakes { !self.barred[index] } else { !self.barred[index] & !self.resting(index) }
+    }
+
+    /// What could be given out if it did not rest.
+    fn dormant(&self, index: usize) -> u64 {
+        !self.barred[index] & self.resting(index)
+    }
+
+    fn resting(&self, index: usize) -> u64 {
+        self.resting.map_or(0, |set| set.word(index))
+    }
+
+    fn is_own(&self, port: u16) -> bool {
+        self.state.resting.is_own(&self.external(port), &self.terms.inside, self.choices.holder)
     }
 }
