@@ -3,8 +3,8 @@
 //! An inside endpoint has one binding under each translation, so that its external endpoint is the same for all
 //! destinations that the translation is about; or one for each remote address, or remote address and port, where the
 //! translation says so. It has another one beside it only where the address of the first is not to be used any more, or
-//! not by the interface that the connection leaves through. A binding lives as long as one of its connections; each
-//! takes a share. The modules share the bindings, all on the engine's one thread; the lock is never contended.
+//! not by the interface that the connection leaves through. A binding lives as long as one of its host's connections;
+//! each takes a share. Those that came in keep its port out of other hands until they have ended, too. The modules share the bindings, all on the engine's one thread; the lock is never contended.
 
 mod choose;
 
@@ -20,6 +20,7 @@ use rand_core::RngCore;
 use super::blocks::{Blocks, Cut};
 use super::permits::Permits;
 use super::port_set::{PortSet, Words};
+use super::remotes::Remotes;
 use super::resting::Resting;
 use super::subscribers::Subscribers;
 
@@ -75,7 +76,6 @@ pub(super) struct Terms {
     /// Identity of the rule that allowed its first connection.
     pub(super) rule: u16,
     pub(super) mapping: Dependence,
-    pub(super) filtering: Dependence,
     /// The blocks that its external port is from.
     pub(super) cut: Option<Cut>,
     pub(super) log: bool,
@@ -106,17 +106,28 @@ const fn scope(mapping: Dependence, remote: &Endpoint) -> Scope {
     }
 }
 
+/// Whose connection has a share in a binding.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Share {
+    /// One of its host, to this remote address.
+    Own(Address),
+    /// One that came in. It keeps the external port, since it uses it, but neither the mapping, nor does its sender count
+    /// as one whom the host has sent to (RFC 4787 REQ-6, RFC 7857 section 3).
+    Inbound,
+}
+
 #[derive(Debug)]
 struct Binding {
     place: Place,
+    /// That of the connection of its host that took it up.
     rule: u16,
-    filtering: Dependence,
     /// The first port of the block that it is in.
     block: Option<u16>,
     log: bool,
-    sessions: u32,
-    /// Connections by remote address, kept where filtering asks for it.
-    remotes: HashMap<Address, u32>,
+    /// Connections of its host. None: nobody more is let in.
+    own: u32,
+    inbound: u32,
+    remotes: Remotes,
 }
 
 /// Who sends to a mapping.
@@ -134,8 +145,6 @@ pub(super) struct Admitted {
     pub(super) inside: Endpoint,
     pub(super) nat: u16,
     pub(super) rule: u16,
-    /// By what its host had sent, whatever filtering is.
-    pub(super) asked: bool,
 }
 
 #[derive(Debug)]
@@ -196,50 +205,58 @@ impl Bindings {
         let kept = known.copied().find(|external| (choices.keeps)(&external.address));
         state.subscribers.admit(&terms.inside.address, terms.nat, choices.limits, kept.is_none())?;
         if let Some(external) = kept {
-            state.take_share(&external, terms.remote.address);
+            state.take_up(&terms, &external);
             return Ok(external);
         }
         let external = state.choose(&terms, choices, random, now).ok_or(Reason::NatExhausted)?;
         state.resting.wake(&external);
-        let begun = state.bind(&terms, external);
+        let begun = state.bind(&terms, external, Share::Own(terms.remote.address));
         state.leases.extend(begun.filter(|_| terms.log));
         Ok(external)
     }
 
-    /// Takes over a binding of an adopted connection; `false` when it contradicts another one.
+    /// Takes over a binding of an adopted connection of its host; `false` when it contradicts another one.
     pub(super) fn adopt(&self, terms: Terms, external: Endpoint) -> bool {
+        self.take_over(&terms, external, Share::Own(terms.remote.address))
+    }
+
+    /// The same of a connection that came in. It does not say what of its remote end the mapping is for alone.
+    pub(super) fn adopt_inbound(&self, terms: Terms, external: Endpoint) -> bool {
+        self.take_over(&terms, external, Share::Inbound)
+    }
+
+    fn take_over(&self, terms: &Terms, external: Endpoint, share: Share) -> bool {
         let mut state = self.state();
+        let state = &mut *state;
         match state.by_external.get(&external).map(|binding| binding.is_of(&terms.inside, terms.nat)) {
             Some(false) => return false,
-            Some(true) => state.take_share(&external, terms.remote.address),
+            Some(true) => match share {
+                Share::Own(_) => state.take_up(terms, &external),
+                Share::Inbound => state.take_share(&external, share),
+            },
             None => {
                 // What began was logged when it did.
-                let _begun = state.bind(&terms, external);
+                let _begun = state.bind(terms, external, share);
             }
         }
         true
     }
 
     /// Gives a share back; the last one ends the binding. Does nothing if there is no such binding.
-    pub(super) fn release(&self, inside: Endpoint, nat: u16, external: Endpoint, remote: Address, now: Tick) {
+    pub(super) fn release(&self, inside: Endpoint, nat: u16, external: Endpoint, share: Share, now: Tick) {
         let mut state = self.state();
         let state = &mut *state;
         let Some(binding) = state.by_external.get_mut(&external).filter(|binding| binding.is_of(&inside, nat)) else {
             return;
         };
-        binding.give_share(remote);
-        state.subscribers.disconnected(&inside.address, nat);
-        if binding.sessions > 0 {
+        binding.give_share(share);
+        state.subscribers.disconnected(&inside.address, nat, share);
+        if binding.own > 0 || binding.inbound > 0 {
             return;
         }
         let (place, block, log) = (binding.place, binding.block, binding.log);
         state.by_external.remove(&external);
-        if let Some(externals) = state.by_inside.get_mut(&place) {
-            externals.retain(|other| *other != external);
-            if externals.is_empty() {
-                state.by_inside.remove(&place);
-            }
-        }
+        state.displace(&place, &external);
         state.subscribers.unbound(inside.address, nat);
         let place = (external.address, external.protocol);
         if let Some(ports) = state.ports.get_mut(&place) {
@@ -273,6 +290,11 @@ impl Bindings {
         self.state().by_external.get(external).is_some_and(|binding| binding.is_of(inside, nat))
     }
 
+    /// Whether the host of a mapping sends to an address.
+    pub(super) fn sends_to(&self, external: &Endpoint, address: &Address) -> bool {
+        self.state().by_external.get(external).is_some_and(|binding| binding.remotes.contains(address))
+    }
+
     /// Who sends from an inside endpoint to `remote`, as hosts outside know it: under each of these translations the
     /// endpoint that it has already, else its address with the port 0, which no mapping has.
     pub(super) fn known_as(
@@ -294,34 +316,36 @@ impl Bindings {
         known
     }
 
-    /// The binding that an inbound packet may use, by its filtering (RFC 4787 section 5); takes a share in it.
-    pub(super) fn admit(&self, external: &Endpoint, caller: &Caller, now: Tick) -> Option<Admitted> {
+    /// The binding that an inbound packet may use, by the filtering in force (RFC 4787 section 5); takes a share in it.
+    pub(super) fn admit(
+        &self,
+        external: &Endpoint,
+        caller: &Caller,
+        filtering: Dependence,
+        now: Tick,
+    ) -> Option<Admitted> {
         let mut state = self.state();
         let state = &mut *state;
-        let binding = state.by_external.get_mut(external)?;
-        let permitted = || state.permits.allow(external, &caller.known_as, binding.filtering, now);
-        let known = |address: &Address| binding.remotes.contains_key(address);
-        let open = match binding.filtering {
+        let binding = state.by_external.get(external).filter(|binding| binding.own > 0)?;
+        let known_as = caller.known_as.iter().map(|endpoint| &endpoint.address);
+        let open = match filtering {
             Dependence::EndpointIndependent => true,
-            Dependence::AddressDependent => {
-                known(&caller.endpoint.address) || caller.known_as.iter().any(|endpoint| known(&endpoint.address))
-            }
+            Dependence::AddressDependent => std::iter::once(&caller.endpoint.address)
+                .chain(known_as)
+                .any(|address| binding.remotes.contains(address)),
             Dependence::AddressAndPortDependent => false,
         };
-        let asked = permitted();
-        if !open && !asked {
+        if !open && !state.permits.allow(external, &caller.known_as, filtering, now) {
             return None;
         }
         let Binding { place: Place { inside, nat, .. }, rule, .. } = *binding;
-        state.take_share(external, caller.endpoint.address);
-        Some(Admitted { inside, nat, rule, asked })
+        state.take_share(external, Share::Inbound);
+        Some(Admitted { inside, nat, rule })
     }
 
-    /// Whether the host of a mapping that has let one in has more connections than it may have.
+    /// Whether the host of a mapping that has let one in has more of these than it may have.
     pub(super) fn is_over(&self, admitted: &Admitted, limits: NatLimits) -> bool {
-        let Some(most) = limits.connections else { return false };
-        let limits = NatLimits { ports: None, connections: most.checked_add(1) };
-        self.state().subscribers.admit(&admitted.inside.address, admitted.nat, limits, false).is_err()
+        self.state().subscribers.is_over(&admitted.inside.address, admitted.nat, limits)
     }
 
     /// A host that is known by these endpoints has sent to a mapping that does not admit it.
@@ -366,17 +390,46 @@ impl Bindings {
 }
 
 impl State {
-    fn take_share(&mut self, external: &Endpoint, remote: Address) {
+    fn take_share(&mut self, external: &Endpoint, share: Share) {
         if let Some(binding) = self.by_external.get_mut(external) {
-            binding.take_share(remote);
-            self.subscribers.connected(&binding.place.inside.address, binding.place.nat);
+            binding.take_share(share);
+            self.subscribers.connected(&binding.place.inside.address, binding.place.nat, share);
+        }
+    }
+
+    /// The host has a connection more by a binding. The first one says what the binding is for.
+    fn take_up(&mut self, terms: &Terms, external: &Endpoint) {
+        if let Some(binding) = self.by_external.get_mut(external)
+            && binding.own == 0
+        {
+            let (before, place) = (binding.place, terms.place());
+            (binding.rule, binding.place) = (terms.rule, place);
+            self.displace(&before, external);
+            self.put(place, *external);
+        }
+        self.take_share(external, Share::Own(terms.remote.address));
+    }
+
+    fn put(&mut self, place: Place, external: Endpoint) {
+        // One is the rule: the memory of a list that grows by itself would be wasted on most of them.
+        let externals = self.by_inside.entry(place).or_default();
+        externals.reserve_exact(1);
+        externals.push(external);
+    }
+
+    fn displace(&mut self, place: &Place, external: &Endpoint) {
+        if let Some(externals) = self.by_inside.get_mut(place) {
+            externals.retain(|other| other != external);
+            if externals.is_empty() {
+                self.by_inside.remove(place);
+            }
         }
     }
 
     /// Notes a binding; what came into use with it, a mapping or a block.
-    fn bind(&mut self, terms: &Terms, external: Endpoint) -> Option<Lease> {
+    fn bind(&mut self, terms: &Terms, external: Endpoint, share: Share) -> Option<Lease> {
         let place = terms.place();
-        let Terms { inside, nat, rule, filtering, log, .. } = *terms;
+        let Terms { inside, nat, rule, log, .. } = *terms;
         let owner = (inside.address, nat);
         let block = terms.cut.and_then(|cut| self.blocks.bound(owner, external.address, external.port, cut));
         let lease = match block {
@@ -384,16 +437,16 @@ impl State {
             None => Some(Lease::mapping(&inside, nat, &external)),
         };
         let block = block.map(|(first, _)| first);
-        let binding = Binding { place, rule, filtering, block, log, sessions: 0, remotes: HashMap::new() };
-        // One is the rule: the memory of a list that grows by itself would be wasted on most of them.
-        let externals = self.by_inside.entry(place).or_default();
-        externals.reserve_exact(1);
-        externals.push(external);
+        let binding = Binding { place, rule, block, log, own: 0, inbound: 0, remotes: Remotes::default() };
+        // Of one that is dependent a stranger's connection does not say whom it is for: it is not found from inside.
+        if matches!(share, Share::Own(_)) || terms.mapping == Dependence::EndpointIndependent {
+            self.put(place, external);
+        }
         self.by_external.insert(external, binding);
         let ports = self.ports.entry((external.address, external.protocol)).or_default();
         ports.set(external.port, true);
         self.subscribers.bound(terms.inside.address, terms.nat, external.address);
-        self.take_share(&external, terms.remote.address);
+        self.take_share(&external, share);
         self.changes.push(PortChange { endpoint: external, used: true });
         lease
     }
@@ -422,20 +475,23 @@ impl Binding {
         self.place.inside == *inside && self.place.nat == nat
     }
 
-    fn take_share(&mut self, remote: Address) {
-        self.sessions += 1;
-        if self.filtering == Dependence::AddressDependent {
-            *self.remotes.entry(remote).or_default() += 1;
+    fn take_share(&mut self, share: Share) {
+        match share {
+            Share::Own(remote) => {
+                self.own += 1;
+                self.remotes.add(remote);
+            }
+            Share::Inbound => self.inbound += 1,
         }
     }
 
-    fn give_share(&mut self, remote: Address) {
-        self.sessions = self.sessions.saturating_sub(1);
-        if let Some(count) = self.remotes.get_mut(&remote) {
-            *count -= 1;
-            if *count == 0 {
+    fn give_share(&mut self, share: Share) {
+        match share {
+            Share::Own(remote) => {
+                self.own = self.own.saturating_sub(1);
                 self.remotes.remove(&remote);
             }
+            Share::Inbound => self.inbound = self.inbound.saturating_sub(1),
         }
     }
 }

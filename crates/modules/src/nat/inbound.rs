@@ -9,7 +9,7 @@ use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Action, Dependence, NatRule, ZoneId};
 
-use super::bindings::{Bindings, Caller, Endpoint, Terms};
+use super::bindings::{Bindings, Caller, Endpoint, Share, Terms};
 use super::{
     cut, destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, translated_ports,
     with_destination_port,
@@ -51,14 +51,15 @@ impl Inbound {
 
 /// Whether a policy has a translation that lets a zone in to a mapping, and the rule that the mapping was made under.
 /// Beside the zones that the translation leads to it is that of the mapping's own host: hairpinning (RFC 4787 REQ-9).
-/// `asked`: the mapping's host has sent to whoever comes in.
-fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>, asked: bool) -> bool {
-    let open = nat_of(current, nat).is_some_and(|nat| {
-        (asked || nat.filtering != Dependence::AddressAndPortDependent)
-            && (nat.to.contains(ZoneId(from)) || inside == Some(from))
-    });
+fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>) -> bool {
+    let open = nat_of(current, nat).is_some_and(|nat| nat.to.contains(ZoneId(from)) || inside == Some(from));
     let allowed = current.rules.iter().zip(&current.policy.rules);
     open && allowed.into_iter().any(|(number, kept)| *number == rule && kept.action == Action::Allow)
+}
+
+/// What the policy in force says of who may send to mappings of a translation.
+fn filtering(current: &Current, nat: u16) -> Dependence {
+    nat_of(current, nat).map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering)
 }
 
 impl Module for Inbound {
@@ -86,21 +87,21 @@ impl Module for Inbound {
         let Some(nat) = self.bindings.nat_of(&external) else { return self.unless_pooled(session) };
         let current = self.shared.current();
         let caller = self.caller(&current, &session.key, &external);
-        let Some(mapping) = self.bindings.admit(&external, &caller, context.now) else {
+        let Some(mapping) = self.bindings.admit(&external, &caller, filtering(&current, nat), context.now) else {
             self.bindings.permit(&caller.known_as, external, context.now);
             let silent = nat_of(&current, nat).is_none_or(|nat| !nat.answers_unsolicited);
             let step = if silent { Step::Drop } else { Step::DropLater };
             return step(Reason::NatFiltered);
         };
         let inside = context.zone_towards(&mapping.inside.address);
-        let refused = if !admits(&current, mapping.nat, mapping.rule, session.from, inside, mapping.asked) {
+        let refused = if !admits(&current, mapping.nat, mapping.rule, session.from, inside) {
             Some(Reason::NatFiltered)
         } else {
             let limits = nat_of(&current, mapping.nat).map(|nat| nat.pool.limits).unwrap_or_default();
             self.bindings.is_over(&mapping, limits).then_some(Reason::NatLimit)
         };
         if let Some(reason) = refused {
-            self.bindings.release(mapping.inside, mapping.nat, external, session.key.source, context.now);
+            self.bindings.release(mapping.inside, mapping.nat, external, Share::Inbound, context.now);
             return Step::Drop(reason);
         }
         session.destination = mapping.inside.address;
@@ -118,7 +119,7 @@ impl Module for Inbound {
                 Endpoint { protocol, address: session.destination, port: port(session.ports, 2) },
                 session.destination_nat,
                 Endpoint { protocol, address: session.key.destination, port: inbound_port(&session.key) },
-                session.key.source,
+                Share::Inbound,
                 now,
             );
         }
@@ -126,7 +127,7 @@ impl Module for Inbound {
 
     fn closed(&mut self, session: &SessionView, now: Tick) {
         if let Some((inside, external)) = mapping_of(session) {
-            self.bindings.release(inside, session.destination_nat, external, session.keys[0].source, now);
+            self.bindings.release(inside, session.destination_nat, external, Share::Inbound, now);
         }
     }
 
@@ -143,21 +144,28 @@ impl Module for Inbound {
             nat,
             rule: session.rule,
             mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
-            filtering: rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering),
             cut: rule.and_then(|nat| cut(&nat.pool)),
             log: rule.is_some_and(|nat| nat.log),
         };
-        self.bindings.adopt(terms, external)
+        self.bindings.adopt_inbound(terms, external)
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
         let Some((inside, external)) = mapping_of(session) else { return Some(Kept::as_it_is(session)) };
         let [from, to] = session.ports.map(|port| interfaces.port(port).map(|interface| interface.zone));
         let nat = session.destination_nat;
-        // Whoever is behind a translation as well, and was answered, was sent to.
-        let asked = session.nat != 0 && session.answered;
-        let same = self.bindings.holds(&inside, nat, &external)
-            && admits(&self.shared.current(), nat, session.rule, from?, to, asked);
+        let current = self.shared.current();
+        let forward = &session.keys[0];
+        let behind = session.nat != 0;
+        let let_in = match filtering(&current, nat) {
+            Dependence::EndpointIndependent => true,
+            // What an inside host was refused before it was let in is not known of the past: it is believed.
+            Dependence::AddressDependent => behind || self.bindings.sends_to(&external, &forward.source),
+            // Whoever is behind a translation as well, and was answered, was sent to.
+            Dependence::AddressAndPortDependent => behind && session.answered,
+        };
+        let same =
+            let_in && self.bindings.holds(&inside, nat, &external) && admits(&current, nat, session.rule, from?, to);
         same.then(|| Kept::as_it_is(session))
     }
 

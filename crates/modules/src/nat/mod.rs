@@ -15,6 +15,7 @@ mod permits;
 mod pool;
 pub(crate) mod port_set;
 mod published;
+mod remotes;
 mod resting;
 mod source;
 mod subscribers;

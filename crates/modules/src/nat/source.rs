@@ -19,7 +19,7 @@ use flowhop_policy::{
 };
 use flowhop_wire::protocol;
 
-use super::bindings::{Bindings, Choices, Endpoint, Terms};
+use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
 use super::port_set::Words;
 use super::resting::Holder;
 use super::{
@@ -55,10 +55,6 @@ impl Choice<'_> {
 
     fn mapping(&self) -> Dependence {
         self.nat.map_or(Dependence::EndpointIndependent, |nat| nat.mapping)
-    }
-
-    fn filtering(&self) -> Dependence {
-        self.nat.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering)
     }
 }
 
@@ -147,7 +143,6 @@ impl Source {
             nat: choice.identity,
             rule: session.rule,
             mapping: choice.mapping(),
-            filtering: choice.filtering(),
             cut: cut(&pool),
             log: choice.nat.is_some_and(|nat| nat.log),
         };
@@ -250,7 +245,7 @@ impl Module for Source {
                 Endpoint { protocol, address: session.key.source, port: inside_port },
                 session.nat,
                 Endpoint { protocol, address: session.source, port: port(session.ports, 0) },
-                session.key.destination,
+                Share::Own(session.key.destination),
                 now,
             );
         }
@@ -258,7 +253,7 @@ impl Module for Source {
 
     fn closed(&mut self, session: &SessionView, now: Tick) {
         if let Some((inside, external, remote)) = mapping_of(session) {
-            self.bindings.release(inside, session.nat, external, remote.address, now);
+            self.bindings.release(inside, session.nat, external, Share::Own(remote.address), now);
         }
     }
 
@@ -275,7 +270,6 @@ impl Module for Source {
             nat: session.nat,
             rule: session.rule,
             mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
-            filtering: rule.map_or(Dependence::AddressAndPortDependent, |nat| nat.filtering),
             cut: rule.and_then(|nat| cut(&nat.pool)),
             log: rule.is_some_and(|nat| nat.log),
         };

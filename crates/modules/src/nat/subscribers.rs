@@ -6,6 +6,8 @@ use flowhop_flow::Reason;
 use flowhop_flow::key::Address;
 use flowhop_policy::NatLimits;
 
+use super::bindings::Share;
+
 /// What is known of each, by inside address and identity of the translation.
 #[derive(Debug, Default)]
 pub(super) struct Subscribers(HashMap<(Address, u16), Subscriber>);
@@ -16,6 +18,8 @@ struct Subscriber {
     external: Address,
     mappings: u32,
     connections: u32,
+    /// Connections that came in to its mappings: strangers cannot use up what is its own.
+    inbound: u32,
 }
 
 impl Subscribers {
@@ -33,23 +37,38 @@ impl Subscribers {
         if refused { Err(Reason::NatLimit) } else { Ok(()) }
     }
 
+    /// Whether more have come in to one than it may have.
+    pub(super) fn is_over(&self, inside: &Address, nat: u16, limits: NatLimits) -> bool {
+        let inbound = self.0.get(&(*inside, nat)).map_or(0, |subscriber| subscriber.inbound);
+        limits.connections.is_some_and(|limit| inbound > limit)
+    }
+
     /// One has a connection more.
-    pub(super) fn connected(&mut self, inside: &Address, nat: u16) {
-        if let Some(subscriber) = self.0.get_mut(&(*inside, nat)) {
-            subscriber.connections += 1;
+    pub(super) fn connected(&mut self, inside: &Address, nat: u16, share: Share) {
+        if let Some(count) = self.count(inside, nat, share) {
+            *count += 1;
         }
     }
 
     /// One has a connection less.
-    pub(super) fn disconnected(&mut self, inside: &Address, nat: u16) {
-        if let Some(subscriber) = self.0.get_mut(&(*inside, nat)) {
-            subscriber.connections = subscriber.connections.saturating_sub(1);
+    pub(super) fn disconnected(&mut self, inside: &Address, nat: u16, share: Share) {
+        if let Some(count) = self.count(inside, nat, share) {
+            *count = count.saturating_sub(1);
         }
+    }
+
+    fn count(&mut self, inside: &Address, nat: u16, share: Share) -> Option<&mut u32> {
+        let subscriber = self.0.get_mut(&(*inside, nat))?;
+        Some(match share {
+            Share::Own(_) => &mut subscriber.connections,
+            Share::Inbound => &mut subscriber.inbound,
+        })
     }
 
     /// One has a mapping more.
     pub(super) fn bound(&mut self, inside: Address, nat: u16, external: Address) {
-        let subscriber = self.0.entry((inside, nat)).or_insert(Subscriber { external, mappings: 0, connections: 0 });
+        let new = Subscriber { external, mappings: 0, connections: 0, inbound: 0 };
+        let subscriber = self.0.entry((inside, nat)).or_insert(new);
         subscriber.external = external;
         subscriber.mappings += 1;
     }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use flowhop_engine::engine::view_of;
 use flowhop_flow::{Kind, Reason};
 use flowhop_wire::build::Spec;
 
@@ -152,4 +153,85 @@ fn another_kind_of_mapping_is_for_new_connections() {
     assert_eq!(bed.seen(CLIENT, "198.51.100.2:53"), before);
     assert_ne!(bed.seen(CLIENT, "198.51.100.3:53"), before);
     bed.ends_clean();
+}
+
+// Another kind of filtering is for the mappings that exist as well: docs/nat.md.
+#[test]
+fn another_kind_of_filtering_is_for_the_mappings_that_exist() {
+    let under = |filtering: usize| kind("endpoint-independent", DEPENDENCES[filtering]);
+    let mut bed = Bed::with(&under(0));
+    let external = bed.seen(CLIENT, "198.51.100.2:53");
+    bed.passes(WAN, &udp("198.51.100.2:54", external));
+    bed.passes(WAN, &udp("198.51.100.3:53", external));
+    assert_eq!(bed.reload(&under(1)), (2, 1));
+    bed.refused(WAN, &udp("198.51.100.3:53", external), Kind::Drop, Reason::NatFiltered);
+    bed.passes(WAN, &udp("198.51.100.2:54", external));
+    bed.passes(WAN, &udp("198.51.100.2:55", external));
+    assert_eq!(bed.reload(&under(2)), (1, 2));
+    bed.refused(WAN, &udp("198.51.100.2:54", external), Kind::Drop, Reason::NatFiltered);
+    bed.passes(WAN, &udp("198.51.100.2:53", external));
+    // And the other way.
+    assert_eq!(bed.reload(&under(1)), (1, 0));
+    bed.passes(WAN, &udp("198.51.100.2:54", external));
+    bed.refused(WAN, &udp("198.51.100.3:53", external), Kind::Drop, Reason::NatFiltered);
+    assert_eq!(bed.reload(&under(0)), (2, 0));
+    bed.passes(WAN, &udp("198.51.100.3:53", external));
+    bed.ends_clean();
+}
+
+// RFC 4787 REQ-6, RFC 7857: what comes in keeps no mapping, however much there is of it; its port stays in use until that
+// has ended, and the host may take the mapping up again.
+#[test]
+fn strangers_keep_no_mapping() {
+    let mut bed = Bed::with(&kind("endpoint-independent", "endpoint-independent"));
+    let external = bed.seen(CLIENT, "198.51.100.2:53");
+    let mut admitted = 0;
+    for port in 1..=20 {
+        bed.pass(100 * 954);
+        let outcome = bed.send(WAN, &udp(&format!("198.51.100.3:{port}"), external));
+        admitted += u32::from(outcome.kind == Kind::Forward);
+    }
+    assert_eq!(admitted, 2, "not 300 seconds after the host has sent");
+    bed.ends_clean();
+
+    let mut bed = Bed::with(&kind("endpoint-independent", "endpoint-independent"));
+    let external = bed.seen(CLIENT, "198.51.100.2:53");
+    bed.pass(200 * 954);
+    bed.passes(WAN, &udp("198.51.100.3:1", external));
+    bed.pass(200 * 954);
+    bed.refused(WAN, &udp("198.51.100.3:2", external), Kind::Drop, Reason::NatFiltered);
+    let (mut bed, adopted) = bed.adopt();
+    assert_eq!(adopted, (1, 0));
+    bed.refused(WAN, &udp("198.51.100.3:2", external), Kind::Drop, Reason::NatFiltered);
+    assert_eq!(bed.seen(CLIENT, "198.51.100.3:53"), external);
+    bed.passes(WAN, &udp("198.51.100.3:2", external));
+    bed.ends_clean();
+}
+
+// After a restart a mapping is for whom its host sends to, whoever else is found first in the table.
+#[test]
+fn a_restart_does_not_give_a_mapping_to_a_stranger() {
+    let mut strangers_first = false;
+    for (mapping, other) in
+        [("address-dependent", "198.51.100.2:99"), ("address-and-port-dependent", "198.51.100.2:53")]
+    {
+        let mut bed = Bed::with(&kind(mapping, "endpoint-independent"));
+        let place = bed.send(LAN, &udp(OTHER, at("198.51.100.2:53"))).session.unwrap();
+        let external = bed.seen(CLIENT, "198.51.100.2:53");
+        // Strangers may get the place of a connection that has ended, before that of the mapping's host.
+        assert!(bed.engine.delete(place.1));
+        while bed.turn() {}
+        for port in 1..=100 {
+            bed.passes(WAN, &udp(&format!("198.51.100.3:{port}"), external));
+        }
+        let table = bed.engine.table();
+        let first = table.block(table.live_blocks().next().unwrap()).unwrap();
+        strangers_first |= view_of(first).inbound;
+        let (mut bed, adopted) = bed.adopt();
+        assert_eq!(adopted, (101, 0));
+        assert_eq!(bed.seen(CLIENT, other), external);
+        assert_ne!(bed.seen(CLIENT, "198.51.100.3:999"), external);
+        bed.ends_clean();
+    }
+    assert!(strangers_first);
 }

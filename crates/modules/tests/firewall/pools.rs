@@ -159,25 +159,29 @@ fn the_last_free_ports_are_found_among_those_that_rest() {
 // RFC 6888 REQ-4, REQ-5: what one subscriber has, the others cannot miss.
 #[test]
 fn a_subscriber_has_so_many_ports_and_connections() {
-    let text = pool("198.51.100.20", "limit.ports = 3\nlimit.connections = 5\nfiltering = \"endpoint-independent\"");
+    let text = pool("198.51.100.20", "limit.ports = 3\nlimit.connections = 4\nfiltering = \"endpoint-independent\"");
     let mut bed = Bed::with(&text);
     let external = bed.seen("10.1.0.2:5000", REMOTE);
     bed.seen("10.1.0.2:5001", REMOTE);
     bed.passes(LAN, &syn("10.1.0.2:5000", "198.51.100.2:80"));
     bed.refuses("10.1.0.2:5002", Reason::NatLimit);
     bed.refused(LAN, &syn("10.1.0.2:5001", "198.51.100.2:80"), Kind::Drop, Reason::NatLimit);
-    // The same mapping again takes no port, but is a connection more; so is what comes in.
+    // What comes in is counted apart: strangers do not lock a subscriber out.
+    for port in 95..99 {
+        bed.passes(WAN, &udp(&format!("198.51.100.3:{port}"), external));
+    }
+    bed.refused(WAN, &udp("198.51.100.3:99", external), Kind::Drop, Reason::NatLimit);
+    // The same mapping again takes no port, but is a connection more.
     bed.seen("10.1.0.2:5000", "198.51.100.3:53");
-    bed.passes(WAN, &udp("198.51.100.3:99", external));
     bed.refused(LAN, &udp("10.1.0.2:5000", at("198.51.100.3:54")), Kind::Drop, Reason::NatLimit);
-    bed.refused(WAN, &udp("198.51.100.3:98", external), Kind::Drop, Reason::NatLimit);
+    bed.refused(WAN, &udp("198.51.100.3:99", external), Kind::Drop, Reason::NatLimit);
     // Others are not concerned. What is there goes on, after a restart as well.
     bed.seen("10.1.0.3:5002", REMOTE);
     assert_eq!(bed.seen("10.1.0.2:5000", REMOTE), external);
     let (mut bed, adopted) = bed.adopt();
-    assert_eq!(adopted, (6, 0));
+    assert_eq!(adopted, (9, 0));
     bed.refuses("10.1.0.2:5002", Reason::NatLimit);
-    bed.refused(WAN, &udp("198.51.100.3:98", external), Kind::Drop, Reason::NatLimit);
+    bed.refused(WAN, &udp("198.51.100.3:99", external), Kind::Drop, Reason::NatLimit);
     bed.end_all();
     bed.seen("10.1.0.2:5002", REMOTE);
     bed.ends_clean();
