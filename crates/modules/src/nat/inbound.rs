@@ -31,8 +31,12 @@ impl Inbound {
     }
 
     /// Who sends to a mapping, and how its host knows the sender if that is behind a translation as well.
-    fn caller(&self, current: &Current, key: &Key, mapping: &Endpoint) -> Caller {
+    /// That is believed only of a source that packets come from where it is: others may be made up.
+    fn caller(&self, current: &Current, key: &Key, mapping: &Endpoint, in_place: bool) -> Caller {
         let endpoint = Endpoint { protocol: key.protocol(), address: key.source, port: key.source_port() };
+        if !in_place {
+            return Caller { endpoint, known_as: Vec::new() };
+        }
         let mapped = |(nat, identity): (&NatRule, &u16)| {
             (nat.translate_source.is_some() && !nat.is_fixed()).then_some((*identity, nat.mapping))
         };
@@ -86,7 +90,8 @@ impl Module for Inbound {
         };
         let Some(nat) = self.bindings.nat_of(&external) else { return self.unless_pooled(session) };
         let current = self.shared.current();
-        let caller = self.caller(&current, &session.key, &external);
+        let in_place = context.zone_towards(&session.key.source) == Some(session.from);
+        let caller = self.caller(&current, &session.key, &external, in_place);
         let Some(mapping) = self.bindings.admit(&external, &caller, filtering(&current, nat), context.now) else {
             self.bindings.permit(&caller.known_as, external, context.now);
             let silent = nat_of(&current, nat).is_none_or(|nat| !nat.answers_unsolicited);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use flowhop_engine::engine::view_of;
 use flowhop_flow::{Kind, Reason};
+use flowhop_routing::{Event, IpPrefix, Route};
 use flowhop_wire::build::Spec;
 
 use crate::bed::{Bed, LAN, WAN, at, ip};
@@ -141,6 +142,24 @@ fn asking_for_answers_is_forgotten() {
     bed.refused(WAN, &udp("198.51.100.3:1", first), Kind::Drop, Reason::NatFiltered);
     bed.pass(121 * 954);
     bed.refused(LAN, &udp(OTHER, first), Kind::Drop, Reason::NatFiltered);
+    bed.ends_clean();
+}
+
+// Who has an inside address, but is outside, asks for nobody's answers and is not known as an inside host; also where the
+// inside network is behind a router, and nothing looks at sources (rpf = "off").
+#[test]
+fn made_up_sources_open_no_filter() {
+    let (client, other) = ("10.9.0.2:40000", "10.9.0.3:40000");
+    let mut bed = Bed::with(&kind("endpoint-independent", "address-and-port-dependent"));
+    let network = IpPrefix::new(ip("10.9.0.0"), 24).unwrap();
+    bed.event(Event::RouteAdded(Route::unicast(network, Some(ip("10.1.0.2")), 11)));
+    let first = bed.seen(client, "198.51.100.2:53");
+    let second = bed.seen(other, "198.51.100.2:53");
+    bed.refused(WAN, &udp(client, second), Kind::Drop, Reason::NatFiltered);
+    bed.refused(LAN, &udp(other, first), Kind::Drop, Reason::NatFiltered);
+    // The second one has sent, so that the first is let in; not who only says that he is the first.
+    bed.refused(WAN, &udp(client, second), Kind::Drop, Reason::NatFiltered);
+    bed.passes(LAN, &udp(client, second));
     bed.ends_clean();
 }
 
