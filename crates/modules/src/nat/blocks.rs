@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use flowhop_flow::key::Address;
 use rand_core::RngCore;
 
+use super::port_set::PortSet;
+
 /// Blocks that are tried at random before all are looked through in order.
 const RANDOM_TRIES: usize = 16;
 
@@ -50,6 +52,7 @@ pub(super) struct Blocks {
     /// By external address and first port. They do not overlap, also where the cut has changed since.
     used: BTreeMap<(Address, u16), Block>,
     by_owner: HashMap<Owner, Vec<(Address, u16)>>,
+    ports: HashMap<Address, PortSet>,
 }
 
 impl Blocks {
@@ -59,19 +62,27 @@ impl Blocks {
         places.filter_map(|place| Some((place.1, self.used.get(place)?.last))).collect()
     }
 
-    /// A block of an external address that nobody has.
-    pub(super) fn free(&self, cut: Cut, address: &Address, random: &mut dyn RngCore) -> Option<(u16, u16)> {
+    /// A random block; `is_free`: whether it can be given out.
+    pub(super) fn free(
+        cut: Cut,
+        random: &mut dyn RngCore,
+        is_free: impl Fn(&(u16, u16)) -> bool,
+    ) -> Option<(u16, u16)> {
         let number = cut.number();
         if number == 0 {
             return None;
         }
         let mut place = || ((u64::from(random.next_u32()) * u64::from(number)) >> 32) as u32;
-        let is_free = |block: &(u16, u16)| self.meeting(address, *block).is_none();
-        if let Some(block) = (0..RANDOM_TRIES).map(|_| cut.block(place())).find(is_free) {
+        if let Some(block) = (0..RANDOM_TRIES).map(|_| cut.block(place())).find(&is_free) {
             return Some(block);
         }
         let start = place();
-        (start..number).chain(0..start).map(|place| cut.block(place)).find(is_free)
+        (start..number).chain(0..start).map(|place| cut.block(place)).find(&is_free)
+    }
+
+    /// The ports of an external address that are in blocks in use.
+    pub(super) fn ports(&self, address: &Address) -> Option<&PortSet> {
+        self.ports.get(address)
     }
 
     /// The block in use that shares ports with one.
@@ -98,6 +109,7 @@ impl Blocks {
         }
         self.used.insert((address, first), Block { last, owner, mappings: 1 });
         self.by_owner.entry(owner).or_default().push((address, first));
+        self.ports.entry(address).or_default().set_all((first, last), true);
         Some((first, Some(last)))
     }
 
@@ -109,6 +121,12 @@ impl Blocks {
             return None;
         }
         let block = self.used.remove(&(address, first))?;
+        if let Some(ports) = self.ports.get_mut(&address) {
+            ports.set_all((first, block.last), false);
+            if ports.is_empty() {
+                self.ports.remove(&address);
+            }
+        }
         if let Some(places) = self.by_owner.get_mut(&block.owner) {
             places.retain(|place| *place != (address, first));
             if places.is_empty() {

@@ -34,6 +34,11 @@ pub(super) const fn mask((first, last): (u16, u16), index: usize) -> u64 {
     if from > to { 0 } else { (u64::MAX >> (63 - (to - from))) << (from - base) }
 }
 
+/// Whether a set has one of the ports between two; `words`: the set.
+pub(super) fn has_any(range: (u16, u16), words: impl Fn(usize) -> u64) -> bool {
+    places(range).any(|index| words(index) & mask(range, index) != 0)
+}
+
 /// A set that takes memory only where it has ports.
 #[derive(Debug, Default)]
 pub(super) struct PortSet {
@@ -58,6 +63,10 @@ impl PortSet {
                 *page = None;
             }
         }
+    }
+
+    pub(super) fn set_all(&mut self, (first, last): (u16, u16), member: bool) {
+        (first..=last).for_each(|port| self.set(port, member));
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -130,3 +130,52 @@ fn blocks_keep_what_the_policy_says_of_ports() {
     assert_eq!(bed.seen(&format!("10.1.0.2:{kept}"), REMOTE).port(), kept);
     bed.ends_clean();
 }
+
+// RFC 6888 REQ-8: a block whose ports rest is given to another address only where there is none whose ports do not.
+#[test]
+fn a_block_that_rests_is_the_last_one() {
+    for round in 0..8 {
+        let mut bed = Bed::with(&pool("198.51.100.20", BLOCKS));
+        for port in 1..=16 + round {
+            bed.seen(&format!("10.1.0.2:{port}"), REMOTE);
+        }
+        let block = |bed: &Bed| lines(bed).iter().filter(|line| line.2).map(|line| line.1).next_back().unwrap();
+        let first = lines(&bed)[0].1;
+        bed.end_all();
+        let _ended = lines(&bed);
+        for host in ["10.1.0.3", "10.1.0.4"].iter().take(if round > 0 { 1 } else { 2 }) {
+            bed.seen(&format!("{host}:1"), REMOTE);
+            assert_ne!(block(&bed), first);
+        }
+        bed.seen("10.1.0.80:1", REMOTE);
+    }
+}
+
+// Blocks that the box keeps for itself are none, and no block is exhausted before it begins.
+#[test]
+fn only_blocks_with_a_port_to_give_are_given() {
+    let text = policy(&[&format!("{HIDE}allocation = \"blocks\"\ntranslate.ports = \"32000-61999\"\nblock = 500\n")]);
+    let mut bed = Bed::with(&text);
+    // 32000 to 32499; one that is the box's own but for a few; 61000 to 61499 and 61500 to 61999.
+    for host in 10..14 {
+        let port = bed.seen(&format!("10.1.0.{host}:5000"), REMOTE).port();
+        assert!(!(32768..=60999).contains(&port));
+    }
+    bed.refuses("10.1.0.15:5000", Reason::NatExhausted);
+    bed.ends_clean();
+}
+
+// What was given out one by one before a reload is in nobody else's block: the log would name the wrong one.
+#[test]
+fn a_block_has_no_port_of_another() {
+    for round in 1..=8 {
+        let mut bed = Bed::with(&pool("198.51.100.20", "translate.ports = \"2000-2047\""));
+        let plain = bed.seen(&format!("10.1.0.3:{round}"), REMOTE).port();
+        assert_eq!(bed.reload(&pool("198.51.100.20", BLOCKS)), (1, 0));
+        bed.passes(LAN, &syn("10.1.0.2:1", "198.51.100.2:80"));
+        bed.passes(LAN, &syn("10.1.0.4:1", "198.51.100.2:80"));
+        assert!(lines(&bed).iter().all(|(_, (first, last), _)| !(*first..=*last).contains(&plain)));
+        bed.refused(LAN, &syn("10.1.0.5:1", "198.51.100.2:80"), Kind::Drop, Reason::NatExhausted);
+        bed.ends_clean();
+    }
+}

@@ -3,8 +3,10 @@
 use flowhop_flow::key::Address;
 use flowhop_flow::record::Tick;
 use flowhop_policy::NatLimits;
+use flowhop_wire::protocol;
 use rand_core::RngCore;
 
+use super::super::blocks::{Blocks, Cut};
 use super::super::pool::{self, PortRange};
 use super::super::port_set::{self, PortSet, Words};
 use super::super::resting::Holder;
@@ -85,11 +87,22 @@ impl<'a> Offer<'a> {
     /// `wakes`: what rests may be taken.
     fn find(&self, wakes: bool, random: &mut dyn RngCore) -> Option<u16> {
         let Some(cut) = self.terms.cut else { return self.search(self.choices.ports, wakes, random) };
-        let blocks = &self.state.blocks;
-        let owned = blocks.of(&(self.terms.inside.address, self.terms.nat), &self.address);
+        let owned = self.state.blocks.of(&(self.terms.inside.address, self.terms.nat), &self.address);
         self.search(&pool::of_parity(&owned, self.choices.like), wakes, random).or_else(|| {
-            let block = blocks.free(cut, &self.address, random)?;
+            let block = self.block(cut, wakes, random)?;
             self.search(&pool::of_parity(&[block], self.choices.like), wakes, random)
+        })
+    }
+
+    /// A block of which nobody has a port, of any protocol, and that has one to give out.
+    fn block(&self, cut: Cut, wakes: bool, random: &mut dyn RngCore) -> Option<(u16, u16)> {
+        let mut taken = port_set::none();
+        let of = |protocol: u8| self.state.ports.get(&(self.address, protocol));
+        let used = [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6].into_iter().filter_map(of);
+        used.chain(self.state.blocks.ports(&self.address)).for_each(|ports| ports.add_to(&mut taken));
+        Blocks::free(cut, random, |block| {
+            !port_set::has_any(*block, |index| taken[index])
+                && port_set::has_any(*block, |index| self.open(index, wakes))
         })
     }
 
