@@ -3,6 +3,9 @@
 
 use std::collections::HashMap;
 
+/// Between a name and the kind of what it names. Names in a policy have no control characters.
+const KIND: char = '\u{1f}';
+
 /// Numbers for names, never given to another name while they are remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
@@ -30,6 +33,11 @@ impl Names {
         self.next
     }
 
+    /// The number of a name for things of one kind: of another kind the same name has another number.
+    pub fn number_of_kind(&mut self, name: &str, kind: &str) -> u16 {
+        self.number(&format!("{name}{KIND}{kind}"))
+    }
+
     /// Remembers a pair from an earlier process.
     pub fn set(&mut self, number: u16, name: &str) {
         self.by_name.insert(name.to_owned(), number);
@@ -40,10 +48,11 @@ impl Names {
     /// The name of a number.
     #[must_use]
     pub fn name(&self, number: u16) -> Option<&str> {
-        self.by_number.get(&number).map(String::as_str)
+        let name = self.by_number.get(&number)?;
+        Some(name.split_once(KIND).map_or(name, |(name, _)| name))
     }
 
-    /// All pairs.
+    /// All pairs, for [`set`](Self::set).
     pub fn iter(&self) -> impl Iterator<Item = (u16, &str)> {
         self.by_number.iter().map(|(number, name)| (*number, name.as_str()))
     }
@@ -61,11 +70,15 @@ mod tests {
         assert_ne!(web, mail);
         assert_ne!(web, 0);
         assert_eq!(names.number("web"), web);
+        let other = names.number_of_kind("web", "pairs");
+        assert!(![web, mail].contains(&other));
+        assert_eq!((names.name(web), names.name(other)), (Some("web"), Some("web")));
         let mut later = Names::default();
         for (number, name) in names.iter() {
             later.set(number, name);
         }
         assert_eq!(later.number("mail"), mail);
-        assert!(![web, mail].contains(&later.number("dns")));
+        assert_eq!((later.number("web"), later.number_of_kind("web", "pairs")), (web, other));
+        assert!(![web, mail, other].contains(&later.number("dns")));
     }
 }

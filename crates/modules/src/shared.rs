@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flowhop_engine::{MAX_NAT, MssClamp};
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address, port};
-use flowhop_policy::{Destination, NewConnection, Policy, ZoneId};
+use flowhop_policy::{Destination, NatRule, NewConnection, Policy, ZoneId};
 use flowhop_wire::protocol;
 
 use crate::names::Names;
@@ -109,7 +109,7 @@ impl Shared {
     pub fn replace(&self, policy: Policy, rules: &mut Names, nats: &mut Names) {
         let current = Current {
             rules: policy.rules.iter().map(|rule| rules.number(&rule.name)).collect(),
-            nats: policy.nats.iter().map(|nat| nat_number(nats, &nat.name)).collect(),
+            nats: policy.nats.iter().map(|nat| nat_number(nats, nat)).collect(),
             published: Published::of(&policy),
             policy,
         };
@@ -140,9 +140,10 @@ impl Shared {
     }
 }
 
-/// The identity of a translation. Records have 15 bits for it.
-fn nat_number(nats: &mut Names, name: &str) -> u16 {
-    let number = nats.number(name);
+/// The identity of a translation. Records have 15 bits for it. One that takes no ports is never taken for one that does:
+/// connections hold a share of a mapping under the latter alone.
+fn nat_number(nats: &mut Names, nat: &NatRule) -> u16 {
+    let number = if nat.is_fixed() { nats.number_of_kind(&nat.name, "fixed") } else { nats.number(&nat.name) };
     if number <= MAX_NAT { number } else { 0 }
 }
 

@@ -443,3 +443,20 @@ fn a_connection_that_cannot_be_made_gives_everything_back() {
     bed.refused(LAN, &syn(CLIENT, "198.51.100.9:443"), Kind::Drop, Reason::NatExhausted);
     bed.ends_clean();
 }
+
+// Under the same name a translation of another kind is another one: a connection that has no share of a mapping must not
+// give one back.
+#[test]
+fn a_translation_of_another_kind_is_another_one() {
+    let pairs = "[[nat]]\nname = \"hide\"\nto = \"outside\"\nsource = \"10.1.0.2\"\n\
+                 translate.source = \"198.51.100.20\"\n";
+    let mut bed = Bed::with(&policy(&[pairs, "one_to_one = true\n"]));
+    assert_eq!(bed.seen(CLIENT, REMOTE), at("198.51.100.20:40000"));
+    bed.begin_reload(&policy(&[pairs, "keep_port = true\n"]));
+    assert_eq!(bed.seen(CLIENT, "198.51.100.3:53"), at("198.51.100.20:40000"));
+    let done = bed.judged();
+    assert_eq!((done.live, done.ended, bed.bindings.len()), (1, 1, 1));
+    bed.pass(30 * 954);
+    assert_eq!((bed.engine.table().live(), bed.bindings.len()), (1, 1));
+    bed.ends_clean();
+}
