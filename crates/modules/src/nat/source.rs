@@ -20,7 +20,7 @@ use flowhop_policy::{
 use flowhop_wire::protocol;
 
 use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
-use super::port_set::Words;
+use super::port_set::{self, Words};
 use super::resting::Holder;
 use super::{
     cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
@@ -127,6 +127,14 @@ impl Source {
         let closed = self.shared.closed();
         let bar = |address: &Address, words: &mut Words| {
             current.published.bar(address, protocol, words);
+            let others = current.policy.nats.iter().zip(&current.nats).filter(|(_, other)| **other != choice.identity);
+            for (nat, _) in others {
+                if let Allocation::Deterministic(lots) = &nat.pool.allocation
+                    && let Some(range) = lots.given_out(key::ip(address))
+                {
+                    port_set::add(words, range);
+                }
+            }
             if own(address) {
                 closed.bar(protocol, words);
             }

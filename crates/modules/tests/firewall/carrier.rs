@@ -179,3 +179,48 @@ fn a_block_has_no_port_of_another() {
         bed.ends_clean();
     }
 }
+
+// An interface may have an address that another entry gives out in blocks, or by the inside address: the ports have the
+// owner that is logged, or follows, and no other.
+#[test]
+fn ports_with_an_owner_are_given_to_nobody_else_at_the_address_of_an_interface() {
+    let carried = |how: &str| {
+        let first = HIDE.replace("hide", "carried").replace("10.0.0.0/8", "10.1.0.2-10.1.0.3");
+        let first = first.replace("\"interface\"", "\"198.51.100.1\"");
+        let ports = "translate.ports = \"61000-61063\"\n";
+        policy(&[&format!("{first}{ports}{how}"), &format!("{HIDE}{ports}")])
+    };
+    let mut bed = Bed::with(&carried("allocation = \"blocks\"\nblock = 16\n"));
+    let own = bed.seen("10.1.0.2:1", REMOTE).port();
+    let block = (own - 61000) / 16;
+    for port in 1..=48 {
+        let other = bed.seen(&format!("10.1.0.80:{port}"), REMOTE);
+        assert_eq!(other.ip(), ip("198.51.100.1"));
+        assert_ne!((other.port() - 61000) / 16, block);
+    }
+    bed.refuses("10.1.0.80:49", Reason::NatExhausted);
+    // And the other way: there is no block without the ports of others.
+    bed.refuses("10.1.0.3:1", Reason::NatExhausted);
+    bed.seen("10.1.0.2:2", REMOTE);
+    bed.ends_clean();
+
+    // All of them are somebody's.
+    let mut bed = Bed::with(&carried("allocation = \"deterministic\"\n"));
+    bed.refuses("10.1.0.80:1", Reason::NatExhausted);
+    bed.seen("10.1.0.2:1", REMOTE);
+    bed.ends_clean();
+}
+
+// Hairpinning takes ports of the address that the client addresses, unless they are somebody else's.
+#[test]
+fn hairpinning_takes_nobodys_ports() {
+    let carried = HIDE.replace("hide", "carried").replace("10.0.0.0/8", "10.2.0.0/31");
+    let carried = carried.replace("\"interface\"", "\"198.51.100.20\"") + "allocation = \"deterministic\"\n";
+    let publish = "[[nat]]\nname = \"publish\"\ndestination = \"198.51.100.20\"\nservice = \"udp/500\"\n\
+                   translate.destination = \"10.1.0.80\"\n";
+    let mut bed = Bed::with(&policy(&[&carried, publish]));
+    let (_, source, server) = bed.passes(LAN, &udp("10.1.0.2:5000", at("198.51.100.20:500")));
+    assert_eq!(server, at("10.1.0.80:500"));
+    assert_eq!(source.ip(), ip("10.1.0.1"), "not of the address whose ports follow from inside addresses");
+    bed.ends_clean();
+}

@@ -70,6 +70,14 @@ impl Deterministic {
         Some((key_address(address), (first, first.checked_add(self.block - 1)?)))
     }
 
+    /// First and last of the ports of an address that inside addresses have between them; `None`: it is no external one.
+    #[must_use]
+    pub fn given_out(&self, external: IpAddr) -> Option<(u16, u16)> {
+        place(&self.external, address_key(external))?;
+        let number = u16::try_from(self.sharing.saturating_mul(u128::from(self.block))).unwrap_or(u16::MAX);
+        Some((self.ports.0, self.ports.0.saturating_add(number - 1)))
+    }
+
     /// The inside address that a port of an external address belongs to.
     #[must_use]
     pub fn inside_of(&self, external: IpAddr, port: u16) -> Option<IpAddr> {
@@ -138,6 +146,8 @@ mod tests {
         assert_eq!(lots.inside_of("192.0.2.1".parse().unwrap(), 65535), Some("100.64.0.20".parse().unwrap()));
         assert_eq!(lots.inside_of("198.51.100.2".parse().unwrap(), 1024 + 20 * 3072), None, "nobody is there");
         assert_eq!(lots.inside_of("192.0.2.9".parse().unwrap(), 2000), None);
+        assert_eq!(lots.given_out("192.0.2.1".parse().unwrap()), Some((1024, 65535)));
+        assert_eq!(lots.given_out("192.0.2.9".parse().unwrap()), None);
         assert_eq!(lots.external_of("100.64.0.100".parse().unwrap()), None);
     }
 

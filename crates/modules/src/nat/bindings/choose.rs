@@ -77,6 +77,12 @@ impl<'a> Offer<'a> {
         let protocol = terms.inside.protocol;
         let mut barred = state.ports.get(&(address, protocol)).map_or_else(port_set::none, PortSet::words);
         (choices.bar)(&address, &mut barred);
+        // Somebody's blocks are nobody else's, though the address may be given out without: that of an interface.
+        if terms.cut.is_none()
+            && let Some(ports) = state.blocks.ports(&address)
+        {
+            ports.add_to(&mut barred);
+        }
         Self { state, terms, choices, address, barred, resting: state.resting.of(address, protocol) }
     }
 
