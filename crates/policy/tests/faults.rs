@@ -391,6 +391,10 @@ nat = [ { name = \"a\" } ]
         "[[nat]]\nname = \"a\"\nsource = \"100.64.0.0/22\"\ntranslate.source = \"198.51.100.0/28\"\nallocation = \"deterministic\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"198.51.100.15\"\n",
         &[(11, "translation \"b\" gives out external addresses of \"a\"")],
     ),
+    (
+        "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\ntranslate.ports = \"2000-2007\"\nallocation = \"blocks\"\n[[nat]]\nname = \"b\"\nto = \"inside\"\ntranslate.source = \"interface\"\ntranslate.ports = \"2000-2014\"\nallocation = \"blocks\"\nblock = 16\n",
+        &[(10, "allocation = \"blocks\" of 8 ports"), (16, "allocation = \"blocks\" of 15 ports")],
+    ),
     // One to one: as many of one as of the other.
     (
         "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.16/28\"\ntranslate.source = \"198.51.100.16/29\"\n",

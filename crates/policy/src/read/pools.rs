@@ -15,6 +15,8 @@ const A_LIMIT: &str = "limit.ports = 1000, limit.connections = 2000, or both";
 const ONE_RANGE: &str = "one range of ports, such as \"1024-65535\"";
 const POOLINGS: [Choice<Pooling>; 2] = [("paired", Some(Pooling::Paired)), ("arbitrary", Some(Pooling::Arbitrary))];
 
+const A_BLOCK_OR_MORE: &str = "at least 16 ports in translate.ports, since no block has fewer";
+
 /// Fewest ports in a block.
 const SMALLEST_BLOCK: u16 = 16;
 const BLOCK: u16 = 512;
@@ -71,14 +73,21 @@ fn allocation(table: &Section<'_>, ports: Option<Option<(u16, u16)>>, report: &m
         return fits.then_some(Allocation::Ports);
     }
     let whole = PortPool { ports: ports?, ..PortPool::default() }.whole_range();
+    let number = u32::from(whole.1 - whole.0) + 1;
+    if number < u32::from(SMALLEST_BLOCK) {
+        let what = format!("allocation = \"blocks\" of {number} ports");
+        let at = table.get("allocation").map_or(table.at, |node| node.at);
+        report.error(at, &Problem::Contradiction { what, expected: A_BLOCK_OR_MORE });
+        return None;
+    }
     match table.get("block") {
-        Some(node) => block_size(node, whole, report).map(Allocation::Blocks),
-        None => Some(Allocation::Blocks(BLOCK.min((whole.1 - whole.0).saturating_add(1)))),
+        Some(node) => block_size(node, number, report).map(Allocation::Blocks),
+        None => Some(Allocation::Blocks(BLOCK.min(u16::try_from(number).unwrap_or(u16::MAX)))),
     }
 }
 
-fn block_size(node: Node<'_>, (first, last): (u16, u16), report: &mut Report<'_>) -> Option<u16> {
-    let most = u32::from((last - first).saturating_add(1));
+fn block_size(node: Node<'_>, number: u32, report: &mut Report<'_>) -> Option<u16> {
+    let most = number.min(u32::from(u16::MAX));
     let size = values::number("block", u32::from(SMALLEST_BLOCK)..=most, node, report)?;
     u16::try_from(size).ok()
 }
