@@ -23,6 +23,7 @@ pub mod doctor;
 pub mod down;
 pub mod exit;
 pub mod lab;
+pub mod lease;
 pub mod paths;
 pub mod replay;
 pub mod selftest;

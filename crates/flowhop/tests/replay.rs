@@ -371,3 +371,31 @@ fn damaged_packets_do_no_harm() {
         }
     }
 }
+
+// docs/nat.md, "For carriers": what a translation is to log is written on standard error, beside the packets.
+#[test]
+fn mappings_are_logged_on_standard_error() {
+    let policy = format!("{POLICY}log = true\n");
+    let mut m = Making::with(&policy);
+    let question = Spec::udp(at(INSIDE, 5353), at(OUTSIDE, 53), b"question");
+    let own = port_at(&m.send(&question)[0], 34);
+    let about = format!("protocol=17 inside={INSIDE} inside_port=5353 external={OWN} external_port={own}");
+    assert_eq!(m.replay.leases(), [format!("flowhop: nat=\"hide\" mapping=begin {about}")]);
+    m.send(&question);
+    assert!(m.replay.leases().is_empty());
+    // Another one after the first has ended.
+    m.nanos += 400_000 * MILLISECOND;
+    m.send(&Spec::udp(at(INSIDE, 5354), at(OUTSIDE, 53), b"question"));
+    let leases = m.replay.leases().to_vec();
+    assert!(leases.contains(&format!("flowhop: nat=\"hide\" mapping=end {about}")), "{leases:?}");
+
+    let (_kept, folder) = folder();
+    std::fs::write(folder.join("policy.toml"), policy).unwrap();
+    std::fs::write(folder.join("in.pcap"), m.capture.finish().unwrap()).unwrap();
+    let ended = replay(&["policy.toml", "in.pcap", "-j"], &folder);
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout).lines().count(), 3);
+    let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(errors.matches("mapping=begin").count(), 2, "{errors}");
+    assert_eq!(errors.matches("mapping=end").count(), 1, "{errors}");
+}

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use flowhop_engine::{Io, LogEvent, Offload};
 use flowhop_flow::key;
 use flowhop_io::netlink::Monitor;
-use flowhop_modules::{Bindings, Endpoint, Lease};
+use flowhop_modules::Bindings;
 
 use super::plane::Plane;
 use super::state::Numbers;
+use crate::lease;
 
 /// Lines that rules may write to the log in a second; a scan must not fill the disk, nor hold up packets.
 const LINES_PER_SECOND: u32 = 200;
@@ -67,27 +68,9 @@ impl Outside {
         {
             say!("flowhop: {error}");
         }
+        // As often as there is one: what operators have to keep may have no gaps.
         for lease in self.bindings.take_leases() {
-            self.log_lease(&lease);
-        }
-    }
-
-    /// A mapping or a block of ports, as often as there is one: what operators have to keep may have no gaps.
-    fn log_lease(&self, lease: &Lease) {
-        let nat = self.numbers.nats.name(lease.nat).unwrap_or("?");
-        let event = if lease.begun { "begin" } else { "end" };
-        let (inside, external) = (key::ip(&lease.inside.address), key::ip(&lease.external));
-        let (first, last) = lease.ports;
-        if lease.block {
-            say!(
-                "flowhop: nat={nat:?} block={event} inside={inside} external={external} external_ports={first}-{last}"
-            );
-        } else {
-            let Endpoint { protocol, port, .. } = lease.inside;
-            say!(
-                "flowhop: nat={nat:?} mapping={event} protocol={protocol} inside={inside} inside_port={port} \
-                 external={external} external_port={first}"
-            );
+            say!("{}", lease::line(&lease, &self.numbers.nats));
         }
     }
 }

@@ -99,6 +99,7 @@ pub fn run(args: &ReplayArgs, out: &mut impl Write) -> Result<Exit, Failure> {
         };
         let line = replay.packet(&captured, capture.interfaces(), &mut bytes);
         report.packet(&line).map_err(ReplayError::Output)?;
+        replay.leases().iter().for_each(|lease| say!("{lease}"));
         if let Some(sink) = &mut sink {
             sink.take(replay.sent(), captured.nanos, capture.is_fine())?;
         }

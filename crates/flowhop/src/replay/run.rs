@@ -15,6 +15,7 @@ use flowhop_wire::ethertype;
 use serde::Serialize;
 
 use crate::convert;
+use crate::lease;
 use crate::replay::ReplayError;
 use crate::replay::capture::{Captured, Described, LinkType};
 use crate::replay::network::{self, Network};
@@ -72,6 +73,10 @@ pub struct Replay {
     engine: Engine,
     network: Network,
     rules: Names,
+    nats: Names,
+    bindings: Bindings,
+    /// What the last packet brought to be logged.
+    leases: Vec<String>,
     outbox: Outbox,
     /// Time of the first packet.
     first: Option<u64>,
@@ -141,10 +146,11 @@ impl Replay {
         let guards = (0..policy.zones.len()).any(|zone| policy.guards_self_from(flowhop_policy::ZoneId(zone as u16)));
         let limits = convert::limits(&policy);
         let shared = Shared::new(policy, &mut rules, &mut nats);
+        let bindings = Bindings::new(connections);
         let parts = Parts {
             table,
             routing: Routing::new(ADJACENCIES),
-            modules: standard(&shared, &Bindings::new(connections)),
+            modules: standard(&shared, &bindings),
             counters: Counters::private(),
             timeouts,
             limits,
@@ -156,7 +162,20 @@ impl Replay {
         engine.set_judge_local(guards);
         let mut outbox = Outbox::default();
         network.build(&shared.current().policy, &mut engine, 0, &mut outbox);
-        Ok(Self { engine, network, rules, outbox, first: None, clock: 0, maintained: 0, index: 0 })
+        let leases = Vec::new();
+        Ok(Self {
+            engine,
+            network,
+            rules,
+            nats,
+            bindings,
+            leases,
+            outbox,
+            first: None,
+            clock: 0,
+            maintained: 0,
+            index: 0,
+        })
     }
 
     /// Sends one packet through. `bytes` are its own and are changed.
@@ -186,7 +205,16 @@ impl Replay {
             out: judged.out.map(|port| self.network.name(port).to_owned()),
         };
         self.index += 1;
+        // No kernel has to be told of ports here.
+        let _ports = self.bindings.take_changes();
+        self.leases = self.bindings.take_leases().iter().map(|lease| lease::line(lease, &self.nats)).collect();
         line
+    }
+
+    /// What the last packet, and the time before it, brought to be logged of mappings and blocks of ports.
+    #[must_use]
+    pub fn leases(&self) -> &[String] {
+        &self.leases
     }
 
     /// The frames that were sent since they were cleared last.
