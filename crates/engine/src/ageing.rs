@@ -112,7 +112,7 @@ pub fn state_of(block: &Block, protocol: u8, timeouts: &Timeouts) -> (&'static s
             let timeout = match phase {
                 Phase::Established => timeouts.tcp_established,
                 Phase::SynSent | Phase::SynReceived => timeouts.tcp_opening,
-                Phase::Reset if is_inbound(block) && flags[1] & flag::KNOWN == 0 => timeouts.tcp_closing.min(REFUSED),
+                Phase::Reset if is_refused(block) => timeouts.tcp_closing.min(REFUSED),
                 Phase::Closing | Phase::Closed | Phase::Reset => timeouts.tcp_closing,
             };
             (phase.name(), timeout)
@@ -126,6 +126,11 @@ pub fn state_of(block: &Block, protocol: u8, timeouts: &Timeouts) -> (&'static s
 /// Whether a connection came in to a mapping of a source translation.
 pub(crate) fn is_inbound(block: &Block) -> bool {
     block.owner.flags.load() >> 31 != 0
+}
+
+/// Whether it is TCP that came in so, and its host has sent nothing but resets.
+fn is_refused(block: &Block) -> bool {
+    is_inbound(block) && block.tcp[1].flags() & (flag::KNOWN | flag::RST) == flag::RST
 }
 
 /// Connections that were reset when they were last looked at, and when that was. Bounded by the number of blocks.
@@ -171,12 +176,16 @@ fn answered(block: &Block) -> &'static str {
 }
 
 /// Ticks since the last packet of either direction; of a connection that came in to a mapping, since the last one of its
-/// host: strangers are not to keep a mapping (RFC 4787 REQ-6, RFC 7857).
+/// host: strangers are not to keep a mapping (RFC 4787 REQ-6, RFC 7857); of one that its host refuses, since it began
+/// (RFC 7857 section 7.1: neither are resets that answer them).
 #[must_use]
 pub fn idle(block: &Block, now: Tick) -> Tick {
     let since = |direction: usize| now.wrapping_sub(block.hot[direction].last_seen.load());
     // A stamp just ahead of `now` (another core's clock) is no idleness.
     let clamp = |ticks: Tick| if ticks as i32 > 0 { ticks } else { 0 };
+    if is_refused(block) {
+        return clamp(now.wrapping_sub(block.owner.created.load()));
+    }
     let host = clamp(since(1));
     if is_inbound(block) { host } else { clamp(since(0)).min(host) }
 }

@@ -61,12 +61,71 @@ pub struct Clause {
     pub how: How,
 }
 
+/// A test of a clause.
+type Test = fn(&Field) -> Result<(), Fault>;
+
+/// A clause that has to hold.
+pub(super) const fn must(
+    rfc: u16,
+    clause: &'static str,
+    policy: &'static Policy,
+    test: Test,
+    does: &'static str,
+) -> Clause {
+    Clause { rfc, clause, level: Level::Must, does, how: How::Tried(policy, test) }
+}
+
+/// A clause that should hold, and does.
+pub(super) const fn should(
+    rfc: u16,
+    clause: &'static str,
+    policy: &'static Policy,
+    test: Test,
+    does: &'static str,
+) -> Clause {
+    Clause { level: Level::Should, ..must(rfc, clause, policy, test, does) }
+}
+
+/// A clause that leaves it to us.
+pub(super) const fn may(
+    rfc: u16,
+    clause: &'static str,
+    policy: &'static Policy,
+    test: Test,
+    does: &'static str,
+) -> Clause {
+    Clause { level: Level::May, ..must(rfc, clause, policy, test, does) }
+}
+
+/// A clause that does not hold.
+pub(super) const fn unmet(
+    rfc: u16,
+    clause: &'static str,
+    level: Level,
+    does: &'static str,
+    reason: &'static str,
+) -> Clause {
+    Clause { rfc, clause, level, does, how: How::Unmet(reason) }
+}
+
 /// All clauses, by RFC and in the order of the clauses.
 #[must_use]
 pub fn all() -> Vec<Clause> {
-    let mut all =
-        [super::ip::CLAUSES, super::fragments::CLAUSES, super::icmp::CLAUSES, super::tcp::CLAUSES, super::nat::CLAUSES]
-            .concat();
+    let mut all = [
+        super::ip::CLAUSES,
+        super::own_errors::CLAUSES,
+        super::mtu::CLAUSES,
+        super::checksums::CLAUSES,
+        super::icmp::CLAUSES,
+        super::tcp::CLAUSES,
+        super::tcp_options::CLAUSES,
+        super::nat_udp::CLAUSES,
+        super::nat_tcp::CLAUSES,
+        super::timers::CLAUSES,
+        super::carriers::CLAUSES,
+        super::nat_prefix::CLAUSES,
+    ]
+    .concat();
     all.sort_by_key(|clause| clause.rfc);
     all
 }

@@ -7,20 +7,25 @@ use std::cell::Cell;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flowhop_wire::build::Spec;
-use flowhop_wire::{protocol, verify};
+use flowhop_wire::protocol;
+use serde_json::Value;
 
 use super::policies::Policy;
+pub(super) use super::seen::Seen;
 use crate::lab::wire::Wire;
 use crate::lab::{Bed, Daemon, LabError, Tried, device};
 
 /// How long what has to come may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How long what must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(60);
+/// How long a flow with a timeout of few seconds may take to end.
+const OBLIVION: Duration = Duration::from_secs(12);
 /// All ethertypes.
 const ALL: u16 = libc::ETH_P_ALL as u16;
 
@@ -55,6 +60,15 @@ impl Side {
         self as usize
     }
 
+    /// The one across.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Inside => Self::Outside,
+            Self::Outside => Self::Inside,
+        }
+    }
+
     /// The `n`th played host of a family (true: IPv6).
     #[must_use]
     pub fn host(self, six: bool, n: u8) -> IpAddr {
@@ -70,104 +84,11 @@ impl Side {
 /// Played hosts of a side and family.
 const HOSTS: u8 = 4;
 
-/// A frame that was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// All of it.
-    pub frame: Vec<u8>,
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Protocol behind the IP header.
-    pub protocol: u8,
-    /// Time to live, or hop limit.
-    pub ttl: u8,
-    /// Where the transport header begins.
-    pub at: usize,
-}
-
-impl Seen {
-    /// What a frame is; `None` when it is no whole IP packet.
-    #[must_use]
-    pub fn of(frame: &[u8]) -> Option<Self> {
-        let frame = frame.to_vec();
-        let (source, destination, protocol, ttl, at) = match frame.get(12..15)? {
-            [8, 0, first] if first >> 4 == 4 => {
-                let header = frame.get(14..34)?;
-                let address = |at: usize| header.get(at..at + 4)?.first_chunk::<4>().map(|bytes| (*bytes).into());
-                (address(12)?, address(16)?, header[9], header[8], 14 + usize::from(first & 15) * 4)
-            }
-            [0x86, 0xdd, _] => {
-                let header = frame.get(14..54)?;
-                let address = |at: usize| header.get(at..at + 16)?.first_chunk::<16>().map(|bytes| (*bytes).into());
-                (address(8)?, address(24)?, header[6], header[7], 54)
-            }
-            _ => return None,
-        };
-        Some(Self { frame, source, destination, protocol, ttl, at })
-    }
-
-    /// What is behind the IP header.
-    #[must_use]
-    pub fn l4(&self) -> &[u8] {
-        self.frame.get(self.at..).unwrap_or_default()
-    }
-
-    /// Big-endian 16 bits of it.
-    #[must_use]
-    pub fn word(&self, at: usize) -> u16 {
-        self.l4().get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u16::from_be_bytes(*bytes))
-    }
-
-    /// Big-endian 32 bits of it.
-    #[must_use]
-    pub fn long(&self, at: usize) -> u32 {
-        self.l4().get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_be_bytes(*bytes))
-    }
-
-    /// Source with port.
-    #[must_use]
-    pub fn from(&self) -> SocketAddr {
-        SocketAddr::new(self.source, self.word(0))
-    }
-
-    /// Destination with port.
-    #[must_use]
-    pub fn to(&self) -> SocketAddr {
-        SocketAddr::new(self.destination, self.word(2))
-    }
-
-    /// TCP flags.
-    #[must_use]
-    pub fn flags(&self) -> u8 {
-        if self.protocol == protocol::TCP { self.l4().get(13).copied().unwrap_or(0) & 0x3f } else { 0 }
-    }
-
-    /// Type and code, if it is ICMP of its family.
-    #[must_use]
-    pub fn icmp(&self) -> Option<(u8, u8)> {
-        let is = self.protocol == if self.source.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 };
-        match self.l4() {
-            [kind, code, ..] if is => Some((*kind, *code)),
-            _ => None,
-        }
-    }
-
-    /// Whether all checksums are right.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        let packet = self.frame.get(14..).unwrap_or_default();
-        let header = !self.source.is_ipv4() || verify::ipv4_header(packet) == verify::Verified::Valid;
-        header && verify::transport(packet).is_acceptable()
-    }
-}
-
 /// The firewall and what is around it.
 pub struct Field {
     /// The namespaces.
     pub bed: Bed,
-    daemon: Daemon,
+    daemon: Mutex<Daemon>,
     wires: [Mutex<Wire>; 2],
     /// Addresses of the hosts' devices, and of the router's facing them.
     macs: [([u8; 6], [u8; 6]); 2],
@@ -195,9 +116,33 @@ impl Field {
                 lines += &format!("neigh replace {} lladdr {mac} dev {device} nud permanent\n", side.host(six, n));
             }
         }
+        if let Some(mtu) = policy.mtu {
+            lines += &format!("link set wan0 mtu {mtu}\n");
+        }
         bed.router.ip(&[], &lines)?;
         let daemon = Daemon::start_with(&bed, folder, &policy.text(path))?;
-        Ok(Self { bed, daemon, wires: [inside, outside], macs: [a, b], port: Cell::new(20_000) })
+        let field =
+            Self { bed, daemon: Mutex::new(daemon), wires: [inside, outside], macs: [a, b], port: Cell::new(20_000) };
+        field.warm_up()?;
+        Ok(field)
+    }
+
+    /// Sends datagrams out until one arrives: devices that have just got a program may lose the first.
+    fn warm_up(&self) -> Result<(), LabError> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (from, to) = (self.at(Side::Inside, false), self.at(Side::Outside, false));
+            let arrived = self.send(Side::Inside, &Spec::udp(from, to, b"x")).and_then(|()| {
+                let is = |seen: &Seen| (seen.protocol == protocol::UDP && seen.to() == to).then_some(());
+                self.look(Side::Outside, SILENCE, is)
+            });
+            if matches!(arrived, Ok(Some(()))) {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                return Err(LabError::Late("a first datagram".to_owned()));
+            }
+        }
     }
 
     /// Ends the firewall.
@@ -205,15 +150,50 @@ impl Field {
     /// # Errors
     /// When it did not end well.
     pub fn stop(self) -> Result<(), LabError> {
-        self.daemon.stop()
+        self.daemon.into_inner().map_err(|_| LabError::Late("a thread that failed".to_owned()))?.stop()
     }
 
     /// `flowhop show WHAT -j`.
     ///
     /// # Errors
     /// What the client says.
-    pub fn show(&self, what: &str) -> Result<serde_json::Value, Fault> {
-        Ok(self.daemon.show(&self.bed, what)?)
+    pub fn show(&self, what: &str) -> Result<Value, Fault> {
+        Ok(self.daemon()?.show(&self.bed, what)?)
+    }
+
+    fn daemon(&self) -> Result<MutexGuard<'_, Daemon>, Fault> {
+        self.daemon.lock().map_err(|_| Fault("a thread failed".to_owned()))
+    }
+
+    /// The lines of the log with this in them, of which there have to be some.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn logged(&self, what: &str) -> Result<Vec<String>, Fault> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let lines: Vec<_> = self.daemon()?.said().iter().filter(|line| line.contains(what)).cloned().collect();
+            if !lines.is_empty() {
+                return Ok(lines);
+            }
+            if Instant::now() > end {
+                return Err(Fault(format!("nothing is logged with {what}")));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the flow that was opened from here has ended by itself.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn forgets(&self, source: SocketAddr) -> Result<(), Fault> {
+        let end = Instant::now() + OBLIVION;
+        while self.flow(source)?.is_some() {
+            holds(Instant::now() < end, || format!("the flow from {source} did not end"))?;
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
     }
 
     /// Packets dropped for a reason so far, on all paths and interfaces.
@@ -272,13 +252,25 @@ impl Field {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let frame = wire.receive(&mut buffer, left).tried("receive a frame")?;
-            if let Some(found) = frame.and_then(Seen::of).as_ref().and_then(&wanted) {
+            // What waits is looked at even when the time is over.
+            let Some(frame) = frame else {
+                if left.is_zero() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            if let Some(found) = Seen::of(frame).as_ref().and_then(&wanted) {
                 return Ok(Some(found));
             }
-            if left.is_zero() {
-                return Ok(None);
-            }
         }
+    }
+
+    /// Forgets what has come in on a side so far.
+    ///
+    /// # Errors
+    /// When frames cannot be received.
+    pub fn drain(&self, side: Side) -> Result<(), Fault> {
+        self.look(side, Duration::ZERO, |_| None::<()>).map(drop)
     }
 
     /// The next packet on a side of which `is` holds.
@@ -286,7 +278,21 @@ impl Field {
     /// # Errors
     /// When none comes.
     pub fn expect(&self, side: Side, what: &str, is: impl Fn(&Seen) -> bool) -> Result<Seen, Fault> {
-        let found = self.look(side, PATIENCE, |seen| is(seen).then(|| seen.clone()))?;
+        self.expect_within(side, PATIENCE, what, is)
+    }
+
+    /// The same, if it comes within a time.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub fn expect_within(
+        &self,
+        side: Side,
+        limit: Duration,
+        what: &str,
+        is: impl Fn(&Seen) -> bool,
+    ) -> Result<Seen, Fault> {
+        let found = self.look(side, limit, |seen| is(seen).then(|| seen.clone()))?;
         let seen = found.ok_or_else(|| Fault(format!("{what}: did not come")))?;
         if seen.is_sound() { Ok(seen) } else { Err(Fault(format!("{what}: came with a wrong checksum"))) }
     }
@@ -302,6 +308,35 @@ impl Field {
         }
     }
 
+    /// Sends a packet from a side; what of it arrives on the other.
+    ///
+    /// # Errors
+    /// When nothing does of which `is` holds.
+    pub fn crosses(&self, side: Side, spec: &Spec<'_>, is: impl Fn(&Seen) -> bool) -> Result<Seen, Fault> {
+        self.send(side, spec)?;
+        self.expect(side.other(), &format!("a packet from {side:?}"), is)
+    }
+
+    /// The flow that was opened from here, if there is one.
+    ///
+    /// # Errors
+    /// What the client says.
+    pub fn flow(&self, source: SocketAddr) -> Result<Option<Value>, Fault> {
+        let flows = self.show("flows")?;
+        let flows = flows["flows"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let source = source.to_string();
+        Ok(flows.iter().find(|flow| flow["forward"]["source"] == source.as_str()).cloned())
+    }
+
+    /// How long the flow that was opened from here lasts without packets, in seconds.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn timeout(&self, source: SocketAddr) -> Result<f64, Fault> {
+        let flow = self.flow(source)?.ok_or_else(|| Fault(format!("no flow from {source}")))?;
+        flow["timeout_s"].as_f64().ok_or_else(|| Fault(format!("no timeout in {flow}")))
+    }
+
     /// Sends a datagram out and tells from where it arrived at `to`.
     ///
     /// # Errors
@@ -312,14 +347,24 @@ impl Field {
         Ok(self.expect(Side::Outside, &format!("a datagram from {from} to {to}"), is)?.from())
     }
 
-    /// Sends a datagram in, to a mapping; whether it arrives at `inside`.
+    /// Sends a datagram in, to a mapping, that has to arrive at `inside`.
     ///
     /// # Errors
-    /// When it cannot be sent.
-    pub fn udp_in(&self, from: SocketAddr, to: SocketAddr, inside: SocketAddr) -> Result<bool, Fault> {
+    /// When it does not.
+    pub fn admits(&self, from: SocketAddr, to: SocketAddr, inside: SocketAddr) -> Result<Seen, Fault> {
         self.send(Side::Outside, &Spec::udp(from, to, b"answer"))?;
-        let is = |seen: &Seen| (seen.protocol == protocol::UDP && seen.to() == inside).then_some(());
-        Ok(self.look(Side::Inside, 3 * SILENCE, is)?.is_some())
+        let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.to() == inside;
+        self.expect(Side::Inside, &format!("a datagram from {from} to {to}"), is)
+    }
+
+    /// Sends a datagram in, to a mapping, that must not arrive at `inside`.
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn refuses(&self, from: SocketAddr, to: SocketAddr, inside: SocketAddr) -> Result<(), Fault> {
+        self.send(Side::Outside, &Spec::udp(from, to, b"answer"))?;
+        let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.to() == inside;
+        self.nothing(Side::Inside, &format!("a datagram from {from} to {to}"), is)
     }
 }
 

@@ -7,9 +7,9 @@ use flowhop_wire::{icmp4, icmp6, protocol};
 
 use super::clause::Clause;
 use super::clause::How::Tried;
-use super::clause::Level::{May, Must, Should};
+use super::clause::Level::Must;
 use super::field::{Fault, Field, Seen, Side, holds};
-use super::policies::{PLAIN, STRICT};
+use super::policies::PLAIN;
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -33,20 +33,6 @@ pub(super) static CLAUSES: &[Clause] = &[
         level: Must,
         does: "drops packets from and to loopback addresses, class E and network zero",
         how: Tried(&PLAIN, martians),
-    },
-    Clause {
-        rfc: 1812,
-        clause: "5.3.8",
-        level: Should,
-        does: "drops packets from sources that are directly connected to another interface",
-        how: Tried(&PLAIN, connected_elsewhere),
-    },
-    Clause {
-        rfc: 3704,
-        clause: "2.2",
-        level: May,
-        does: "with rpf = \"strict\", drops packets from sources that no route leads to through their interface",
-        how: Tried(&STRICT, reverse_path),
     },
     Clause {
         rfc: 2644,
@@ -149,30 +135,6 @@ fn link_local(field: &Field) -> Result<(), Fault> {
     let local = ip("fe80::50")?;
     refused(field, Side::Inside, &[(local, outside), (inside, local)])?;
     refused(field, Side::Outside, &[(local, inside)])
-}
-
-fn counted_once(field: &Field, source: IpAddr, destination: IpAddr, reason: &str) -> Result<(), Fault> {
-    let before = field.drops(reason)?;
-    refused(field, Side::Inside, &[(source, destination)])?;
-    let counted = field.drops(reason)? - before;
-    holds(counted == 1, || format!("{counted} counted as {reason}"))
-}
-
-fn connected_elsewhere(field: &Field) -> Result<(), Fault> {
-    for six in [false, true] {
-        let (spoofed, other) = (Side::Outside.host(six, 1), Side::Outside.host(six, 0));
-        counted_once(field, spoofed, other, "spoofed_connected")?;
-    }
-    Ok(())
-}
-
-fn reverse_path(field: &Field) -> Result<(), Fault> {
-    for (six, source) in [(false, "192.0.2.77"), (true, "2001:db8:0:77::1")] {
-        counted_once(field, ip(source)?, Side::Outside.host(six, 0), "reverse_path")?;
-        let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
-        field.udp_out(from, to)?;
-    }
-    Ok(())
 }
 
 fn loopback6(field: &Field) -> Result<(), Fault> {

@@ -2,18 +2,28 @@
 //!
 //! The list of clauses ([`clause::all`]) is also the source of docs/rfc-compliance.md.
 
+mod carriers;
+mod checksums;
 pub mod clause;
+mod connection;
 mod field;
-mod fragments;
 mod icmp;
 mod ip;
-mod nat;
+mod mtu;
+mod nat_prefix;
+mod nat_tcp;
+mod nat_udp;
+mod own_errors;
 pub mod policies;
 pub mod report;
+mod seen;
 mod tcp;
+mod tcp_options;
+mod timers;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use clause::{Clause, How};
 use field::Field;
@@ -56,10 +66,7 @@ pub fn selftest(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure>
     // Before the first thread is started.
     let sandbox = Sandbox::enter()?;
     let paths = if sandbox.is_root() { &PATHS[..] } else { &PATHS[2..] };
-    let mut outcomes: Vec<Outcome> = clauses.iter().map(|clause| Outcome { clause: *clause, paths: vec![] }).collect();
-    for path in paths {
-        try_path(path, &sandbox, &mut outcomes)?;
-    }
+    let outcomes = try_paths(paths, sandbox.folder(), &clauses)?;
     let failed = outcomes.iter().filter(|outcome| !outcome.passed()).count();
     if options.json {
         writeln!(out, "{:#}", report::json(&outcomes)).map_err(Failure::Output)?;
@@ -75,25 +82,50 @@ pub fn selftest(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure>
     Ok(if failed == 0 { Exit::Done } else { Exit::Refused })
 }
 
+/// Tries all clauses on all paths, which run beside each other: most of the time goes into waiting.
+fn try_paths(paths: &[&'static str], folder: &Path, clauses: &[Clause]) -> Result<Vec<Outcome>, LabError> {
+    let tried: Vec<Result<Faults, LabError>> = thread::scope(|scope| {
+        let start = |path: &&'static str| {
+            let path = *path;
+            scope.spawn(move || try_path(path, folder, clauses))
+        };
+        let threads: Vec<_> = paths.iter().map(start).collect();
+        let failed = |_| Err(LabError::Late("a thread that failed".to_owned()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
+    });
+    let mut outcomes: Vec<Outcome> = clauses.iter().map(|clause| Outcome { clause: *clause, paths: vec![] }).collect();
+    for (path, faults) in paths.iter().zip(tried) {
+        for (outcome, fault) in outcomes.iter_mut().zip(faults?) {
+            outcome.paths.extend(fault.map(|fault| (*path, fault)));
+        }
+    }
+    Ok(outcomes)
+}
+
+/// Of each clause that was tried, what was wrong.
+type Faults = Vec<Option<Option<String>>>;
+
 /// Tries all clauses on one path, those of one policy after the other.
-fn try_path(path: &'static str, sandbox: &Sandbox, outcomes: &mut [Outcome]) -> Result<(), LabError> {
+fn try_path(path: &'static str, folder: &Path, clauses: &[Clause]) -> Result<Faults, LabError> {
     let mut policies: Vec<&'static policies::Policy> = Vec::new();
-    for outcome in &*outcomes {
-        if let How::Tried(policy, _) = outcome.clause.how
+    for clause in clauses {
+        if let How::Tried(policy, _) = clause.how
             && !policies.iter().any(|known| known.name == policy.name)
         {
             policies.push(policy);
         }
     }
+    let mut faults = vec![None; clauses.len()];
     for policy in policies {
-        let field = Field::new(path, &sandbox.folder().join(format!("{path}-{}", policy.name)), policy)?;
-        for outcome in &mut *outcomes {
-            let Clause { how: How::Tried(wanted, test), .. } = outcome.clause else { continue };
-            if wanted.name == policy.name {
-                outcome.paths.push((path, test(&field).err().map(|fault| fault.to_string())));
+        let field = Field::new(path, &folder.join(format!("{path}-{}", policy.name)), policy)?;
+        for (clause, fault) in clauses.iter().zip(&mut faults) {
+            if let How::Tried(wanted, test) = clause.how
+                && wanted.name == policy.name
+            {
+                *fault = Some(test(&field).err().map(|fault| fault.to_string()));
             }
         }
         field.stop()?;
     }
-    Ok(())
+    Ok(faults)
 }

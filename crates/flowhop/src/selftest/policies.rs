@@ -9,9 +9,15 @@ pub struct Policy {
     pub rules: &'static str,
     /// More about each interface, such as `, rpf = "strict"`.
     pub interfaces: &'static str,
+    /// The outside interface's MTU, if it is not Ethernet's.
+    pub mtu: Option<u16>,
 }
 
 impl Policy {
+    const fn new(name: &'static str, rules: &'static str) -> Self {
+        Self { name, rules, interfaces: "", mtu: None }
+    }
+
     /// The text of the policy, with all interfaces on a path.
     #[must_use]
     pub fn text(&self, path: &str) -> String {
@@ -26,11 +32,28 @@ impl Policy {
     }
 }
 
+/// The inside may go out, and to the inside; with what else there is.
+macro_rules! outgoing {
+    ($more:literal) => {
+        concat!(
+            "[[rule]]\nname = \"inside may go out\"\nfrom = \"inside\"\nto = [\"outside\", \"inside\"]\n",
+            "action = \"allow\"\n",
+            $more
+        )
+    };
+}
+
+/// The inside may go out and is hidden behind other addresses; with what is said about that.
+macro_rules! hidden {
+    ($more:literal) => {
+        concat!(outgoing!("[[nat]]\nname = \"hide\"\nto = \"outside\"\nsource = \"10.1.0.0/24\"\n"), $more)
+    };
+}
+
 /// The inside may go out; from outside, TCP and UDP port 80 of the inside may be reached. No translation.
-pub static PLAIN: Policy = Policy {
-    name: "plain",
-    interfaces: "",
-    rules: r#"
+pub static PLAIN: Policy = Policy::new(
+    "plain",
+    r#"
 [[rule]]
 name = "inside may go out"
 from = "inside"
@@ -40,7 +63,7 @@ action = "allow"
 name = "telnet is rejected"
 from = "outside"
 to = "inside"
-service = "tcp/23"
+service = ["tcp/23", "udp/23"]
 action = "reject"
 [[rule]]
 name = "web"
@@ -49,35 +72,63 @@ to = "inside"
 service = ["tcp/80", "udp/80", "icmp/echo-request"]
 action = "allow"
 "#,
-};
-
-/// The inside may go out, and sources have to be reachable where they come from.
-pub static STRICT: Policy = Policy {
-    name: "strict",
-    interfaces: ", rpf = \"strict\"",
-    rules: r#"
-[[rule]]
-name = "inside may go out"
-from = "inside"
-to = "outside"
-action = "allow"
-"#,
-};
+);
 
 /// The inside may go out and is hidden behind the router's address.
-pub static MASQUERADE: Policy = Policy {
-    name: "masquerade",
-    interfaces: "",
-    rules: r#"
-[[rule]]
-name = "inside may go out"
-from = "inside"
-to = ["outside", "inside"]
-action = "allow"
-[[nat]]
-name = "hide"
-to = "outside"
-source = "10.1.0.0/24"
-translate.source = "interface"
-"#,
-};
+pub static MASQUERADE: Policy = Policy::new("masquerade", hidden!("translate.source = \"interface\"\n"));
+
+/// As [`MASQUERADE`], with mappings that are open for all.
+pub static OPEN: Policy =
+    Policy::new("open", hidden!("translate.source = \"interface\"\nfiltering = \"endpoint-independent\"\n"));
+
+/// As [`MASQUERADE`], with mappings that are open for hosts that were sent to; the parity of ports stays.
+pub static ADDRESS: Policy = Policy::new(
+    "address",
+    hidden!("translate.source = \"interface\"\nfiltering = \"address-dependent\"\nparity = true\n"),
+);
+
+/// Hidden behind four addresses, with few ports for each inside host; not towards one outside host.
+pub static POOL: Policy = Policy::new(
+    "pool",
+    hidden!(
+        "destination = [\"any\", \"!198.51.100.53\"]\ntranslate.source = \"198.51.100.128/30\"\n\
+         translate.ports = \"10000-10063\"\nlimit.ports = 8\nlimit.connections = 16\n"
+    ),
+);
+
+/// Hidden behind few ports of one address, and everything is forgotten soon.
+pub static QUICK: Policy = Policy::new(
+    "quick",
+    hidden!(
+        "translate.source = \"198.51.100.128\"\ntranslate.ports = \"10000-10063\"\n\
+         filtering = \"endpoint-independent\"\n[timeouts]\nudp = \"2s\"\nicmp = \"2s\"\ntcp_transitory = \"2s\"\n\
+         tcp_established = \"3s\"\n"
+    ),
+);
+
+/// As [`MASQUERADE`], with an outside link of the smallest MTU.
+pub static NARROW: Policy =
+    Policy { mtu: Some(1280), ..Policy::new("narrow", hidden!("translate.source = \"interface\"\n")) };
+
+/// External address and ports follow from the inside address (RFC 7422).
+pub static DETERMINISTIC: Policy =
+    Policy::new("deterministic", hidden!("translate.source = \"198.51.100.128/30\"\nallocation = \"deterministic\"\n"));
+
+/// Ports in blocks.
+pub static BLOCKS: Policy = Policy::new(
+    "blocks",
+    hidden!(
+        "translate.source = \"198.51.100.128/30\"\nallocation = \"blocks\"\nblock = 16\n\
+         translate.ports = \"10000-10063\"\nlog = true\n"
+    ),
+);
+
+/// The inside prefix becomes another one (RFC 6296), and one may be reached by it.
+pub static PREFIX: Policy = Policy::new(
+    "prefix",
+    outgoing!(
+        "[[rule]]\nname = \"web\"\nfrom = \"outside\"\nto = \"inside\"\nservice = \"udp/80\"\naction = \"allow\"\n\
+         [[nat]]\nname = \"other prefix\"\nfamily = \"ipv6\"\nto = \"outside\"\nsource = \"fd00:0:0:1::/64\"\n\
+         translate.prefix = \"2001:db8:77:1::/64\"\n"
+    ),
+);

@@ -3,150 +3,55 @@
 use std::net::SocketAddr;
 
 use flowhop_wire::build::Spec;
-use flowhop_wire::tcp_flags::{ACK, RST, SYN};
+use flowhop_wire::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
+use flowhop_wire::{icmp4, icmp6};
 
-use super::clause::Clause;
-use super::clause::How::Tried;
-use super::clause::Level::Must;
+use super::clause::{Clause, may, must};
+use super::connection::Connection;
 use super::field::{Fault, Field, Seen, Side, holds};
+use super::icmp::{Kind, error_about};
 use super::policies::{MASQUERADE, PLAIN};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
-    Clause {
-        rfc: 5961,
-        clause: "3.2",
-        level: Must,
-        does: "passes a reset in the window that is not exact, without ending anything, and no reset out of it",
-        how: Tried(&MASQUERADE, resets),
-    },
-    Clause {
-        rfc: 5961,
-        clause: "4.2",
-        level: Must,
-        does: "passes a SYN on an established connection and the challenge that answers it, without ending anything",
-        how: Tried(&MASQUERADE, challenge),
-    },
-    Clause {
-        rfc: 9293,
-        clause: "3.10.7.4",
-        level: Must,
-        does: "drops segments out of the window and acknowledgments of what was never sent",
-        how: Tried(&MASQUERADE, windows),
-    },
-    Clause {
-        rfc: 9293,
-        clause: "3.5.2",
-        level: Must,
-        does: "answers the first segment of a connection that a rule rejects with a reset that its sender accepts",
-        how: Tried(&PLAIN, rejected),
-    },
+    must(
+        5961,
+        "3.2",
+        &MASQUERADE,
+        resets,
+        "passes a reset in the window that is not exact, without ending anything, and no reset out of it",
+    ),
+    must(
+        5961,
+        "4.2",
+        &MASQUERADE,
+        challenge,
+        "passes a SYN on an established connection and the challenge that answers it, without ending anything",
+    ),
+    must(
+        5961,
+        "5.2",
+        &MASQUERADE,
+        acknowledgments,
+        "drops data that acknowledges what was never sent, or what was acknowledged long ago",
+    ),
+    must(9293, "3.10.7.4", &MASQUERADE, windows, "drops segments out of the window"),
+    must(
+        9293,
+        "3.5.2",
+        &PLAIN,
+        rejected,
+        "answers the first segment of a connection that a rule rejects with a reset that its sender accepts",
+    ),
+    must(9293, "3.5", &PLAIN, handshakes, "passes the handshake, repeated segments included, and simultaneous open"),
+    must(9293, "3.6", &PLAIN, half_close, "passes data towards the side that has closed until the other one closes"),
+    must(9293, "3.6.1", &PLAIN, reopen, "lets a new connection take the place of one in TIME-WAIT"),
+    must(9293, "3.8.1", &MASQUERADE, retransmission, "passes what is sent again, whole or in part, and late"),
+    may(9293, "3.8.4", &MASQUERADE, keep_alive, "passes keep-alives, which lie before the window, and their answers"),
+    must(9293, "3.8.6.1", &MASQUERADE, zero_window, "passes probes of a window of zero"),
+    must(9293, "3.1", &PLAIN, flags, "drops combinations of flags that no TCP sends, and segments of no connection"),
+    must(5927, "4.1", &PLAIN, errors_in_window, "drops ICMP errors that quote a segment which is not under way"),
 ];
-
-/// A TCP connection from inside to outside; sequence numbers are those of the next bytes.
-pub(super) struct Connection<'a> {
-    field: &'a Field,
-    /// The client, inside.
-    pub(super) client: SocketAddr,
-    /// The client as the server sees it.
-    pub(super) external: SocketAddr,
-    /// The server.
-    pub(super) server: SocketAddr,
-    /// The client's next byte.
-    pub(super) sent: u32,
-    /// The server's.
-    pub(super) answered: u32,
-}
-
-impl<'a> Connection<'a> {
-    /// Opens one.
-    ///
-    /// # Errors
-    /// When a segment of the handshake is lost.
-    pub(super) fn open(field: &'a Field, six: bool) -> Result<Self, Fault> {
-        let (client, server) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
-        let mut connection = Self { field, client, external: client, server, sent: 1000, answered: 77_000 };
-        connection.client_sends(SYN, b"")?;
-        connection.external = connection.at_server("the SYN", SYN)?.from();
-        connection.sent += 1;
-        connection.server_answers(SYN | ACK, b"")?;
-        connection.at_client("the SYN|ACK", SYN | ACK)?;
-        connection.answered += 1;
-        connection.client_sends(ACK, b"")?;
-        connection.at_server("the last segment of the handshake", ACK)?;
-        Ok(connection)
-    }
-
-    /// A segment from the client, without counting it.
-    ///
-    /// # Errors
-    /// When it cannot be sent.
-    pub(super) fn client_sends(&self, flags: u8, data: &[u8]) -> Result<(), Fault> {
-        let acknowledged = if flags & ACK != 0 { self.answered } else { 0 };
-        self.field.send(
-            Side::Inside,
-            &Spec::tcp(self.client, self.server, flags, data).with_sequence(self.sent, acknowledged),
-        )
-    }
-
-    /// A segment from the server, without counting it.
-    ///
-    /// # Errors
-    /// When it cannot be sent.
-    pub(super) fn server_answers(&self, flags: u8, data: &[u8]) -> Result<(), Fault> {
-        let acknowledged = if flags & ACK != 0 { self.sent } else { 0 };
-        self.server_sends(flags, self.answered, acknowledged, data)
-    }
-
-    /// A segment from the server with these numbers.
-    ///
-    /// # Errors
-    /// When it cannot be sent.
-    pub(super) fn server_sends(&self, flags: u8, sequence: u32, acknowledged: u32, data: &[u8]) -> Result<(), Fault> {
-        let spec = Spec::tcp(self.server, self.external, flags, data).with_sequence(sequence, acknowledged);
-        self.field.send(Side::Outside, &spec)
-    }
-
-    /// What arrives at the server.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub(super) fn at_server(&self, what: &str, flags: u8) -> Result<Seen, Fault> {
-        self.field.expect(Side::Outside, what, |seen| seen.to() == self.server && seen.flags() == flags)
-    }
-
-    /// What arrives at the client.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub(super) fn at_client(&self, what: &str, flags: u8) -> Result<Seen, Fault> {
-        self.field.expect(Side::Inside, what, |seen| seen.to() == self.client && seen.flags() == flags)
-    }
-
-    /// That nothing of the server's arrives at the client.
-    ///
-    /// # Errors
-    /// When something does.
-    pub(super) fn nothing_at_client(&self, what: &str) -> Result<(), Fault> {
-        self.field.nothing(Side::Inside, what, |seen| seen.from() == self.server)
-    }
-
-    /// Data both ways.
-    ///
-    /// # Errors
-    /// When it does not arrive.
-    pub(super) fn talks(&mut self) -> Result<(), Fault> {
-        self.client_sends(ACK, b"question")?;
-        let seen = self.at_server("data of the client", ACK)?;
-        holds(seen.frame.ends_with(b"question"), || "data of the client was changed".to_owned())?;
-        self.sent += 8;
-        self.server_answers(ACK, b"answer")?;
-        self.at_client("data of the server", ACK)?;
-        self.answered += 6;
-        self.client_sends(ACK, b"")?;
-        self.at_server("an acknowledgment", ACK).map(drop)
-    }
-}
 
 fn resets(field: &Field) -> Result<(), Fault> {
     for six in [false, true] {
@@ -181,8 +86,20 @@ fn windows(field: &Field) -> Result<(), Fault> {
         connection.nothing_at_client("data beyond the window")?;
         connection.server_sends(ACK, sequence.wrapping_sub(1 << 28), acknowledged, b"x")?;
         connection.nothing_at_client("data from long ago")?;
+        connection.talks()?;
+    }
+    Ok(())
+}
+
+fn acknowledgments(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        let (sequence, acknowledged) = (connection.answered, connection.sent);
         connection.server_sends(ACK, sequence, acknowledged.wrapping_add(1000), b"x")?;
         connection.nothing_at_client("an acknowledgment of what was never sent")?;
+        connection.server_sends(ACK, sequence, acknowledged.wrapping_sub(1 << 20), b"x")?;
+        connection.nothing_at_client("an acknowledgment from long ago")?;
         connection.talks()?;
     }
     Ok(())
@@ -198,6 +115,147 @@ fn rejected(field: &Field) -> Result<(), Fault> {
         let (flags, acknowledged) = (reset.flags(), reset.long(8));
         holds(flags == RST | ACK && acknowledged == 4712, || format!("flags {flags:#x}, acknowledges {acknowledged}"))?;
         field.nothing(Side::Inside, "what is rejected", |seen| seen.from() == from)?;
+    }
+    Ok(())
+}
+
+fn handshakes(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        Connection::open_patiently(field, six)?.talks()?;
+        Connection::open_both(field, six)?.talks()?;
+    }
+    Ok(())
+}
+
+fn half_close(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        connection.client_sends(FIN | ACK, b"")?;
+        connection.at_server("the client's FIN", FIN | ACK)?;
+        connection.sent += 1;
+        for _ in 0..3 {
+            connection.server_answers(ACK, b"more")?;
+            connection.at_client("data after the FIN", ACK)?;
+            connection.answered += 4;
+            connection.client_sends(ACK, b"")?;
+            connection.at_server("its acknowledgment", ACK)?;
+        }
+        connection.server_closes()?;
+    }
+    Ok(())
+}
+
+fn reopen(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        connection.closes()?;
+        // The last acknowledgment was lost: it is asked for again.
+        connection.answered -= 1;
+        connection.server_answers(FIN | ACK, b"")?;
+        connection.at_client("the FIN again", FIN | ACK)?;
+        connection.answered += 1;
+        connection.sent += 100_000;
+        connection.answered += 500_000;
+        connection.opens()?;
+        connection.talks()?;
+    }
+    Ok(())
+}
+
+fn retransmission(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        let answered = connection.answered;
+        // The first is lost beyond, the others come, then the first again, then more than that.
+        for (offset, data) in [(0, &b"aaaa"[..]), (4, b"bbbb"), (8, b"cccc"), (0, b"aaaa"), (0, b"aaaabbbbcccc")] {
+            connection.server_sends(ACK | PSH, answered + offset, connection.sent, data)?;
+            let seen = connection.at_client("data in some order", ACK | PSH)?;
+            holds(seen.frame.ends_with(data), || "data was changed".to_owned())?;
+        }
+        connection.answered += 12;
+        connection.talks()?;
+        // Long acknowledged, and sent again all the same.
+        connection.server_sends(ACK | PSH, answered, connection.sent, b"aaaa")?;
+        connection.at_client("data that is not needed", ACK | PSH)?;
+        connection.talks()?;
+    }
+    Ok(())
+}
+
+fn keep_alive(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        for data in [&b""[..], b"x"] {
+            connection.server_sends(ACK, connection.answered - 1, connection.sent, data)?;
+            connection.at_client("a keep-alive", ACK)?;
+            connection.client_sends(ACK, b"")?;
+            connection.at_server("its answer", ACK)?;
+        }
+        connection.talks()?;
+    }
+    Ok(())
+}
+
+fn zero_window(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        connection.client_sends_window(0)?;
+        connection.at_server("a window of zero", ACK)?;
+        connection.server_answers(ACK, b"p")?;
+        connection.at_client("the probe", ACK)?;
+        connection.client_sends_window(0)?;
+        connection.at_server("the answer to it", ACK)?;
+        connection.talks()?;
+    }
+    Ok(())
+}
+
+fn flags(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        let (sequence, acknowledged) = (connection.answered, connection.sent);
+        for flags in [0, FIN, FIN | PSH | URG, SYN | FIN, SYN | RST, FIN | RST | ACK, SYN | FIN | RST | ACK | PSH | URG]
+        {
+            connection.server_sends(flags, sequence, acknowledged, b"")?;
+            connection.nothing_at_client(&format!("flags {flags:#x}"))?;
+        }
+        connection.talks()?;
+        // To the port that is open, of no connection.
+        let (from, to) = (field.at(Side::Outside, six), SocketAddr::new(Side::Inside.host(six, 0), 80));
+        for flags in [ACK, SYN | ACK, FIN | ACK, RST, RST | ACK, 0, FIN, FIN | PSH | URG] {
+            field.send(Side::Outside, &Spec::tcp(from, to, flags, &[]).with_sequence(1, 1))?;
+            field.nothing(Side::Inside, &format!("flags {flags:#x} of no connection"), |seen| seen.from() == from)?;
+            field.nothing(Side::Outside, "an answer", |seen| seen.destination == from.ip())?;
+        }
+    }
+    Ok(())
+}
+
+fn errors_in_window(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let mut connection = Connection::open(field, six)?;
+        connection.talks()?;
+        let old = {
+            connection.client_sends(ACK, b"old")?;
+            connection.at_server("data", ACK)?
+        };
+        connection.sent += 3;
+        connection.talks()?;
+        connection.client_sends(ACK, b"fresh")?;
+        let fresh = connection.at_server("data", ACK)?;
+        let kind = if six { Kind::plain(icmp6::UNREACHABLE, 4) } else { Kind::plain(icmp4::UNREACHABLE, 3) };
+        let router = Side::Outside.host(six, 1);
+        let is = |seen: &Seen| seen.source == router && seen.icmp().is_some();
+        field.send_frame(Side::Outside, error_about(field, Side::Outside, router, &old, kind)?)?;
+        field.nothing(Side::Inside, "an error about what was acknowledged", is)?;
+        field.send_frame(Side::Outside, error_about(field, Side::Outside, router, &fresh, kind)?)?;
+        field.expect(Side::Inside, "an error about what is under way", is)?;
     }
     Ok(())
 }

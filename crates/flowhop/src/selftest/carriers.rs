@@ -1,0 +1,201 @@
+//! Clauses for carriers: pools, limits, blocks, what is deterministic.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use flowhop_wire::build::Spec;
+use flowhop_wire::{icmp4, protocol};
+
+use super::clause::Level::Should;
+use super::clause::{Clause, must, should, unmet};
+use super::field::{Fault, Field, Seen, Side, holds};
+use super::nat_tcp::syn_out;
+use super::policies::{BLOCKS, DETERMINISTIC, OPEN, POOL, QUICK};
+
+/// The clauses.
+pub(super) static CLAUSES: &[Clause] = &[
+    must(6888, "REQ-2", &POOL, paired_protocols, "pairs inside and external addresses by default, for all protocols"),
+    must(
+        6888,
+        "REQ-4",
+        &POOL,
+        limit,
+        "limits the ports of an inside address to `limit.ports`, of one protocol or several",
+    ),
+    should(
+        6888,
+        "REQ-5",
+        &POOL,
+        connections,
+        "limits the state of an inside address by `limit.ports` and `limit.connections`",
+    ),
+    must(6888, "REQ-6", &POOL, exempt, "leaves untranslated what goes to destinations that the translation excludes"),
+    should(6888, "REQ-7", &OPEN, open, "offers filtering that does not depend on the remote end"),
+    should(6888, "REQ-8", &QUICK, resting, "gives a port that was freed to nobody else for 120 seconds"),
+    must(6888, "REQ-11 A", &POOL, over_the_limit, "drops what cannot have a mapping, counted as `nat_limit`"),
+    must(6888, "REQ-11 D", &POOL, keeps_old, "ends no mapping to make room for another one"),
+    should(6888, "REQ-12", &BLOCKS, logs, "logs no destination: lines are about blocks, or mappings"),
+    should(
+        6888,
+        "REQ-14",
+        &BLOCKS,
+        blocks,
+        "gives ports in blocks with `allocation = \"blocks\"`, a line of log for each",
+    ),
+    unmet(
+        6888,
+        "REQ-11 C",
+        Should,
+        "counts what was refused, by reason, without notifying anybody",
+        "there is no management protocol; `flowhop show drops` is what monitoring can ask",
+    ),
+    unmet(6888, "REQ-10", Should, "has no MIB", "there is no SNMP; `flowhop show nat -j` has what the MIB would have"),
+    must(
+        7422,
+        "2.2",
+        &DETERMINISTIC,
+        deterministic,
+        "derives external address and ports from the inside address by the formula of docs/nat.md",
+    ),
+];
+
+fn inside(host: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(Side::Inside.host(false, host), port)
+}
+
+fn paired_protocols(field: &Field) -> Result<(), Fault> {
+    let from = inside(3, field.fresh());
+    let udp = field.udp_out(from, field.at(Side::Outside, false))?.ip();
+    let tcp = syn_out(field, from, field.at(Side::Outside, false))?.ip();
+    let outside = Side::Outside.host(false, 0);
+    let request = Spec::echo_request(from.ip(), outside, field.fresh(), 1, b"x");
+    let echo = field.crosses(Side::Inside, &request, |seen| seen.icmp() == Some((icmp4::ECHO_REQUEST, 0)))?.source;
+    holds(udp == tcp && tcp == echo, || format!("{udp} for UDP, {tcp} for TCP, {echo} for ICMP"))
+}
+
+/// An inside host that has used up all its ports: some of UDP, the rest of TCP; one of them.
+fn full(field: &Field, host: u8) -> Result<[SocketAddr; 3], Fault> {
+    let to = field.at(Side::Outside, false);
+    let first = inside(host, field.fresh());
+    let mapped = field.udp_out(first, to)?;
+    for _ in 0..12 {
+        field.send(Side::Inside, &Spec::udp(inside(host, field.fresh()), to, b"x"))?;
+    }
+    // All have been seen to when this one has.
+    field.udp_out(first, to)?;
+    Ok([first, mapped, to])
+}
+
+fn limit(field: &Field) -> Result<(), Fault> {
+    let host = 2;
+    let [first, mapped, to] = full(field, host)?;
+    let from = inside(host, field.fresh());
+    field.send(Side::Inside, &Spec::udp(from, to, b"one too many"))?;
+    field.nothing(Side::Outside, "a ninth mapping", |seen| seen.frame.ends_with(b"one too many"))?;
+    let request = Spec::echo_request(from.ip(), to.ip(), field.fresh(), 1, b"one too many");
+    field.send(Side::Inside, &request)?;
+    field.nothing(Side::Outside, "another identifier", |seen| seen.frame.ends_with(b"one too many"))?;
+    let again = field.udp_out(first, to)?;
+    holds(again == mapped, || format!("{mapped} became {again}"))
+}
+
+fn connections(field: &Field) -> Result<(), Fault> {
+    let from = inside(10, field.fresh());
+    let to = Side::Outside.host(false, 0);
+    for _ in 0..16 {
+        field.udp_out(from, SocketAddr::new(to, field.fresh()))?;
+    }
+    field.send(Side::Inside, &Spec::udp(from, SocketAddr::new(to, field.fresh()), b"one too many"))?;
+    field.nothing(Side::Outside, "a seventeenth connection", |seen| seen.frame.ends_with(b"one too many"))
+}
+
+fn over_the_limit(field: &Field) -> Result<(), Fault> {
+    let [_, _, to] = full(field, 1)?;
+    let before = field.drops("nat_limit")?;
+    field.send(Side::Inside, &Spec::udp(inside(1, field.fresh()), to, b"one too many"))?;
+    field.nothing(Side::Outside, "a ninth mapping", |seen| seen.frame.ends_with(b"one too many"))?;
+    let counted = field.drops("nat_limit")? - before;
+    holds(counted == 1, || format!("{counted} counted as nat_limit"))
+}
+
+fn keeps_old(field: &Field) -> Result<(), Fault> {
+    let [first, mapped, to] = full(field, 0)?;
+    let from = inside(0, field.fresh());
+    for _ in 0..3 {
+        field.send(Side::Inside, &Spec::udp(from, to, b"one too many"))?;
+    }
+    field.nothing(Side::Outside, "a ninth mapping", |seen| seen.frame.ends_with(b"one too many"))?;
+    field.admits(to, mapped, first).map(drop)
+}
+
+fn exempt(field: &Field) -> Result<(), Fault> {
+    let from = inside(3, field.fresh());
+    let to = SocketAddr::new(Side::Outside.host(false, 3), field.fresh());
+    let seen = field.udp_out(from, to)?;
+    holds(seen == from, || format!("{from} became {seen}"))?;
+    field.admits(to, from, from).map(drop)
+}
+
+fn open(field: &Field) -> Result<(), Fault> {
+    let from = field.at(Side::Inside, false);
+    let mapped = field.udp_out(from, field.at(Side::Outside, false))?;
+    let stranger = SocketAddr::new(Side::Outside.host(false, 2), field.fresh());
+    field.admits(stranger, mapped, from).map(drop)
+}
+
+fn resting(field: &Field) -> Result<(), Fault> {
+    let to = field.at(Side::Outside, false);
+    let mut rested = Vec::new();
+    let mut last = inside(0, 0);
+    for _ in 0..12 {
+        last = inside(0, field.fresh());
+        rested.push(field.udp_out(last, to)?.port());
+    }
+    field.forgets(last)?;
+    for _ in 0..40 {
+        let port = field.udp_out(inside(1, field.fresh()), to)?.port();
+        holds(!rested.contains(&port), || format!("port {port} went to another host at once"))?;
+    }
+    Ok(())
+}
+
+fn blocks(field: &Field) -> Result<(), Fault> {
+    let to = field.at(Side::Outside, false);
+    for host in 1..3 {
+        let mut ports = Vec::new();
+        for _ in 0..16 {
+            ports.push(field.udp_out(inside(host, field.fresh()), to)?.port());
+        }
+        let block = |port: &u16| (port - 10_000) / 16;
+        holds(ports.iter().all(|port| block(port) == block(&ports[0])), || format!("ports of a host are {ports:?}"))?;
+    }
+    for host in 1..3 {
+        let lines = field.logged(&format!("inside={} ", Side::Inside.host(false, host)))?;
+        let right = lines.len() == 1 && lines[0].contains("block=begin");
+        holds(right, || format!("logged: {lines:?}"))?;
+    }
+    Ok(())
+}
+
+fn logs(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (inside(3, field.fresh()), field.at(Side::Outside, false));
+    field.udp_out(from, to)?;
+    let lines = field.logged(&format!("inside={} ", from.ip()))?;
+    let destination = to.ip().to_string();
+    holds(!lines.iter().any(|line| line.contains(&destination)), || format!("a destination is logged: {lines:?}"))
+}
+
+fn deterministic(field: &Field) -> Result<(), Fault> {
+    // 256 inside addresses, 4 external ones, 64512 ports: 64 share an address, with 1008 ports each.
+    let to = field.at(Side::Outside, false);
+    for (host, third) in [(50, 0), (51, 0), (64, 1), (130, 2), (254, 3)] {
+        let from = SocketAddr::new(Ipv4Addr::new(10, 1, 0, host).into(), field.fresh());
+        field.send(Side::Inside, &Spec::udp(from, to, b"x"))?;
+        let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.to() == to;
+        let mapped = field.expect(Side::Outside, "the datagram", is)?.from();
+        let external: IpAddr = Ipv4Addr::new(198, 51, 100, 128 + third).into();
+        let first = 1024 + u16::from(host % 64) * 1008;
+        let right = mapped.ip() == external && (first..=first + 1007).contains(&mapped.port());
+        holds(right, || format!("{from} became {mapped} instead of {external}, from {first} on"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Clauses about packets that are too big.
+
+use std::net::SocketAddr;
+
+use flowhop_wire::build::{Ip, Spec};
+use flowhop_wire::tcp_flags::ACK;
+use flowhop_wire::{icmp4, icmp6, protocol};
+
+use super::clause::{Clause, must};
+use super::connection::Connection;
+use super::field::{Fault, Field, Seen, Side, holds};
+use super::icmp::{Kind, error_about, quoted};
+use super::policies::{MASQUERADE, NARROW, PLAIN};
+
+/// The clauses.
+pub(super) static CLAUSES: &[Clause] = &[
+    must(791, "3.2", &NARROW, fragments, "cuts what is too big into fragments of eight-byte multiples, in order"),
+    must(
+        1191,
+        "4",
+        &NARROW,
+        |field| too_big(field, false),
+        "answers what is too big and must not be cut with the MTU of the next link, and quotes it as it was sent",
+    ),
+    must(
+        1191,
+        "3",
+        &MASQUERADE,
+        |field| from_beyond(field, false),
+        "passes the MTU that routers beyond the translation tell",
+    ),
+    must(4787, "REQ-13", &NARROW, |field| too_big(field, false), "answers a datagram with DF that is too big"),
+    must(4787, "REQ-13 a", &NARROW, fragments, "cuts a datagram without DF that is too big, and sends all of it"),
+    must(
+        8201,
+        "4",
+        &NARROW,
+        |field| too_big(field, true),
+        "answers what is too big with Packet Too Big and the MTU of the next link",
+    ),
+    must(8201, "4", &PLAIN, |field| from_beyond(field, true), "passes Packet Too Big with its MTU to the sender"),
+    must(8200, "5", &NARROW, no_cutting, "never cuts an IPv6 packet"),
+];
+
+/// What fits Ethernet's MTU and not that of the narrow link.
+const BIG: [u8; 1400] = [0x5a; 1400];
+/// The narrow link's MTU.
+const MTU: u32 = 1280;
+
+/// What an error for a packet that is too big is, by family.
+const fn kind(six: bool) -> (u8, u8) {
+    if six { (icmp6::PACKET_TOO_BIG, 0) } else { (icmp4::UNREACHABLE, icmp4::FRAGMENTATION_NEEDED) }
+}
+
+/// That the error about a packet from inside comes, about this endpoint, with the right MTU.
+fn told(field: &Field, from: SocketAddr, to: SocketAddr) -> Result<(), Fault> {
+    let is = |seen: &Seen| seen.icmp() == Some(kind(from.is_ipv6())) && seen.destination == from.ip();
+    let error = field.expect(Side::Inside, "the error", is)?;
+    let mtu = if from.is_ipv6() { error.long(4) } else { u32::from(error.word(6)) };
+    holds(mtu == MTU, || format!("it tells an MTU of {mtu}"))?;
+    let inner = quoted(&error)?;
+    holds((inner.from(), inner.to()) == (from, to), || format!("it quotes {} to {}", inner.from(), inner.to()))
+}
+
+fn too_big(field: &Field, six: bool) -> Result<(), Fault> {
+    // Of a new flow, and of one that is known.
+    let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
+    field.send(Side::Inside, &Spec::udp(from, to, &BIG))?;
+    told(field, from, to)?;
+    field.udp_out(from, to)?;
+    field.send(Side::Inside, &Spec::udp(from, to, &BIG))?;
+    told(field, from, to)?;
+    field.nothing(Side::Outside, "what is too big", |seen| seen.frame.len() > 14 + MTU as usize)?;
+    let mut connection = Connection::open(field, six)?;
+    connection.talks()?;
+    connection.client_sends(ACK, &BIG)?;
+    told(field, connection.client, connection.server)?;
+    // It is sent again in parts.
+    for part in BIG.chunks(1000) {
+        connection.client_sends(ACK, part)?;
+        connection.at_server("a part", ACK)?;
+        connection.sent += part.len() as u32;
+    }
+    connection.talks()
+}
+
+fn from_beyond(field: &Field, six: bool) -> Result<(), Fault> {
+    let mut connection = Connection::open(field, six)?;
+    connection.talks()?;
+    connection.client_sends(ACK, &BIG)?;
+    let seen = connection.at_server("data", ACK)?;
+    let router = Side::Outside.host(six, 1);
+    let seen = Seen { frame: seen.frame[..500].to_vec(), ..seen };
+    let (number, code) = kind(six);
+    let error = error_about(field, Side::Outside, router, &seen, Kind::with(number, code, [0, 0, 5, 0x14]))?;
+    field.send_frame(Side::Outside, error)?;
+    let is = |seen: &Seen| seen.icmp() == Some((number, code)) && seen.destination == connection.client.ip();
+    let error = field.expect(Side::Inside, "the error", is)?;
+    holds(error.long(4) == 1300, || format!("an MTU of 1300 became {}", error.long(4)))?;
+    let inner = quoted(&error)?;
+    let right = (inner.from(), inner.to()) == (connection.client, connection.server);
+    holds(right, || format!("it quotes {} to {}", inner.from(), inner.to()))
+}
+
+/// Offset in bytes, whether more follow, and data of a fragment of IPv4.
+fn place(seen: &Seen) -> (usize, bool, &[u8]) {
+    let word = usize::from(u16::from_be_bytes([seen.frame[20], seen.frame[21]]));
+    let length = usize::from(u16::from_be_bytes([seen.frame[16], seen.frame[17]]));
+    ((word & 0x1fff) * 8, word & 0x2000 != 0, &seen.frame[seen.at..14 + length])
+}
+
+fn fragments(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    let mapped = field.udp_out(from, to)?;
+    for _ in 0..2 {
+        let mut spec = Spec::udp(from, to, &BIG);
+        if let Ip::V4(ip) = &mut spec.ip {
+            (ip.df, ip.id) = (false, field.fresh());
+        }
+        field.send(Side::Inside, &spec)?;
+        let mut data = Vec::new();
+        loop {
+            let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.destination == to.ip();
+            // A fragment has no checksum of its own to be looked at.
+            let seen = field.expect(Side::Outside, "a fragment", is)?;
+            let (offset, more, part) = place(&seen);
+            holds(seen.source == mapped.ip(), || format!("it came from {}", seen.source))?;
+            holds(seen.frame.len() <= 14 + MTU as usize, || "a fragment is too big".to_owned())?;
+            holds(offset == data.len(), || format!("offset {offset} after {} bytes", data.len()))?;
+            holds(!more || part.len().is_multiple_of(8), || format!("a fragment of {} bytes", part.len()))?;
+            data.extend_from_slice(part);
+            if !more {
+                break;
+            }
+        }
+        holds(data.len() == 8 + BIG.len() && data.ends_with(&BIG), || "the fragments are not the datagram".to_owned())?;
+        let port = u16::from_be_bytes([data[0], data[1]]);
+        holds(port == mapped.port(), || format!("the source port is {port} instead of {}", mapped.port()))?;
+    }
+    Ok(())
+}
+
+fn no_cutting(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, true), field.at(Side::Outside, true));
+    field.udp_out(from, to)?;
+    field.send(Side::Inside, &Spec::udp(from, to, &BIG))?;
+    field.nothing(Side::Outside, "what is too big", |seen| seen.source == from.ip())?;
+    told(field, from, to)
+}
