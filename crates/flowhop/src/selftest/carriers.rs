@@ -32,6 +32,14 @@ pub(super) static CLAUSES: &[Clause] = &[
     should(6888, "REQ-7", &OPEN, open, "offers filtering that does not depend on the remote end"),
     should(6888, "REQ-8", &QUICK, resting, "gives a port that was freed to nobody else for 120 seconds"),
     must(6888, "REQ-11 A", &POOL, over_the_limit, "drops what cannot have a mapping, counted as `nat_limit`"),
+    should(5508, "REQ-8", &POOL, told, "tells who cannot have a mapping that it is prohibited (code 13)"),
+    unmet(
+        6888,
+        "REQ-11 B",
+        Should,
+        "tells who cannot have a mapping that it is prohibited (code 13), not that the host is unreachable (code 1)",
+        "RFC 5508 REQ-8 and this one cannot both be met",
+    ),
     must(6888, "REQ-11 D", &POOL, keeps_old, "ends no mapping to make room for another one"),
     should(6888, "REQ-12", &BLOCKS, logs, "logs no destination: lines are about blocks, or mappings"),
     should(
@@ -115,6 +123,16 @@ fn over_the_limit(field: &Field) -> Result<(), Fault> {
     field.nothing(Side::Outside, "a ninth mapping", |seen| seen.frame.ends_with(b"one too many"))?;
     let counted = field.drops("nat_limit")? - before;
     holds(counted == 1, || format!("{counted} counted as nat_limit"))
+}
+
+fn told(field: &Field) -> Result<(), Fault> {
+    let (host, to) = (11, field.at(Side::Outside, false));
+    for _ in 0..9 {
+        field.send(Side::Inside, &Spec::udp(inside(host, field.fresh()), to, b"x"))?;
+    }
+    let from = Side::Inside.host(false, host);
+    let is = |seen: &Seen| seen.icmp() == Some((icmp4::UNREACHABLE, 13)) && seen.destination == from;
+    field.expect(Side::Inside, "administratively prohibited", is).map(drop)
 }
 
 fn keeps_old(field: &Field) -> Result<(), Fault> {

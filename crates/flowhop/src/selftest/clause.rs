@@ -113,6 +113,9 @@ pub(super) const fn unmet(
 pub fn all() -> Vec<Clause> {
     let mut all = [
         super::ip::CLAUSES,
+        super::headers::CLAUSES,
+        super::fragments::CLAUSES,
+        super::sources::CLAUSES,
         super::own_errors::CLAUSES,
         super::mtu::CLAUSES,
         super::checksums::CLAUSES,

@@ -26,6 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const SILENCE: Duration = Duration::from_millis(60);
 /// How long a flow with a timeout of few seconds may take to end.
 const OBLIVION: Duration = Duration::from_secs(12);
+/// Networks behind the played hosts: to the first of each family two ways lead, and the better one is outside.
+const ROUTES: &str = "route add 203.0.113.0/24 via 198.51.100.52 dev wan0\n\
+    route add 203.0.113.0/24 via 10.1.0.52 dev lan0 metric 5000\n\
+    route add 203.0.114.0/24 via 198.51.100.52 dev wan0\n\
+    route add 2001:db8:99::/64 via 2001:db8:0:2::52 dev wan0 metric 10\n\
+    route add 2001:db8:99::/64 via fd00:0:0:1::52 dev lan0 metric 5000\n\
+    route add 2001:db8:98::/64 via 2001:db8:0:2::52 dev wan0\n";
 /// All ethertypes.
 const ALL: u16 = libc::ETH_P_ALL as u16;
 
@@ -116,6 +123,7 @@ impl Field {
                 lines += &format!("neigh replace {} lladdr {mac} dev {device} nud permanent\n", side.host(six, n));
             }
         }
+        lines += ROUTES;
         if let Some(mtu) = policy.mtu {
             lines += &format!("link set wan0 mtu {mtu}\n");
         }
@@ -123,18 +131,20 @@ impl Field {
         let daemon = Daemon::start_with(&bed, folder, &policy.text(path))?;
         let field =
             Self { bed, daemon: Mutex::new(daemon), wires: [inside, outside], macs: [a, b], port: Cell::new(20_000) };
-        field.warm_up()?;
+        field.warm_up(policy)?;
         Ok(field)
     }
 
     /// Sends datagrams out until one arrives: devices that have just got a program may lose the first.
-    fn warm_up(&self) -> Result<(), LabError> {
+    fn warm_up(&self, policy: &Policy) -> Result<(), LabError> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let (from, to) = (self.at(Side::Inside, false), self.at(Side::Outside, false));
+            let side = if policy.outside { Side::Outside } else { Side::Inside };
+            let to = SocketAddr::new(side.host(false, 1), self.fresh());
+            let from = self.at(Side::Inside, false);
             let arrived = self.send(Side::Inside, &Spec::udp(from, to, b"x")).and_then(|()| {
                 let is = |seen: &Seen| (seen.protocol == protocol::UDP && seen.to() == to).then_some(());
-                self.look(Side::Outside, SILENCE, is)
+                self.look(side, SILENCE, is)
             });
             if matches!(arrived, Ok(Some(()))) {
                 return Ok(());

@@ -20,6 +20,7 @@ pub(super) static CLAUSES: &[Clause] = &[
     ),
     should(5508, "REQ-1 a", &MASQUERADE, same_identifier, "maps an identifier to the same one towards all hosts"),
     should(5508, "REQ-3", &MASQUERADE, bad_checksum, "drops ICMP messages whose checksum is wrong silently"),
+    should(5508, "REQ-3 a", &MASQUERADE, bad_quote, "drops errors that quote a header with a wrong checksum silently"),
     must(5508, "REQ-3 b", &MASQUERADE, quoted_options, "finds the transport header behind quoted IP options"),
     should(5508, "REQ-3 c", &MASQUERADE, quoted_checksum, "does not look at quoted transport checksums"),
     must(
@@ -142,6 +143,15 @@ fn bad_checksum(field: &Field) -> Result<(), Fault> {
     field.send_frame(Side::Outside, frame)?;
     field.nothing(Side::Inside, "the error", |seen| seen.icmp().is_some() && seen.destination == from.ip())?;
     field.nothing(Side::Outside, "an answer", |seen| seen.icmp().is_some() && seen.destination == out.destination)
+}
+
+fn bad_quote(field: &Field) -> Result<(), Fault> {
+    let (from, out) = datagram(field)?;
+    let mut quote = out.frame.get(14..).unwrap_or_default().to_vec();
+    quote[10] ^= 0x55;
+    let frame = error_with(field, Side::Outside, out.destination, out.source, &quote, NO_PORT)?;
+    field.send_frame(Side::Outside, frame)?;
+    field.nothing(Side::Inside, "the error", |seen| seen.icmp().is_some() && seen.destination == from.ip())
 }
 
 fn quoted_options(field: &Field) -> Result<(), Fault> {

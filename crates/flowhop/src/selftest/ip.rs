@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use flowhop_wire::build::Spec;
-use flowhop_wire::{icmp4, icmp6, protocol};
+use flowhop_wire::tcp_flags::SYN;
+use flowhop_wire::{checksum, icmp4, icmp6, protocol};
 
 use super::clause::Clause;
 use super::clause::How::Tried;
@@ -19,6 +20,27 @@ pub(super) static CLAUSES: &[Clause] = &[
         level: Must,
         does: "discards packets whose header checksum is wrong silently and counts them",
         how: Tried(&PLAIN, header_checksum),
+    },
+    Clause {
+        rfc: 1812,
+        clause: "5.2.2, lengths",
+        level: Must,
+        does: "discards packets with a wrong version, header length or total length silently",
+        how: Tried(&PLAIN, wrong_headers),
+    },
+    Clause {
+        rfc: 8200,
+        clause: "3, lengths",
+        level: Must,
+        does: "discards packets with a wrong version or payload length silently",
+        how: Tried(&PLAIN, wrong_headers_six),
+    },
+    Clause {
+        rfc: 1812,
+        clause: "5.3.7, land",
+        level: Must,
+        does: "drops packets whose source is their destination",
+        how: Tried(&PLAIN, land),
     },
     Clause {
         rfc: 1812,
@@ -74,6 +96,55 @@ fn header_checksum(field: &Field) -> Result<(), Fault> {
     field.nothing(Side::Inside, "an answer", |seen| seen.icmp().is_some() && seen.destination == from.ip())?;
     let counted = field.drops("bad_ip_checksum")? - before;
     holds(counted == 1, || format!("{counted} counted as bad_ip_checksum"))
+}
+
+/// That a frame from inside with bytes changed is not forwarded, nor answered; `fix` makes the checksum right.
+fn altered(field: &Field, six: bool, fix: bool, what: &str, changes: &[(usize, u8)]) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
+    let mut frame = field.frame(Side::Inside, &Spec::udp(from, to, b"altered"))?;
+    for (at, value) in changes {
+        frame[*at] = *value;
+    }
+    if fix {
+        frame[24..26].fill(0);
+        let length = usize::from(frame[14] & 15).clamp(1, 5) * 4;
+        let sum = checksum::finish(checksum::sum(&frame[14..14 + length]));
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    field.send_frame(Side::Inside, frame)?;
+    field.nothing(Side::Outside, what, |seen| seen.frame.ends_with(b"altered"))?;
+    field.nothing(Side::Inside, "an answer", |seen| seen.icmp().is_some() && seen.destination == from.ip())
+}
+
+fn wrong_headers(field: &Field) -> Result<(), Fault> {
+    // The whole packet has 35 bytes.
+    let cases: [(&str, &[(usize, u8)]); 6] = [
+        ("version 5", &[(14, 0x55)]),
+        ("a header of 16 bytes", &[(14, 0x44)]),
+        ("a header of no bytes", &[(14, 0x40)]),
+        ("a total length below the header's", &[(16, 0), (17, 19)]),
+        ("a total length of nothing", &[(16, 0), (17, 0)]),
+        ("a total length above what came", &[(16, 0), (17, 200)]),
+    ];
+    cases.iter().try_for_each(|(what, changes)| altered(field, false, true, what, changes))
+}
+
+fn wrong_headers_six(field: &Field) -> Result<(), Fault> {
+    let cases: [(&str, &[(usize, u8)]); 3] = [
+        ("version 5", &[(14, 0x50)]),
+        ("a payload length above what came", &[(18, 0), (19, 200)]),
+        ("a payload length of nothing", &[(18, 0), (19, 0)]),
+    ];
+    cases.iter().try_for_each(|(what, changes)| altered(field, true, false, what, changes))
+}
+
+fn land(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let inside = SocketAddr::new(Side::Inside.host(six, 0), 80);
+        field.send(Side::Outside, &Spec::tcp(inside, inside, SYN, b"land").with_sequence(1, 0))?;
+        field.nothing(Side::Inside, "a packet to its own source", |seen| seen.frame.ends_with(b"land"))?;
+    }
+    Ok(())
 }
 
 fn expires(field: &Field, six: bool, error: (u8, u8)) -> Result<(), Fault> {

@@ -7,6 +7,8 @@ mod checksums;
 pub mod clause;
 mod connection;
 mod field;
+mod fragments;
+mod headers;
 mod icmp;
 mod ip;
 mod mtu;
@@ -17,16 +19,20 @@ mod own_errors;
 pub mod policies;
 pub mod report;
 mod seen;
+mod sources;
 mod tcp;
 mod tcp_options;
 mod timers;
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
 
 use clause::{Clause, How};
 use field::Field;
+use policies::Policy;
 use report::Result as Outcome;
 
 use crate::exit::{Exit, Failure};
@@ -82,32 +88,18 @@ pub fn selftest(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure>
     Ok(if failed == 0 { Exit::Done } else { Exit::Refused })
 }
 
-/// Tries all clauses on all paths, which run beside each other: most of the time goes into waiting.
+/// Policies that are tried at the same time, for each path.
+const WORKERS: usize = 2;
+
+/// A policy to be tried on a path, by its place.
+type Job = (usize, &'static Policy);
+
+/// What came of clauses: their places, that of the path, and what was wrong.
+type Found = Vec<(usize, usize, Option<String>)>;
+
+/// Tries all clauses on all paths, some policies at a time: most of the time goes into waiting.
 fn try_paths(paths: &[&'static str], folder: &Path, clauses: &[Clause]) -> Result<Vec<Outcome>, LabError> {
-    let tried: Vec<Result<Faults, LabError>> = thread::scope(|scope| {
-        let start = |path: &&'static str| {
-            let path = *path;
-            scope.spawn(move || try_path(path, folder, clauses))
-        };
-        let threads: Vec<_> = paths.iter().map(start).collect();
-        let failed = |_| Err(LabError::Late("a thread that failed".to_owned()));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
-    });
-    let mut outcomes: Vec<Outcome> = clauses.iter().map(|clause| Outcome { clause: *clause, paths: vec![] }).collect();
-    for (path, faults) in paths.iter().zip(tried) {
-        for (outcome, fault) in outcomes.iter_mut().zip(faults?) {
-            outcome.paths.extend(fault.map(|fault| (*path, fault)));
-        }
-    }
-    Ok(outcomes)
-}
-
-/// Of each clause that was tried, what was wrong.
-type Faults = Vec<Option<Option<String>>>;
-
-/// Tries all clauses on one path, those of one policy after the other.
-fn try_path(path: &'static str, folder: &Path, clauses: &[Clause]) -> Result<Faults, LabError> {
-    let mut policies: Vec<&'static policies::Policy> = Vec::new();
+    let mut policies: Vec<&'static Policy> = Vec::new();
     for clause in clauses {
         if let How::Tried(policy, _) = clause.how
             && !policies.iter().any(|known| known.name == policy.name)
@@ -115,17 +107,48 @@ fn try_path(path: &'static str, folder: &Path, clauses: &[Clause]) -> Result<Fau
             policies.push(policy);
         }
     }
-    let mut faults = vec![None; clauses.len()];
-    for policy in policies {
-        let field = Field::new(path, &folder.join(format!("{path}-{}", policy.name)), policy)?;
-        for (clause, fault) in clauses.iter().zip(&mut faults) {
-            if let How::Tried(wanted, test) = clause.how
-                && wanted.name == policy.name
-            {
-                *fault = Some(test(&field).err().map(|fault| fault.to_string()));
-            }
+    let jobs = policies.into_iter().flat_map(|policy| (0..paths.len()).map(move |path| (path, policy)));
+    let jobs: Mutex<VecDeque<Job>> = Mutex::new(jobs.collect());
+    let work = || {
+        let mut found = Found::new();
+        // Taken before it is done, so that nobody waits for the lock.
+        while let Some(job) = jobs.lock().ok().and_then(|mut jobs| jobs.pop_front()) {
+            try_policy(job, paths, folder, clauses, &mut found)?;
         }
-        field.stop()?;
+        Ok::<_, LabError>(found)
+    };
+    let found: Vec<Result<Found, LabError>> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..paths.len() * WORKERS).map(|_| scope.spawn(work)).collect();
+        let failed = |_| Err(LabError::Late("a thread that failed".to_owned()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
+    });
+    let mut outcomes: Vec<Outcome> = clauses.iter().map(|clause| Outcome { clause: *clause, paths: vec![] }).collect();
+    let mut found: Found = found.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    found.sort_unstable();
+    for (clause, path, fault) in found {
+        if let (Some(outcome), Some(path)) = (outcomes.get_mut(clause), paths.get(path)) {
+            outcome.paths.push((path, fault));
+        }
     }
-    Ok(faults)
+    Ok(outcomes)
+}
+
+/// Tries the clauses of one policy on one path, one after the other.
+fn try_policy(
+    (number, policy): Job,
+    paths: &[&'static str],
+    folder: &Path,
+    clauses: &[Clause],
+    found: &mut Found,
+) -> Result<(), LabError> {
+    let path = paths.get(number).copied().unwrap_or_default();
+    let field = Field::new(path, &folder.join(format!("{path}-{}", policy.name)), policy)?;
+    for (place, clause) in clauses.iter().enumerate() {
+        if let How::Tried(wanted, test) = clause.how
+            && wanted.name == policy.name
+        {
+            found.push((place, number, test(&field).err().map(|fault| fault.to_string())));
+        }
+    }
+    field.stop()
 }

@@ -18,6 +18,7 @@ use super::policies::{MASQUERADE, PLAIN};
 pub(super) static CLAUSES: &[Clause] = &[
     should(1812, "4.3.2.3", &PLAIN, quotes, "quotes as much of a packet as makes an error of 576 bytes"),
     must(1812, "4.3.2.4", &PLAIN, sources, "sends errors from the address of the interface that the packet came by"),
+    should(1812, "4.3.2.5", &PLAIN, precedence, "sends errors with precedence 6"),
     must(
         1812,
         "4.3.2.7",
@@ -81,6 +82,12 @@ fn sources(field: &Field) -> Result<(), Fault> {
         holds(error.source.to_string() == own, || format!("it came from {}", error.source))?;
     }
     Ok(())
+}
+
+fn precedence(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    let error = expires(field, &Spec::udp(from, to, b"x"), from.ip())?;
+    holds(error.frame[15] >> 5 == 6, || format!("its type of service is {:#x}", error.frame[15]))
 }
 
 /// That a packet that expires on its way from inside is not answered.

@@ -11,11 +11,13 @@ pub struct Policy {
     pub interfaces: &'static str,
     /// The outside interface's MTU, if it is not Ethernet's.
     pub mtu: Option<u16>,
+    /// Whether the outside network may be reached at all.
+    pub outside: bool,
 }
 
 impl Policy {
     const fn new(name: &'static str, rules: &'static str) -> Self {
-        Self { name, rules, interfaces: "", mtu: None }
+        Self { name, rules, interfaces: "", mtu: None, outside: true }
     }
 
     /// The text of the policy, with all interfaces on a path.
@@ -132,3 +134,24 @@ pub static PREFIX: Policy = Policy::new(
          translate.prefix = \"2001:db8:77:1::/64\"\n"
     ),
 );
+
+/// As [`PLAIN`] for what goes out, with other choices about options and extension headers.
+pub static OPTIONS: Policy = Policy::new(
+    "options",
+    outgoing!(
+        "[ip]\nrecord_route = \"pass\"\ntimestamp = \"pass\"\nunknown_options = \"pass\"\nrouter_alert = \"drop\"\n"
+    ),
+);
+
+/// The way back to a source has to be the one that it came by.
+pub static STRICT: Policy = Policy { interfaces: ", rpf = \"strict\"", ..Policy::new("strict", outgoing!("")) };
+
+/// Some way back to a source has to be the one that it came by.
+pub static FEASIBLE: Policy = Policy { interfaces: ", rpf = \"feasible\"", ..Policy::new("feasible", outgoing!("")) };
+
+/// There has to be a way back to a source.
+pub static LOOSE: Policy = Policy { interfaces: ", rpf = \"loose\"", ..Policy::new("loose", outgoing!("")) };
+
+/// What the registries call not forwardable is not forwarded, which the outside network is, too.
+pub static REGISTRY: Policy =
+    Policy { interfaces: ", martians = \"registry\"", outside: false, ..Policy::new("registry", outgoing!("")) };

@@ -1,0 +1,190 @@
+//! Clauses about options of IPv4 and extension headers of IPv6.
+
+use std::net::SocketAddr;
+
+use flowhop_wire::build::{Extension, Ip, Spec};
+use flowhop_wire::{icmp6, protocol};
+
+use super::clause::{Clause, may, must, should};
+use super::field::{Fault, Field, Seen, Side, holds};
+use super::policies::{OPTIONS, PLAIN};
+
+/// The clauses.
+pub(super) static CLAUSES: &[Clause] = &[
+    must(
+        1812,
+        "5.2.4",
+        &PLAIN,
+        passing,
+        "forwards packets with options that it lets pass, of new flows and known ones",
+    ),
+    must(791, "3.1", &PLAIN, malformed, "drops packets whose options run over or below their length"),
+    should(7126, "4.3", &PLAIN, |field| dropped(field, &LOOSE), "drops loose source routes"),
+    should(7126, "4.4", &PLAIN, |field| dropped(field, &STRICT), "drops strict source routes"),
+    should(7126, "4.5", &PLAIN, |field| dropped(field, &RECORD), "drops record route unless `[ip]` lets it pass"),
+    should(7126, "4.7", &PLAIN, |field| dropped(field, &TIMESTAMP), "drops timestamps unless `[ip]` lets them pass"),
+    should(
+        7126,
+        "4.23",
+        &PLAIN,
+        |field| dropped(field, &UNKNOWN),
+        "drops packets with unknown options unless `[ip]` lets them pass",
+    ),
+    may(7126, "4.5", &OPTIONS, allowed, "passes record route, timestamps and unknown options where `[ip]` says so"),
+    should(2113, "2.1", &PLAIN, router_alert, "passes packets with router alert on, as nothing here listens to them"),
+    should(6398, "5", &OPTIONS, no_router_alert, "drops packets with router alert where `[ip]` says so"),
+    must(5095, "3", &PLAIN, routing_zero, "does not forward packets with a routing header of type 0"),
+    must(8200, "4.2", &PLAIN, unknown_options, "treats unknown hop-by-hop options as their type says"),
+    must(8200, "4.1", &PLAIN, hop_by_hop_first, "drops hop-by-hop options elsewhere than first"),
+    must(
+        8200,
+        "4",
+        &PLAIN,
+        extension_headers,
+        "finds the transport header behind extension headers, and leaves these alone",
+    ),
+];
+
+const LOOSE: [u8; 8] = [131, 7, 4, 198, 51, 100, 53, 0];
+const STRICT: [u8; 8] = [137, 7, 4, 198, 51, 100, 53, 0];
+const RECORD: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
+const TIMESTAMP: [u8; 8] = [68, 8, 5, 0, 0, 0, 0, 0];
+const UNKNOWN: [u8; 8] = [0x9e, 4, 0, 0, 1, 1, 1, 0];
+const SECURITY: [u8; 12] = [130, 11, 0xab, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const ALERT: [u8; 4] = [148, 4, 0, 0];
+
+/// A datagram with these options.
+fn with_options<'a>(from: SocketAddr, to: SocketAddr, options: &'a [u8]) -> Spec<'a> {
+    let mut spec = Spec::udp(from, to, b"x");
+    if let Ip::V4(ip) = &mut spec.ip {
+        ip.options = options;
+    }
+    spec
+}
+
+/// That packets with these options pass unaltered, as the first of a flow and later.
+fn passes(field: &Field, options: &[u8]) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    for _ in 0..3 {
+        let seen = field.crosses(Side::Inside, &with_options(from, to, options), |seen| seen.to() == to)?;
+        let found = seen.frame.get(34..seen.at).unwrap_or_default();
+        holds(found == options, || format!("options {options:?} became {found:?}"))?;
+        field.udp_out(from, to)?;
+    }
+    Ok(())
+}
+
+/// That packets with these options do not, neither as the first nor of a flow that is known; nobody is told.
+fn dropped(field: &Field, options: &[u8]) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    for _ in 0..2 {
+        field.send(Side::Inside, &with_options(from, to, options))?;
+        field.nothing(Side::Outside, &format!("a packet with options {options:?}"), |seen| seen.to() == to)?;
+        field.udp_out(from, to)?;
+    }
+    field.nothing(Side::Inside, "an answer", |seen| seen.icmp().is_some() && seen.destination == from.ip())
+}
+
+fn passing(field: &Field) -> Result<(), Fault> {
+    passes(field, &[1, 1, 1, 0])?;
+    passes(field, &SECURITY)
+}
+
+fn malformed(field: &Field) -> Result<(), Fault> {
+    for options in [[148, 0, 0, 0], [148, 1, 0, 0], [148, 9, 0, 0], [1, 1, 1, 148]] {
+        dropped(field, &options)?;
+    }
+    Ok(())
+}
+
+fn allowed(field: &Field) -> Result<(), Fault> {
+    [RECORD, TIMESTAMP, UNKNOWN].iter().try_for_each(|options| passes(field, options))?;
+    // Source routes never.
+    dropped(field, &LOOSE)
+}
+
+/// A hop-by-hop header with router alert.
+const ALERT_SIX: [u8; 8] = [0, 0, 5, 2, 0, 0, 1, 0];
+
+fn router_alert(field: &Field) -> Result<(), Fault> {
+    passes(field, &ALERT)?;
+    reaches(field, &[(protocol::HOP_BY_HOP, &ALERT_SIX)])
+        .and_then(|reached| holds(reached, || "it was dropped".to_owned()))
+}
+
+fn no_router_alert(field: &Field) -> Result<(), Fault> {
+    dropped(field, &ALERT)?;
+    reaches(field, &[(protocol::HOP_BY_HOP, &ALERT_SIX)]).and_then(|reached| holds(!reached, || "it passed".to_owned()))
+}
+
+/// A datagram with these extension headers between fresh endpoints.
+fn send_with(field: &Field, headers: &[(u8, &[u8])]) -> Result<(SocketAddr, SocketAddr), Fault> {
+    let (from, to) = (field.at(Side::Inside, true), field.at(Side::Outside, true));
+    let extensions: Vec<_> = headers.iter().map(|(protocol, bytes)| Extension { protocol: *protocol, bytes }).collect();
+    let mut spec = Spec::udp(from, to, b"x");
+    if let Ip::V6(ip) = &mut spec.ip {
+        ip.extensions = &extensions;
+    }
+    let frame = field.frame(Side::Inside, &spec)?;
+    field.send_frame(Side::Inside, frame)?;
+    Ok((from, to))
+}
+
+/// Whether a datagram with these extension headers gets through, with all of them.
+fn reaches(field: &Field, headers: &[(u8, &[u8])]) -> Result<bool, Fault> {
+    let (from, to) = send_with(field, headers)?;
+    let all: usize = headers.iter().map(|(_, bytes)| bytes.len()).sum();
+    let is = |seen: &Seen| {
+        let transport = seen.frame.get(54 + all..).unwrap_or_default();
+        let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+        seen.destination == to.ip() && transport.starts_with(&ports)
+    };
+    Ok(field.nothing(Side::Outside, "it", is).is_err())
+}
+
+fn routing_zero(field: &Field) -> Result<(), Fault> {
+    let address = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0x53];
+    for left in [0, 1] {
+        let header = [&[0, 2, 0, left, 0, 0, 0, 0][..], &address].concat();
+        let reached = reaches(field, &[(protocol::ROUTING, &header)])?;
+        holds(!reached, || format!("one with {left} segments left passed"))?;
+    }
+    Ok(())
+}
+
+fn unknown_options(field: &Field) -> Result<(), Fault> {
+    // The upper two bits of a type: skip, discard, discard and tell, discard and tell unless it went to many.
+    for (kind, passes, tells) in [(0x1e, true, false), (0x5e, false, false), (0x9e, false, true), (0xde, false, true)] {
+        let header = [0, 0, kind, 4, 0, 0, 0, 0];
+        let reached = reaches(field, &[(protocol::HOP_BY_HOP, &header)])?;
+        holds(reached == passes, || {
+            format!("type {kind:#x}: {}", if reached { "it passed" } else { "it was dropped" })
+        })?;
+        let is = |seen: &Seen| seen.icmp() == Some((icmp6::PARAMETER_PROBLEM, icmp6::UNKNOWN_OPTION));
+        if tells {
+            let error = field.expect(Side::Inside, "Parameter Problem", is)?;
+            holds(error.long(4) == 42, || format!("it points to byte {}", error.long(4)))?;
+        } else {
+            field.nothing(Side::Inside, "Parameter Problem", is)?;
+        }
+    }
+    Ok(())
+}
+
+/// A destination options header of padding.
+const PADDING: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+
+fn hop_by_hop_first(field: &Field) -> Result<(), Fault> {
+    let first = [(protocol::HOP_BY_HOP, &PADDING[..]), (protocol::DESTINATION_OPTIONS, &PADDING)];
+    let [a, b] = first;
+    holds(reaches(field, &first)?, || "hop-by-hop options that are first were dropped".to_owned())?;
+    holds(!reaches(field, &[b, a])?, || "hop-by-hop options that are second passed".to_owned())
+}
+
+fn extension_headers(field: &Field) -> Result<(), Fault> {
+    for number in 1..4 {
+        let headers: Vec<_> = (0..number).map(|_| (protocol::DESTINATION_OPTIONS, &PADDING[..])).collect();
+        holds(reaches(field, &headers)?, || format!("{number} headers were not passed over"))?;
+    }
+    Ok(())
+}
