@@ -9,7 +9,7 @@ use crate::system::{self, Package, cargo, has_program, run};
 use crate::{arrows, bpf};
 
 /// What the tests run beside the compiler.
-const TOOLS: [Package<'static>; 9] = [
+const TOOLS: [Package<'static>; 12] = [
     Package { name: "nftables", known_by: "nft" },
     Package { name: "iperf3", known_by: "iperf3" },
     Package { name: "curl", known_by: "curl" },
@@ -19,6 +19,9 @@ const TOOLS: [Package<'static>; 9] = [
     Package { name: "iputils-ping", known_by: "ping" },
     Package { name: "strace", known_by: "strace" },
     Package { name: "iproute2", known_by: "ip" },
+    Package { name: "coturn", known_by: "turnserver" },
+    Package { name: "nmap", known_by: "nmap" },
+    Package { name: "traceroute", known_by: "traceroute" },
 ];
 
 /// Runs all checks and tests; the last line says how many tests passed.
