@@ -204,6 +204,7 @@ fn into_header(field: &Field) -> Result<(), Fault> {
 
 fn overlap(field: &Field, six: bool) -> Result<(), Fault> {
     let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
+    let before = field.drops("overlapping_fragment")?;
     for second in [792, 8] {
         let (datagram, data) = datagram(field, from, to, &LONG)?;
         datagram.send(field, Side::Inside, (0, true, &data[..800]))?;
@@ -213,13 +214,15 @@ fn overlap(field: &Field, six: bool) -> Result<(), Fault> {
         datagram.send(field, Side::Inside, (800, true, &data[800..1600]))?;
         datagram.does_not(field, Side::Outside)?;
     }
-    Ok(())
+    let counted = field.drops("overlapping_fragment")? - before;
+    holds(counted >= 6, || format!("{counted} of 8 fragments counted as overlapping_fragment"))
 }
 
 fn atomic(field: &Field) -> Result<(), Fault> {
     let (from, to) = (field.at(Side::Inside, true), field.at(Side::Outside, true));
     let (datagram, data) = datagram(field, from, to, b"whole")?;
-    // Twice with the same identification: each for itself.
+    // Beside a datagram in fragments with the same identification, which it is no part of.
+    datagram.send(field, Side::Inside, (0, true, &data[..8]))?;
     for _ in 0..2 {
         datagram.send(field, Side::Inside, (0, false, &data))?;
         datagram.arrives(field, Side::Outside, to, b"whole")?;
