@@ -165,7 +165,7 @@ fn flood(field: &Field) -> Result<(), Fault> {
     }
     field.admits(to, mapped, from)?;
     // What the slow path has not seen yet waits in a queue that may be full.
-    sleep(Duration::from_millis(500));
+    sleep(Duration::from_millis(1500));
     for order in [[0, 1, 2], [2, 1, 0]] {
         let (back, data) = datagram(field, to, mapped, &LONG)?;
         send_in(field, Side::Outside, &back, &data, order)?;
