@@ -237,7 +237,8 @@ impl Daemon {
         }
         self.sync_addresses();
         self.outside.note_ports();
-        self.publish_plane(now)?;
+        // Programs were loaded meanwhile, which takes its time: whoever forwards from now on is to find this process alive.
+        self.publish_plane(Clock::now())?;
         self.state.write_numbers(&self.outside.numbers)?;
         Ok(())
     }
