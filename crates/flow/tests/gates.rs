@@ -55,6 +55,8 @@ impl Flow {
     fn user(&self, stop: &AtomicBool, finished: &mut u32) {
         let mut published = false;
         loop {
+            // Asked before the queue: after it, everything may have come in between.
+            let stopped = stop.load(Ordering::SeqCst);
             let packet = self.queue.lock().unwrap().pop_front();
             if let Some(packet) = packet {
                 if !published {
@@ -77,7 +79,7 @@ impl Flow {
                 self.entry.store(active.pack());
                 return;
             }
-            if stop.load(Ordering::SeqCst) && !published {
+            if stopped && !published {
                 return;
             }
             thread::yield_now();
