@@ -216,6 +216,8 @@ impl Bench<'_> {
             translate: Some(format!("\"{POOL}\"")),
             // UDP and TCP.
             connections: most * 2 + 65536,
+            // All handshakes are begun before the first one is completed.
+            half_open: Some(most + 65536),
             index,
             ..Policy::default()
         }

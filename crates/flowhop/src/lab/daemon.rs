@@ -48,6 +48,8 @@ pub struct Policy {
     pub translate: Option<String>,
     /// Size of the table.
     pub connections: u32,
+    /// TCP connections that may be half open; the usual share if none.
+    pub half_open: Option<u32>,
     /// `lines` or `kernel-hash`.
     pub index: &'static str,
 }
@@ -59,6 +61,7 @@ impl Default for Policy {
             inside: Vec::new(),
             translate: Some("\"interface\"".to_owned()),
             connections: 65536,
+            half_open: None,
             index: "lines",
         }
     }
@@ -90,6 +93,9 @@ impl Policy {
             );
         }
         let _written = write!(text, "\n[table]\nconnections = {}\nindex = \"{}\"\n", self.connections, self.index);
+        if let Some(half_open) = self.half_open {
+            let _written = writeln!(text, "half_open = {half_open}");
+        }
         text
     }
 }
