@@ -63,7 +63,7 @@ pub(super) static CLAUSES: &[Clause] = &[
         7857,
         "7, every stranger",
         Should,
-        "keeps a mapping for as long as the connection of any stranger that was admitted has left",
+        "holds the external port for as long as the connection of a stranger that was admitted has left, but admits no others by it",
         "each makes a connection of its own, which lasts for its timeout even if nobody answers",
     ),
     may(7857, "11", &QUICK, icmp_expires, "ends the mapping of an ICMP query with its last session"),
