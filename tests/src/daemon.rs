@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -19,6 +20,9 @@ use crate::wait::exit_within;
 const READY: Duration = Duration::from_secs(20);
 /// How long a client command may take.
 const ANSWER: Duration = Duration::from_secs(10);
+/// Of what a daemon has to say when its test fails: characters of an answer, lines of its standard error.
+const SAID: usize = 20_000;
+const LAST_LINES: usize = 20;
 
 /// How the daemon gets into the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Launch {
 /// A `flowhop run` in a namespace, with policy and state in a directory of its own.
 ///
 /// Dropping it kills the process, runs `flowhop down` and removes the directory; in a failing test it
-/// first prints everything that the daemon has to say.
+/// first prints what the daemon has to say.
 #[derive(Debug)]
 pub struct Daemon {
     namespace: Arc<Namespace>,
@@ -288,11 +292,16 @@ impl Drop for Daemon {
         if thread::panicking() {
             for words in ["show status", "show paths", "show drops", "show flows"] {
                 if self.is_alive() {
-                    let output = self.client(&format!("{words} -j"));
-                    eprintln!("{words}: {}{}", output.stdout, output.stderr);
+                    // That it does not answer is no reason to say nothing of the test that fails.
+                    let asked = AssertUnwindSafe(|| self.client(&format!("{words} -j")));
+                    let Ok(output) = catch_unwind(asked) else { continue };
+                    eprintln!("{words}: {:.SAID$}{:.SAID$}", output.stdout, output.stderr);
                 }
             }
-            eprintln!("standard error of the daemon:\n{}", self.stderr());
+            let lines = self.stderr();
+            let lines: Vec<&str> = lines.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LAST_LINES)..];
+            eprintln!("standard error of the daemon, {} lines, at the end:\n{}", lines.len(), last.join("\n"));
         }
         if self.running.is_some() {
             self.end(libc::SIGKILL);

@@ -20,6 +20,8 @@ const CONNECTIONS: u32 = 16_384;
 const FLOOD: u64 = 10 * CONNECTIONS as u64;
 /// SYNs a second: as many as a slow path that was built for tests can take, with what the server answers.
 const RATE: u64 = 10_000;
+/// SYNs at once at the most.
+const BURST: u64 = RATE / 100;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Growth of the daemon's own memory, in kB, that is none: a few pages of the allocator's.
 const NOTHING: u64 = 1024;
@@ -39,12 +41,16 @@ impl Flood {
         let thread = {
             let (sent, stop) = (Arc::clone(&sent), Arc::clone(&stop));
             thread::spawn(move || {
-                let begun = Instant::now();
+                let mut begun = Instant::now();
                 let syn = Transport::Tcp { seq: 1, ack: 0, flags: Flags::SYN, window: 1024 };
                 while !stop.load(Ordering::Relaxed) {
-                    let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
                     let so_far = sent.load(Ordering::Relaxed);
-                    for number in so_far..due.min(so_far + RATE / 100) {
+                    let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
+                    if due > so_far + BURST {
+                        // Held up: a flood at a pace goes on, and does not make good for it by one at another pace.
+                        begun = Instant::now() - Duration::from_millis((so_far + BURST) * 1000 / RATE);
+                    }
+                    for number in so_far..due.min(so_far + BURST) {
                         let source = Ipv4Addr::from(0x0b00_0000 + number as u32);
                         let source = SocketAddr::new(source.into(), 1024 + (number % 50_000) as u16);
                         wire.send(&Packet::new((wire.mac, router), source, to, syn, &[]).build());

@@ -64,20 +64,50 @@ fn tests() -> Result<()> {
         .context("cannot run cargo test")?;
     let output = child.stdout.take().context("output of cargo test")?;
     let (mut passed, mut failed) = (0, 0);
+    let mut panics = Panics::default();
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
+        panics.take(&line);
         if let Some((more_passed, more_failed)) = summary(&line) {
             passed += more_passed;
             failed += more_failed;
         }
     }
     let status = child.wait()?;
+    // Once more where it is found: the output of a failed test is long.
+    panics.lines.iter().for_each(|line| println!("{line:.LINE$}"));
     println!("{passed} passed, {failed} failed");
     if !status.success() {
         bail!("cargo test failed: {status}");
     }
     Ok(())
+}
+
+/// Characters of a line of a panic that are repeated at the end, and lines of it.
+const LINE: usize = 600;
+const LINES: usize = 6;
+
+/// What failed tests panicked with.
+#[derive(Default)]
+struct Panics {
+    lines: Vec<String>,
+    left: usize,
+}
+
+impl Panics {
+    fn take(&mut self, line: &str) {
+        if line.starts_with("thread '") && line.contains("panicked at ") {
+            self.left = LINES;
+        }
+        if line.starts_with("stack backtrace:") || line.starts_with("note: ") {
+            self.left = 0;
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            self.lines.push(line.to_owned());
+        }
+    }
 }
 
 /// Tests passed and failed, of a line such as `test result: ok. 3 passed; 0 failed; …`.
@@ -90,6 +120,15 @@ fn summary(line: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panics_are_found() {
+        let mut panics = Panics::default();
+        let text =
+            "ok\nthread 'a' panicked at x.rs:1:1:\nleft\nright\nstack backtrace:\n  0: b\nthread 'c' panicked at y\n";
+        text.lines().for_each(|line| panics.take(line));
+        assert_eq!(panics.lines, ["thread 'a' panicked at x.rs:1:1:", "left", "right", "thread 'c' panicked at y"]);
+    }
 
     #[test]
     fn summaries_are_read() {

@@ -123,6 +123,8 @@ impl Engine {
             // RFC 1812 section 5.2.7.1, RFC 4443 section 3.1.
             Reason::NoRoute => (icmp4::NET_UNREACHABLE, icmp6::NO_ROUTE),
             Reason::LinkDown | Reason::NeighbourUnresolved => (icmp4::HOST_UNREACHABLE, icmp6::ADDRESS_UNREACHABLE),
+            // There is room in a moment: the sender's repetition finds it, where an error would end the attempt.
+            Reason::TableFull if self.table.wants_grace() => return,
             // RFC 5508 REQ-8.
             Reason::NatExhausted | Reason::NatUnsupported | Reason::NatLimit | Reason::TableFull => {
                 (icmp4::ADMINISTRATIVELY_PROHIBITED, icmp6::ADMINISTRATIVELY_PROHIBITED)

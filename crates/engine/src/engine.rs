@@ -8,7 +8,7 @@ use flowhop_flow::key::{self, Address, REFUSED};
 use flowhop_flow::record::{Adjacency as Record, Config, Gate, Port, PortKey, Steer, Tick, config_flags};
 use flowhop_flow::{Key, Kind, Parsed, Reason};
 use flowhop_routing::{Change, Event, Resolution, Routing};
-use flowhop_table::{BlockIndex, Freed, Removal, Table, key_of};
+use flowhop_table::{AfterGrace, BlockIndex, Freed, Removal, Table, key_of};
 use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -527,7 +527,7 @@ impl Engine {
         let Some(block) = self.table.block(number).filter(|block| flowhop_table::is_live(block)) else { return };
         if is_refusal(block) {
             match refusals::remaining(block, now) {
-                0 => drop(self.table.remove(number, Removal::Final)),
+                0 => drop(self.remove(number, Removal::Final)),
                 remaining => self.wheel.arm(number, remaining),
             }
             return;
@@ -538,7 +538,7 @@ impl Engine {
         if idle >= timeout {
             // What only strangers keep sending to is not woken by that.
             let removal = if ageing::is_inbound(block) { Removal::Final } else { Removal::Expiry };
-            self.table.remove(number, removal);
+            self.remove(number, removal);
             return;
         }
         if protocol == protocol::TCP && self.resets.go_on(number, block, now) {
@@ -557,20 +557,23 @@ impl Engine {
     /// A grace period is over: connections that were removed before it began are gone for good.
     pub fn grace_passed(&mut self, begun: u64, now: Tick) {
         self.passed = begun;
-        let outcome = self.table.grace_passed(begun);
-        for freed in &outcome.freed {
-            if freed.keys[1].context() == REFUSED {
-                self.refusals.freed();
-                continue;
-            }
-            let view = freed_view(freed);
-            self.sources.closed(&view.keys[0].source);
-            for module in &mut self.modules {
-                module.closed(&view, now);
+        while let Some(outcome) = self.table.after_grace(begun) {
+            match outcome {
+                AfterGrace::Revived(block) => self.revived(block, now),
+                AfterGrace::Freed(freed) => self.gone(&freed, now),
             }
         }
-        for block in outcome.revived {
-            self.revived(block, now);
+    }
+
+    /// The block of a connection is free for another one.
+    fn gone(&mut self, freed: &Freed, now: Tick) {
+        if freed.keys[1].context() == REFUSED {
+            return;
+        }
+        let view = freed_view(freed);
+        self.sources.closed(&view.keys[0].source);
+        for module in &mut self.modules {
+            module.closed(&view, now);
         }
     }
 
@@ -588,7 +591,7 @@ impl Engine {
             .table
             .live_blocks()
             .find(|&number| self.table.block(number).is_some_and(|block| block.owner.serial.load() == serial));
-        found.is_some_and(|number| self.table.remove(number, Removal::Final))
+        found.is_some_and(|number| self.remove(number, Removal::Final))
     }
 
     /// Takes over the connections of an adopted table: modules get their state back, timers are armed.
@@ -599,7 +602,7 @@ impl Engine {
         for number in live {
             let Some(block) = self.table.block(number) else { continue };
             if is_refusal(block) {
-                self.table.remove(number, Removal::Final);
+                self.remove(number, Removal::Final);
                 continue;
             }
             for hot in &block.hot {
@@ -616,7 +619,7 @@ impl Engine {
                 self.note_half_open(number);
             } else {
                 ended += 1;
-                self.table.remove(number, Removal::Final);
+                self.remove(number, Removal::Final);
             }
         }
         (kept, ended)

@@ -243,7 +243,7 @@ impl Engine {
         if let Ok(Inserted::Exists(number)) = inserted
             && self.table.block(number).is_some_and(is_refusal)
         {
-            self.table.remove(number, Removal::Final);
+            self.remove(number, Removal::Final);
             inserted = self.table.insert(&draft, now, prepare);
         }
         match inserted {

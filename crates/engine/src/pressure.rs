@@ -75,7 +75,7 @@ impl Engine {
 
     fn end_half_open(&mut self) -> bool {
         let victim = self.half_open.make_room(&self.table);
-        victim.is_some_and(|number| self.table.remove(number, Removal::Expiry))
+        victim.is_some_and(|number| self.remove(number, Removal::Expiry))
     }
 
     /// Ends a few connections that may be, of the next few in the table; tells whether it did. Handshakes that are under
@@ -90,8 +90,7 @@ impl Engine {
             if !is_live(block) || !is_expendable(block, now) {
                 continue;
             }
-            let removal = if is_refusal(block) { Removal::Final } else { Removal::Expiry };
-            ended += usize::from(self.table.remove(number, removal));
+            ended += usize::from(self.remove(number, Removal::Expiry));
             if ended == ENDED {
                 break;
             }

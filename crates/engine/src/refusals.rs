@@ -44,11 +44,6 @@ impl Refusals {
     fn again(&mut self, hash: u64) -> bool {
         std::mem::replace(&mut self.once[hash as usize % PLACES], hash) == hash
     }
-
-    /// An entry is gone.
-    pub(crate) const fn freed(&mut self) {
-        self.live = self.live.saturating_sub(1);
-    }
 }
 
 /// Whether a block holds a refusal.
@@ -74,6 +69,18 @@ impl Engine {
     #[must_use]
     pub const fn refusals_made(&self) -> u64 {
         self.refusals.made
+    }
+
+    /// Takes a connection or a refusal out of the table; tells whether it was there. No refusal is woken by a packet that
+    /// it refused.
+    pub(crate) fn remove(&mut self, number: BlockIndex, removal: Removal) -> bool {
+        let refusal = self.table.block(number).is_some_and(is_refusal);
+        let removed = self.table.remove(number, if refusal { Removal::Final } else { removal });
+        if removed && refusal {
+            // Those of a table that was taken over are not among them.
+            self.refusals.live = self.refusals.live.saturating_sub(1);
+        }
+        removed
     }
 
     /// Policy refused a connection: remembers it if it was refused before.
@@ -116,7 +123,7 @@ impl Engine {
         if holds {
             return Some(Outcome::of(reason));
         }
-        self.table.remove(number, Removal::Final);
+        self.remove(number, Removal::Final);
         None
     }
 }

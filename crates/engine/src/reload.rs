@@ -220,7 +220,7 @@ impl Engine {
         let target = self.reload.target;
         let old = |block: &Block| Steer::unpack(block.hot[0].steer.load()).policy_generation != target;
         if self.table.block(number).is_some_and(old) {
-            self.table.remove(number, Removal::Final);
+            self.remove(number, Removal::Final);
         }
     }
 
@@ -228,7 +228,7 @@ impl Engine {
     pub(crate) fn revalidate(&mut self, number: BlockIndex, now: Tick) -> Result<(), Reason> {
         if self.table.block(number).is_some_and(is_refusal) {
             // Judged anew with its next packet.
-            self.table.remove(number, Removal::Final);
+            self.remove(number, Removal::Final);
             return Err(Reason::NoRule);
         }
         match self.ask_again(number) {
@@ -237,7 +237,7 @@ impl Engine {
                 Ok(())
             }
             None => {
-                if self.table.remove(number, Removal::Final) {
+                if self.remove(number, Removal::Final) {
                     self.reload.ended += 1;
                 }
                 Err(Reason::NoRule)

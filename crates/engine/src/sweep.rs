@@ -233,8 +233,7 @@ impl Engine {
         let Some(block) = self.table.block(number).filter(|block| !is_refusal(block)) else { return false };
         let view = view_of(block);
         let uses = [view.keys[0].destination, view.keys[1].destination].iter().any(|address| gone.contains(address));
-        uses && self.modules.iter().any(|module| module.ends_with(&view, gone))
-            && self.table.remove(number, Removal::Final)
+        uses && self.modules.iter().any(|module| module.ends_with(&view, gone)) && self.remove(number, Removal::Final)
     }
 
     /// A connection whose way, or whose answers' way, leads to where routes changed; tells whether it does.
@@ -251,7 +250,7 @@ impl Engine {
             any = true;
             if is_refusal(block) {
                 // Where it leads decides which rules are asked.
-                self.table.remove(number, Removal::Final);
+                self.remove(number, Removal::Final);
                 return true;
             }
             if self.reroute(number, direction, now, io).is_err() {

@@ -38,6 +38,6 @@ pub mod writer;
 pub use memory::{Geometry, Region, Regions};
 #[cfg(feature = "std")]
 pub use writer::{
-    AdoptError, BlockIndex, Draft, DraftSide, Freed, GraceOutcome, Index, InsertError, Inserted, KernelHashSync,
-    Removal, Table, is_live, key_of,
+    AdoptError, AfterGrace, BlockIndex, Draft, DraftSide, Freed, Index, InsertError, Inserted, KernelHashSync, Removal,
+    Table, is_live, key_of,
 };

@@ -102,13 +102,16 @@ pub struct Freed {
     pub flags: u32,
 }
 
-/// What a grace period brought about.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct GraceOutcome {
-    /// Connections that are gone.
-    pub freed: Vec<Freed>,
-    /// Connections that woke up and are published again.
-    pub revived: Vec<BlockIndex>,
+/// Blocks that may wait for a grace period before room is made for more.
+const FIRST_ASIDE: usize = 65_536;
+
+/// What a grace period brought about for one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterGrace {
+    /// It is gone.
+    Freed(Freed),
+    /// It woke up and is published again.
+    Revived(BlockIndex),
 }
 
 /// The table as its one writer has it.
@@ -172,7 +175,8 @@ impl Table {
             _ => Index::Lines,
         };
         let free = (0..geometry.blocks).rev().collect();
-        Self { regions, index, secret, free, aside: VecDeque::new(), epoch: 0, next_serial: 1, live: 0 }
+        let aside = VecDeque::with_capacity(FIRST_ASIDE.min(geometry.blocks as usize));
+        Self { regions, index, secret, free, aside, epoch: 0, next_serial: 1, live: 0 }
     }
 
     /// Takes over a table that another process left, with all its published connections. Half-made and
@@ -417,7 +421,7 @@ impl Table {
         true
     }
 
-    /// Whether blocks wait for a grace period.
+    /// Whether blocks wait for a grace period: there will be free ones in a moment.
     #[must_use]
     pub fn wants_grace(&self) -> bool {
         !self.aside.is_empty()
@@ -429,26 +433,22 @@ impl Table {
         self.epoch
     }
 
-    /// Marks the start of a grace period; hand the number back to [`grace_passed`](Self::grace_passed) when
+    /// Marks the start of a grace period; hand the number back to [`after_grace`](Self::after_grace) when
     /// every kernel program that ran at this moment has ended.
     pub const fn begin_grace(&mut self) -> u64 {
         self.epoch += 1;
         self.epoch
     }
 
-    /// Frees the blocks that were put aside before the grace period `begun` began, or publishes them again.
-    pub fn grace_passed(&mut self, begun: u64) -> GraceOutcome {
-        let mut outcome = GraceOutcome::default();
-        while self.aside.front().is_some_and(|aside| aside.epoch < begun) {
-            let Some(aside) = self.aside.pop_front() else { break };
-            if aside.removal == Removal::Expiry && self.woke(&aside) && self.republish(&aside) {
-                outcome.revived.push(aside.block);
-            } else {
-                self.free.push(aside.block);
-                outcome.freed.push(self.freed(&aside));
-            }
+    /// Frees the next of the blocks that were put aside before the grace period `begun` began, or publishes it again.
+    /// Call it until there is none: a flood puts as many aside as the table holds, and no list is made of them.
+    pub fn after_grace(&mut self, begun: u64) -> Option<AfterGrace> {
+        let aside = self.aside.pop_front_if(|aside| aside.epoch < begun)?;
+        if aside.removal == Removal::Expiry && self.woke(&aside) && self.republish(&aside) {
+            return Some(AfterGrace::Revived(aside.block));
         }
-        outcome
+        self.free.push(aside.block);
+        Some(AfterGrace::Freed(self.freed(&aside)))
     }
 
     fn freed(&self, aside: &Aside) -> Freed {

@@ -149,7 +149,7 @@ use loom::sync::{Arc, RwLock};
 use loom::thread;
 use memory::{Geometry, Region, Regions};
 use record::{Adjacency, Block, Bucket, Config, Gate, Port, Steer, index_kind};
-use writer::{Draft, DraftSide, Inserted, Removal, Table};
+use writer::{AfterGrace, Draft, DraftSide, Inserted, Removal, Table};
 
 const SECRET: [u32; 10] = [3, 5, 7, 11, 13, 17, 19, 23, 29, 31];
 
@@ -275,7 +275,7 @@ fn a_block_is_reused_after_a_grace_period() {
         assert!(table.remove(0, Removal::Final));
         let begun = table.begin_grace();
         wait();
-        assert_eq!(table.grace_passed(begun).freed.len(), 1);
+        assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
         assert_eq!(table.insert(&draft(2), 0, |_| {}), Ok(Inserted::New(0)));
     };
     model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![1], write, vec![(1, false), (2, true)]);
@@ -285,7 +285,7 @@ fn without_a_grace_period_the_model_finds_the_fault() {
     let write = |table: &mut Table, _: &dyn Fn()| {
         assert!(table.remove(0, Removal::Final));
         let begun = table.begin_grace();
-        assert_eq!(table.grace_passed(begun).freed.len(), 1);
+        assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
         assert_eq!(table.insert(&draft(2), 0, |_| {}), Ok(Inserted::New(0)));
     };
     model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![1], write, vec![]);
@@ -298,7 +298,7 @@ fn a_connection_is_published_again() {
         // A packet that was on its way.
         table.block(0).unwrap().hot[0].last_seen.store(9);
         wait();
-        assert_eq!(table.grace_passed(begun).revived, [0]);
+        assert_eq!(table.after_grace(begun), Some(AfterGrace::Revived(0)));
     };
     model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![1], write, vec![(1, true)]);
 }

@@ -16,8 +16,8 @@ use flowhop_flow::rewrite::Rewrite;
 use flowhop_table::lookup::{self, lines_of, tag_of};
 use flowhop_table::writer::rewrite_between;
 use flowhop_table::{
-    AdoptError, BlockIndex, Draft, DraftSide, Geometry, InsertError, Inserted, KernelHashSync, Regions, Removal, Table,
-    is_live, key_of,
+    AdoptError, AfterGrace, BlockIndex, Draft, DraftSide, Geometry, InsertError, Inserted, KernelHashSync, Regions,
+    Removal, Table, is_live, key_of,
 };
 use proptest::prelude::*;
 
@@ -186,16 +186,16 @@ impl Pair {
 
     fn grace(&mut self) {
         let begun = self.table.begin_grace();
-        let outcome = self.table.grace_passed(begun);
+        let outcomes: Vec<AfterGrace> = std::iter::from_fn(|| self.table.after_grace(begun)).collect();
         assert!(!self.table.wants_grace());
-        let mut freed = outcome.freed.iter();
-        let mut revived = outcome.revived.iter();
+        let mut outcomes = outcomes.into_iter();
         for (block, entry, removal, woke) in std::mem::take(&mut self.aside) {
             let keys = pair(entry.number);
             let taken = keys.iter().any(|key| self.keys.contains_key(key));
             // A full index may refuse to take a connection back.
-            if removal == Removal::Expiry && woke && !taken && revived.as_slice().first() == Some(&block) {
-                revived.next();
+            let outcome = outcomes.next().expect("freed or revived");
+            if outcome == AfterGrace::Revived(block) {
+                assert!(removal == Removal::Expiry && woke && !taken, "a connection is back that must not be");
                 self.revived += 1;
                 for (direction, key) in keys.into_iter().enumerate() {
                     self.keys.insert(key, (block, direction));
@@ -205,11 +205,11 @@ impl Pair {
             }
             let must = removal == Removal::Expiry && woke && !taken;
             assert!(!must || self.hash.is_none() && self.load() > 0.8, "a connection that woke was freed");
-            let freed = freed.next().expect("freed or revived");
+            let AfterGrace::Freed(freed) = outcome else { panic!("{outcome:?} in place of {block}") };
             assert_eq!((freed.block, freed.serial, freed.keys), (block, entry.serial, keys));
             assert_eq!((freed.ports, freed.rules), ([1, 1], entry.number));
         }
-        assert!(freed.next().is_none() && revived.next().is_none());
+        assert!(outcomes.next().is_none());
     }
 
     fn adopt(&mut self) {

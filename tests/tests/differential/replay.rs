@@ -8,7 +8,7 @@ use flowhop_flow::forward::gate_of;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{NextHop, Steer, config_flags};
 use flowhop_flow::{Key, Kind, Level, Verdict, key, parse, tcp};
-use flowhop_table::{BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
+use flowhop_table::{AfterGrace, BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
 use flowhop_tests::history::{
     ALIVE_FOR, NOT_IN_DRIVER, ORPHAN_GRACE, Opening, POLICY, PORTS, Packet, Step, VLAN, locals, neighbours,
     on_the_wire, port_mac, port_number,
@@ -171,7 +171,7 @@ impl Replay<'_> {
                 let table = &mut self.rig.table;
                 assert!(table.remove(block, Removal::Final));
                 let begun = table.begin_grace();
-                assert_eq!(table.grace_passed(begun).freed.len(), 1);
+                assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
             }
             Step::Steer(name, direction, steer) => self.steer(*name, *direction, *steer),
             Step::Pend(name, direction) => {

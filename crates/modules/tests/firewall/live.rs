@@ -226,6 +226,33 @@ fn what_was_cut_and_is_allowed_again_waits_for_its_packets() {
     assert!(bed.steers(block).iter().all(|steer| steer.pending));
 }
 
+// A6, RFC 5508 REQ-8: who gets no connection is told, unless there is room in a moment: an error would end the attempt that
+// the sender's repetition makes succeed.
+#[test]
+fn a_full_table_is_told_unless_there_is_room_in_a_moment() {
+    let mut bed = Bed::sized(&allowing("\"udp/53\""), 64, true);
+    let answered = |bed: &mut Bed, port: u16| {
+        let session = bed.out(port, KEPT).unwrap();
+        let (source, destination) = ends(&bed.last().1);
+        assert_eq!(bed.send(WAN, &Spec::udp(destination, source, b"y")).kind, Kind::Forward);
+        session
+    };
+    let sessions: Vec<(u32, u32)> = (1000..1064).map(|port| answered(&mut bed, port)).collect();
+    bed.settle();
+    let sent = bed.outside.sent.len();
+    assert_eq!(bed.out(2000, KEPT), Err(Reason::TableFull));
+    assert_eq!(bed.outside.sent.len(), sent + 1, "administratively prohibited");
+    bed.pass(2000);
+
+    let (_, serial) = sessions[5];
+    assert!(bed.engine.delete(serial));
+    let sent = bed.outside.sent.len();
+    assert_eq!(bed.out(2000, KEPT), Err(Reason::TableFull));
+    assert_eq!(bed.outside.sent.len(), sent, "nothing is said");
+    bed.settle();
+    assert!(bed.out(2000, KEPT).is_ok());
+}
+
 impl Bed {
     /// Has everything leave that waits: nothing is on its way from the kernel side.
     pub(crate) fn settle(&mut self) {

@@ -101,3 +101,23 @@ fn there_are_few_of_them() {
     }
     assert_eq!(bed.engine.refusals(), 1024 / 16);
 }
+
+// What is taken out and waits for its grace period is neither a connection nor a refusal.
+#[test]
+fn what_is_removed_counts_as_nothing() {
+    let mut bed = Bed::sized(OUTGOING, 64, true);
+    refuse(&mut bed);
+    refuse(&mut bed);
+    bed.send(LAN, &Spec::udp(at("10.1.0.3:1"), at(STRANGER), b"x"));
+    assert_eq!((bed.engine.refusals(), bed.engine.table().live()), (1, 2));
+    assert_eq!(bed.send(LAN, &Spec::udp(at(HOST), at(STRANGER), b"x")).kind, Kind::Forward, "takes its key");
+    assert_eq!((bed.engine.refusals(), bed.engine.table().live()), (0, 2));
+    assert!(bed.engine.table().wants_grace());
+    let other = "198.51.100.2:54";
+    for _ in 0..2 {
+        bed.send(WAN, &Spec::udp(at(other), at(HOST), b"x"));
+    }
+    assert_eq!(bed.engine.refusals(), 1);
+    bed.settle();
+    assert_eq!((bed.engine.refusals(), bed.engine.table().live()), (1, 3), "the one of before is not taken off twice");
+}
