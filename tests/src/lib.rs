@@ -40,6 +40,7 @@ pub mod numbered;
 pub mod offloads;
 pub mod policy;
 pub mod probe;
+pub mod programs;
 pub mod raw;
 pub mod reference;
 pub mod tcp;

@@ -22,6 +22,7 @@ use flowhop_flow::Level;
 use flowhop_flow::reason::Reason;
 use flowhop_io::bpf::IndexKind;
 use flowhop_tests::history::{Episode, Random, Step};
+use flowhop_tests::programs::apart;
 
 use faults::Fault;
 use replay::{Disagreement, Tally, hex, replay};
@@ -231,33 +232,6 @@ fn planted_faults_are_found() {
     }
 }
 
-/// Runs something in network and mount namespaces of its own, with the interfaces of a history in them.
-fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            // SAFETY: no memory is passed; only this thread is moved.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) }, 0, "unshare");
-            let private = libc::MS_REC | libc::MS_PRIVATE;
-            // SAFETY: the strings are constant and ended by zeros, and the other pointers may be null.
-            let done =
-                unsafe { libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) };
-            assert_eq!(done, 0, "mounts of its own");
-            for pair in [[2, 3], [4, 5], [6, 7]] {
-                let [one, two] = pair.map(|ifindex| (format!("d{ifindex}"), ifindex.to_string()));
-                let arguments =
-                    ["link", "add", &one.0, "index", &one.1, "type", "veth", "peer", "name", &two.0, "index", &two.1];
-                let status = std::process::Command::new("ip").args(arguments).status().unwrap();
-                assert!(status.success(), "ip {arguments:?}");
-            }
-            work()
-        });
-        match thread.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
 /// The programs in the kernel agree with the model (A14, A17, B12): verdict, reason by counter, bytes, records.
 fn in_the_kernel(level: Level, index: IndexKind, socket: bool, seed: u64) {
     // SAFETY: no preconditions.
@@ -265,7 +239,7 @@ fn in_the_kernel(level: Level, index: IndexKind, socket: bool, seed: u64) {
         eprintln!("skipped: needs root");
         return;
     }
-    let tally = apart(|| {
+    let tally = apart(&[[2, 3], [4, 5], [6, 7]], || {
         let mut number = 0;
         // Long episodes, because each loads the programs, which takes the verifier seconds.
         run(packets(50_000), 12 * EPISODE, seed, &mut |secret| {

@@ -13,10 +13,11 @@ use flowhop_tests::history::{
     ALIVE_FOR, NOT_IN_DRIVER, ORPHAN_GRACE, Opening, POLICY, PORTS, Packet, Step, VLAN, locals, neighbours,
     on_the_wire, port_mac, port_number,
 };
+use flowhop_tests::programs::kernel_now;
 use flowhop_tests::reference::tcp::Half;
 use flowhop_tests::reference::{Neighbour, Port, Tuple, World};
 
-use crate::rig::{Rig, kernel_now};
+use crate::rig::Rig;
 
 fn key_of_tuple(tuple: &Tuple) -> Key {
     Key {

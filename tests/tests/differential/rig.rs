@@ -1,25 +1,23 @@
 //! The real function with its tables, natively or in the kernel.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use flowhop_flow::cell::Cell64;
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::reason::Reason;
-use flowhop_flow::record::{
-    Adjacency, Config, Gate, NextHop, Port, PortKey, PortSlot, QUEUES, index_kind, local_flags, port_flags,
-};
+use flowhop_flow::record::{Adjacency, Config, Gate, NextHop, Port, PortKey, index_kind, local_flags};
 use flowhop_flow::rewrite::fix_in_place;
 use flowhop_flow::{Arrival, Hit, Host, Key, Kind, Level, Verdict, forward};
-use flowhop_io::bpf::{self, Context, IndexKind, Kernel, Program, Shared};
-use flowhop_io::xsk::{METADATA, Sockets};
-use flowhop_table::{Geometry, KernelHashSync, Region, Regions, Table, lookup};
+use flowhop_io::bpf::{self, Context, IndexKind, Program};
+use flowhop_io::xsk::METADATA;
+use flowhop_table::{Geometry, KernelHashSync, Regions, Table, lookup};
 use flowhop_tests::history::{
     ALIVE_FOR, NO_PORT, NOT_IN_DRIVER, ORPHAN_GRACE, POLICY, PORTS, Packet, VLAN, locals, neighbours, port_mac,
     port_number,
 };
+use flowhop_tests::programs::{self, driver_word};
 use flowhop_tests::reference::{Outcome, UsedPorts, packet};
 use flowhop_wire::Frame;
 use flowhop_wire::checksum::Delta;
@@ -83,38 +81,11 @@ impl KernelHashSync for Hash {
     }
 }
 
-/// The kernel programs with their maps, and what their counters should say.
+/// A program in the kernel, and what its counters should say.
 struct Programs {
-    kernel: Arc<Mutex<Kernel>>,
-    program: Program,
+    programs: programs::Programs,
     socket: bool,
-    /// Held open.
-    _sockets: Sockets,
     expected: HashMap<(u8, Reason), bpf::Tally>,
-    state: PathBuf,
-}
-
-struct KernelIndex(Arc<Mutex<Kernel>>);
-
-impl KernelHashSync for KernelIndex {
-    fn insert(&mut self, key: &Key, place: u32) -> Result<(), String> {
-        self.0.lock().unwrap().insert_key(key, place).map_err(|error| error.to_string())
-    }
-
-    fn remove(&mut self, key: &Key) {
-        self.0.lock().unwrap().remove_key(key).unwrap();
-    }
-
-    fn retain(&mut self, _: &dyn Fn(&Key, u32) -> bool) {
-        unreachable!("this table is never adopted");
-    }
-}
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        let _removed = Kernel::take_down(&self.state);
-        let _removed = std::fs::remove_dir_all(&self.state);
-    }
 }
 
 /// The real function with its tables.
@@ -178,14 +149,6 @@ pub(crate) struct Seen {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Milliseconds-like ticks as the kernel program reads them.
-pub(crate) fn kernel_now() -> u32 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live timespec.
-    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut time) }, 0);
-    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> 20) as u32
-}
-
 impl Rig {
     /// The function compiled for this process.
     pub(crate) fn native(level: Level, hashed: bool, secret: [u32; 10], fault: Option<Fault>) -> Self {
@@ -205,45 +168,22 @@ impl Rig {
         secret: [u32; 10],
         name: &str,
     ) -> Result<Self, bpf::KernelError> {
-        let geometry = Geometry::for_connections(
-            CONNECTIONS,
-            if index == IndexKind::Lines { index_kind::LINES } else { index_kind::KERNEL_HASH },
-        );
-        let state = std::env::temp_dir().join(format!("flowhop-diff-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&state).unwrap();
-        let kernel = Kernel::load(&state, bpf::Geometry { buckets: geometry.buckets, blocks: geometry.blocks, index })?;
-        let kernel = Arc::new(Mutex::new(kernel));
-        let regions = {
-            let owner: Arc<Mutex<Kernel>> = Arc::clone(&kernel);
-            let guard = kernel.lock().unwrap();
-            shared_regions(guard.shared(), &owner)
-        };
-        let sync: Option<Box<dyn KernelHashSync>> =
-            (index == IndexKind::KernelHash).then(|| Box::new(KernelIndex(Arc::clone(&kernel))) as _);
-        let table = Table::create(regions, geometry, secret, sync);
-        let mut sockets = Sockets::default();
-        {
-            let mut kernel = kernel.lock().unwrap();
-            for key in keys() {
-                let slot = &kernel.shared().port_slots[key.0.slot(0) as usize];
-                slot.0.store(PortSlot::word(key.0, port_number(key.1)));
-            }
-            for (number, (address, used)) in locals().into_iter().enumerate() {
-                let flags = if used.is_some() { local_flags::TRANSLATED | number as u32 } else { 0 };
-                kernel.insert_local(&key::address(address), flags).unwrap();
-                for (row, port) in used.into_iter().flatten() {
-                    let word: &Cell64 = &kernel.shared().port_bits[number].0[usize::from(row)][usize::from(port) / 64];
-                    word.store(word.load() | 1 << (port % 64));
-                }
-            }
-            for ifindex in PORTS.into_iter().filter(|_| socket) {
-                sockets.bind(ifindex, 0).unwrap();
-                kernel.set_socket(first_socket(ifindex), sockets.fd(ifindex, 0).unwrap()).unwrap();
+        let geometry = programs::Programs::geometry(CONNECTIONS, index);
+        let mut programs = programs::Programs::load(level, index, geometry, name)?;
+        let table = programs.table(geometry, secret);
+        keys().for_each(|(key, ifindex)| programs.name_port(key, port_number(ifindex)));
+        for (number, (address, used)) in locals().into_iter().enumerate() {
+            let flags = if used.is_some() { local_flags::TRANSLATED | number as u32 } else { 0 };
+            let mut kernel = programs.kernel();
+            kernel.insert_local(&key::address(address), flags).unwrap();
+            for (row, port) in used.into_iter().flatten() {
+                let word: &Cell64 = &kernel.shared().port_bits[number].0[usize::from(row)][usize::from(port) / 64];
+                word.store(word.load() | 1 << (port % 64));
             }
         }
+        PORTS.into_iter().filter(|_| socket).for_each(|ifindex| programs.bind(ifindex));
         table.config().punt_ifindex.store(NO_PORT);
-        let program = if level == Level::Driver { Program::driver(index) } else { Program::ingress(index) };
-        let programs = Programs { kernel, program, socket, expected: HashMap::new(), state, _sockets: sockets };
+        let programs = Programs { programs, socket, expected: HashMap::new() };
         Ok(Self { table, hash: None, locals: HashMap::new(), fault: None, programs: Some(programs), level }.settle())
     }
 
@@ -257,10 +197,9 @@ impl Rig {
             let port = &self.table.regions().ports[usize::from(port_number(ifindex))];
             port.ifindex.store(ifindex);
             port.set_mac(port_mac(ifindex));
-            let driver = if ifindex == NOT_IN_DRIVER { 0 } else { port_flags::DRIVER };
             // Frames of a VLAN come through the device below, and its queues are what has sockets.
             let device = if ifindex == PORTS[3] { VLAN.0 } else { ifindex };
-            port.driver.store(driver | u32::from(first_socket(device)) << 16);
+            port.driver.store(driver_word(ifindex != NOT_IN_DRIVER, device));
         }
         for (index, hop) in neighbours().iter().enumerate() {
             self.table.regions().adjacencies[index].write(hop);
@@ -336,10 +275,7 @@ impl Rig {
     fn run_program(&mut self, packet: &Packet, expected: &Outcome) -> Result<Seen, String> {
         let Some(programs) = &mut self.programs else { return Err(String::from("no kernel")) };
         let context = Context { ifindex: packet.arrival.ifindex, mark: 0, gso_size: packet.arrival.segment };
-        let run = {
-            let mut kernel = programs.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-            kernel.test_run(programs.program, &packet.bytes, context, 1).map_err(|error| format!("run: {error}"))?
-        };
+        let run = programs.programs.run(&packet.bytes, context).map_err(|error| format!("run: {error}"))?;
         let port = expected.port;
         let moved = programs.moved(port)?;
         let tag = if self.level == Level::Driver { packet::untag(&packet.bytes).1 } else { None };
@@ -385,8 +321,8 @@ impl Rig {
 impl Programs {
     /// The counters of a port that moved since they were looked at last: reason, packets, bytes.
     fn moved(&mut self, port: u8) -> Result<Vec<(Reason, u64, u64)>, String> {
-        let kernel = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_driver = matches!(self.program, Program::Driver | Program::DriverHash);
+        let kernel = self.programs.kernel();
+        let in_driver = matches!(self.programs.program(), Program::Driver | Program::DriverHash);
         let tallies = if in_driver { kernel.driver_counters(port) } else { kernel.counters(port) };
         let mut moved = Vec::new();
         for (reason, tally) in tallies.map_err(|error| error.to_string())?.moved() {
@@ -404,25 +340,4 @@ impl Programs {
 fn keys() -> impl Iterator<Item = (PortKey, u32)> {
     let own = PORTS.into_iter().map(|ifindex| (PortKey::of(ifindex), ifindex));
     own.chain([(PortKey { ifindex: VLAN.0, vid: VLAN.1 }, PORTS[3])])
-}
-
-/// Where the sockets of a device begin.
-fn first_socket(ifindex: u32) -> u16 {
-    ifindex as u16 * QUEUES as u16
-}
-
-fn shared_regions(shared: &Shared, owner: &Arc<Mutex<Kernel>>) -> Regions {
-    fn region<T: Sync + Send + 'static>(records: &[T], owner: &Arc<Mutex<Kernel>>) -> Region<T> {
-        let owner: Arc<Mutex<Kernel>> = Arc::clone(owner);
-        // SAFETY: the kernel's mappings live as long as it does, stay where they are, and consist of cells.
-        unsafe { Region::from_raw(std::ptr::NonNull::from(records).cast(), records.len(), owner) }
-    }
-    Regions {
-        config: region(&shared.config, owner),
-        buckets: region(&shared.buckets, owner),
-        blocks: region(&shared.blocks, owner),
-        adjacencies: region(&shared.adjacencies, owner),
-        gates: region(&shared.gates, owner),
-        ports: region(&shared.ports, owner),
-    }
 }

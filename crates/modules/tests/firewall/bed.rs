@@ -124,16 +124,22 @@ impl Bed {
     }
 
     fn made(text: &str, connections: u32, kernel: bool) -> Self {
+        let geometry = Geometry::for_connections(connections, 0);
+        let table = Table::create(Regions::private(geometry), geometry, [7; 10], None);
+        Self::over(table, text, if kernel { FastPath::Skb } else { FastPath::None })
+    }
+
+    /// A policy over a table of one's own, which kernel programs of this kind read.
+    pub(crate) fn over(table: Table, text: &str, fast: FastPath) -> Self {
         let mut names = [Names::default(), Names::default()];
         let [rules, nats] = &mut names;
         let shared = Shared::new(policy(text), rules, nats);
-        let geometry = Geometry::for_connections(connections, 0);
-        let table = Table::create(Regions::private(geometry), geometry, [7; 10], None);
         table.config().orphan_grace.store(100_000);
-        Self::around(table, shared, names, 1000, kernel)
+        Self::around(table, shared, names, 1000, fast)
     }
 
-    fn around(table: Table, shared: Shared, names: [Names; 2], now: u32, kernel: bool) -> Self {
+    fn around(table: Table, shared: Shared, names: [Names; 2], now: u32, fast: FastPath) -> Self {
+        let kernel = fast != FastPath::None;
         let second = 954;
         let bindings = Bindings::new(table.regions().blocks.len() as u32);
         let parts = Parts {
@@ -164,13 +170,13 @@ impl Bed {
                 ifindex,
                 mac,
                 zone: u16::from(port) - 1,
-                fast: if kernel { FastPath::Skb } else { FastPath::None },
+                fast,
                 reason: if kernel { PathReason::Default } else { PathReason::NoKernel },
                 martians: Martians::Rfc1812,
                 reverse_path: ReversePath::Off,
                 lower: PortKey::of(ifindex),
                 partial_checksums: false,
-                takes_frames: false,
+                takes_frames: fast == FastPath::Driver,
                 falls_back: true,
             });
         }
@@ -209,17 +215,31 @@ impl Bed {
     }
 
     pub(crate) fn send(&mut self, port: u8, spec: &Spec<'_>) -> Outcome {
-        let (from, to) = if port == LAN { (INSIDE_MAC, LAN_MAC) } else { (OUTSIDE_MAC, WAN_MAC) };
-        self.receive(port, spec.with_link(from, to).to_vec().unwrap())
+        self.receive(port, framed(port, spec))
     }
 
-    pub(crate) fn receive(&mut self, port: u8, mut frame: Vec<u8>) -> Outcome {
+    pub(crate) fn receive(&mut self, port: u8, frame: Vec<u8>) -> Outcome {
         let arrived = Arrived { port, gate: 0, driver: false, now: self.now };
-        self.engine.receive(&arrived, &mut Buffer::new(&mut frame, Offload::default()), &mut self.outside)
+        self.judge(&arrived, frame)
+    }
+
+    /// What a kernel program handed down.
+    pub(crate) fn judge(&mut self, arrived: &Arrived, mut frame: Vec<u8>) -> Outcome {
+        self.engine.receive(arrived, &mut Buffer::new(&mut frame, Offload::default()), &mut self.outside)
     }
 
     pub(crate) fn last(&mut self) -> (u8, Vec<u8>) {
         self.outside.sent.pop().expect("a packet was sent")
+    }
+
+    /// Has everything leave that waits: nothing is on its way from the kernel side.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..3 {
+            if let Some(grace) = self.engine.begin_grace() {
+                self.engine.grace_passed(grace, self.now);
+            }
+            self.engine.settle(self.now, true, &mut self.outside);
+        }
     }
 
     pub(crate) fn pass(&mut self, ticks: u32) {
@@ -264,12 +284,18 @@ impl Bed {
         let regions = self.engine.table().regions().clone();
         let geometry = Geometry::for_connections(regions.blocks.len() as u32, 0);
         let table = Table::adopt(regions, geometry, None).unwrap();
-        let mut bed = Self::around(table, self.shared, self.names, self.now, false);
+        let mut bed = Self::around(table, self.shared, self.names, self.now, FastPath::None);
         bed.neighbours();
         let now = bed.now;
         let adopted = bed.engine.adopt(now);
         (bed, adopted)
     }
+}
+
+/// A packet as a host sends it that this port leads to.
+pub(crate) fn framed(port: u8, spec: &Spec<'_>) -> Vec<u8> {
+    let (from, to) = if port == LAN { (INSIDE_MAC, LAN_MAC) } else { (OUTSIDE_MAC, WAN_MAC) };
+    spec.with_link(from, to).to_vec().unwrap()
 }
 
 fn masked(address: IpAddr, length: u8) -> IpAddr {

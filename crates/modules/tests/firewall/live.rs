@@ -254,16 +254,6 @@ fn a_full_table_is_told_unless_there_is_room_in_a_moment() {
 }
 
 impl Bed {
-    /// Has everything leave that waits: nothing is on its way from the kernel side.
-    pub(crate) fn settle(&mut self) {
-        for _ in 0..3 {
-            if let Some(grace) = self.engine.begin_grace() {
-                self.engine.grace_passed(grace, self.now);
-            }
-            self.engine.settle(self.now, true, &mut self.outside);
-        }
-    }
-
     pub(crate) fn paths(&self, block: u32) -> [Path; 2] {
         self.steers(block).map(Path::of)
     }

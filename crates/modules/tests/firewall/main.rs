@@ -10,6 +10,7 @@ mod fragments;
 mod live;
 mod mapping;
 mod mss;
+mod pieces;
 mod pools;
 mod prefix;
 mod pressure;

@@ -1,0 +1,171 @@
+//! The programs in the kernel, run on single packets, with the tables that they share with user space.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flowhop_flow::record::{PortKey, PortSlot, QUEUES, index_kind, port_flags};
+use flowhop_flow::{Key, Level};
+use flowhop_io::bpf::{self, Context, IndexKind, Kernel, KernelError, Program, Shared, TestRun};
+use flowhop_io::xsk::Sockets;
+use flowhop_table::{Geometry, KernelHashSync, Region, Regions, Table};
+
+/// A program of one level, loaded, and everything that it needs.
+pub struct Programs {
+    kernel: Arc<Mutex<Kernel>>,
+    program: Program,
+    index: IndexKind,
+    sockets: Sockets,
+    state: PathBuf,
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        let _removed = Kernel::take_down(&self.state);
+        let _removed = std::fs::remove_dir_all(&self.state);
+    }
+}
+
+impl Programs {
+    /// Loads the program of a level; `name` is for nobody else at this moment.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn load(level: Level, index: IndexKind, geometry: Geometry, name: &str) -> Result<Self, KernelError> {
+        let state = std::env::temp_dir().join(format!("flowhop-programs-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&state).expect("a directory in the temporary directory");
+        let kernel = Kernel::load(&state, bpf::Geometry { buckets: geometry.buckets, blocks: geometry.blocks, index })?;
+        let program = if level == Level::Driver { Program::driver(index) } else { Program::ingress(index) };
+        Ok(Self { kernel: Arc::new(Mutex::new(kernel)), program, index, sockets: Sockets::default(), state })
+    }
+
+    /// Sizes of a table for so many connections.
+    #[must_use]
+    pub fn geometry(connections: u32, index: IndexKind) -> Geometry {
+        let kind = if index == IndexKind::Lines { index_kind::LINES } else { index_kind::KERNEL_HASH };
+        Geometry::for_connections(connections, kind)
+    }
+
+    /// A new table in the memory that the program reads.
+    #[must_use]
+    pub fn table(&self, geometry: Geometry, secret: [u32; 10]) -> Table {
+        let sync: Option<Box<dyn KernelHashSync>> =
+            (self.index == IndexKind::KernelHash).then(|| Box::new(KernelIndex(Arc::clone(&self.kernel))) as _);
+        let regions = shared_regions(self.kernel().shared(), &self.kernel);
+        Table::create(regions, geometry, secret, sync)
+    }
+
+    /// The loaded objects.
+    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which program it is.
+    #[must_use]
+    pub fn program(&self) -> Program {
+        self.program
+    }
+
+    /// Has frames of this key belong to the port.
+    pub fn name_port(&self, key: PortKey, port: u8) {
+        let kernel = self.kernel();
+        kernel.shared().port_slots[key.slot(0) as usize].0.store(PortSlot::word(key, port));
+    }
+
+    /// Gives the first queue of a device a socket that packets are handed down to. Needs the device.
+    pub fn bind(&mut self, ifindex: u32) {
+        self.sockets.bind(ifindex, 0).expect("a socket for the device");
+        let socket = self.sockets.fd(ifindex, 0).expect("the socket");
+        self.kernel().set_socket(first_socket(ifindex), socket).expect("a place in the map of sockets");
+    }
+
+    /// Runs the program on one packet.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn run(&self, frame: &[u8], context: Context) -> Result<TestRun, KernelError> {
+        self.kernel().test_run(self.program, frame, context, 1)
+    }
+}
+
+/// Where the sockets of a device begin.
+#[must_use]
+pub fn first_socket(ifindex: u32) -> u16 {
+    ifindex as u16 * QUEUES as u16
+}
+
+/// The word of a port's record that says what its driver can do.
+#[must_use]
+pub fn driver_word(takes_frames: bool, device: u32) -> u32 {
+    (if takes_frames { port_flags::DRIVER } else { 0 }) | u32::from(first_socket(device)) << 16
+}
+
+struct KernelIndex(Arc<Mutex<Kernel>>);
+
+impl KernelHashSync for KernelIndex {
+    fn insert(&mut self, key: &Key, place: u32) -> Result<(), String> {
+        let mut kernel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kernel.insert_key(key, place).map_err(|error| error.to_string())
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove_key(key).expect("a key that is there");
+    }
+
+    fn retain(&mut self, _: &dyn Fn(&Key, u32) -> bool) {
+        unreachable!("this table is never adopted");
+    }
+}
+
+fn shared_regions(shared: &Shared, owner: &Arc<Mutex<Kernel>>) -> Regions {
+    fn region<T: Sync + Send + 'static>(records: &[T], owner: &Arc<Mutex<Kernel>>) -> Region<T> {
+        let owner: Arc<Mutex<Kernel>> = Arc::clone(owner);
+        // SAFETY: the kernel's mappings live as long as it does, stay where they are, and consist of cells.
+        unsafe { Region::from_raw(NonNull::from(records).cast(), records.len(), owner) }
+    }
+    Regions {
+        config: region(&shared.config, owner),
+        buckets: region(&shared.buckets, owner),
+        blocks: region(&shared.blocks, owner),
+        adjacencies: region(&shared.adjacencies, owner),
+        gates: region(&shared.gates, owner),
+        ports: region(&shared.ports, owner),
+    }
+}
+
+/// Runs something in network and mount namespaces of its own, with pairs of devices of these indexes in them.
+pub fn apart<T: Send>(pairs: &[[u32; 2]], work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: no memory is passed; only this thread is moved.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) }, 0, "unshare");
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            // SAFETY: the strings are constant and ended by zeros, and the other pointers may be null.
+            let done =
+                unsafe { libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()) };
+            assert_eq!(done, 0, "mounts of its own");
+            for pair in pairs {
+                let [one, two] = pair.map(|ifindex| (format!("d{ifindex}"), ifindex.to_string()));
+                let arguments =
+                    ["link", "add", &one.0, "index", &one.1, "type", "veth", "peer", "name", &two.0, "index", &two.1];
+                let status = Command::new("ip").args(arguments).status().expect("ip");
+                assert!(status.success(), "ip {arguments:?}");
+            }
+            work()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Ticks as the programs read them.
+#[must_use]
+pub fn kernel_now() -> u32 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live timespec.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) }, 0);
+    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> 20) as u32
+}

@@ -1,0 +1,124 @@
+//! A kernel program in front of the engine.
+
+use flowhop_engine::{Arrived, FastPath};
+use flowhop_flow::record::PortKey;
+use flowhop_flow::{Level, parse};
+use flowhop_io::bpf::{Context, IndexKind};
+use flowhop_io::xsk::METADATA;
+use flowhop_table::{Geometry, Table, lookup};
+use flowhop_tests::programs::{Programs, driver_word, kernel_now};
+use flowhop_wire::Frame;
+
+use crate::bed::{LAN, LAN_MAC, WAN, WAN_MAC};
+
+const CONNECTIONS: u32 = 4096;
+/// How long the daemon may be silent, in ticks: as long as a run takes.
+const ALIVE_FOR: u32 = 100_000;
+/// What is handed down begins with this (crates/kernel/src/metadata.rs).
+const MARK: [u8; 2] = [0x02, 0x46];
+
+/// The program, and the level that it is of.
+pub(crate) struct Front {
+    programs: Programs,
+    level: Level,
+}
+
+/// What the program made of a packet.
+pub(crate) enum Verdict {
+    /// It goes out as this.
+    Forwarded(Vec<u8>),
+    /// The engine gets it, with what the program has to say of it.
+    HandedDown(Arrived, Vec<u8>),
+    /// It is dropped, or the box's own stack has it.
+    Refused,
+}
+
+/// The device of a port in the bed.
+pub(crate) const fn ifindex(port: u8) -> u32 {
+    port as u32 + 10
+}
+
+struct Bytes<'a>(&'a [u8]);
+
+impl Frame for Bytes<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn read<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        self.0.get(offset..)?.first_chunk()
+    }
+    fn write<const N: usize>(&mut self, _: usize) -> Option<&mut [u8; N]> {
+        None
+    }
+}
+
+impl Front {
+    pub(crate) fn load(level: Level, name: &str) -> Self {
+        let geometry = Programs::geometry(CONNECTIONS, IndexKind::Lines);
+        let mut programs =
+            Programs::load(level, IndexKind::Lines, geometry, name).unwrap_or_else(|error| panic!("{error}"));
+        for port in [LAN, WAN] {
+            programs.name_port(PortKey::of(ifindex(port)), port);
+            if level == Level::Driver {
+                programs.bind(ifindex(port));
+            }
+        }
+        Self { programs, level }
+    }
+
+    pub(crate) fn fast(&self) -> FastPath {
+        if self.level == Level::Driver { FastPath::Driver } else { FastPath::Skb }
+    }
+
+    /// The table that the program reads, with the bed's two ports.
+    pub(crate) fn table(&self) -> Table {
+        let geometry: Geometry = Programs::geometry(CONNECTIONS, IndexKind::Lines);
+        let table = self.programs.table(geometry, [7; 10]);
+        for (port, mac) in [(LAN, LAN_MAC), (WAN, WAN_MAC)] {
+            let record = &table.regions().ports[usize::from(port)];
+            record.ifindex.store(ifindex(port));
+            record.set_mac(mac);
+            record.driver.store(driver_word(true, ifindex(port)));
+        }
+        table.config().alive_for.store(ALIVE_FOR);
+        table.config().punt_ifindex.store(ifindex(WAN));
+        table
+    }
+
+    /// Runs the program on a packet. Its clock is the machine's; the entry gets the stamp of the bed's.
+    pub(crate) fn run(&self, table: &Table, port: u8, frame: &[u8], now: u32) -> Verdict {
+        let heartbeat = table.config().heartbeat.load();
+        table.config().heartbeat.store(kernel_now());
+        let context = Context { ifindex: ifindex(port), mark: 0, gso_size: 0 };
+        let run = self.programs.run(frame, context).unwrap_or_else(|error| panic!("{error}"));
+        table.config().heartbeat.store(heartbeat);
+        let redirected = run.action == if self.level == Level::Driver { 4 } else { 7 };
+        match run.frame.first_chunk::<6>() {
+            Some([a, b, from, _, high, low]) if redirected && [*a, *b] == MARK => {
+                let gate = u16::from_be_bytes([*high, *low]);
+                let driver = self.level == Level::Driver;
+                let arrived = Arrived { port: *from, gate: gate.into(), driver, now };
+                let mut bytes = run.frame;
+                if driver {
+                    bytes.drain(..METADATA);
+                } else {
+                    bytes[..6].copy_from_slice(&frame[..6]);
+                }
+                Verdict::HandedDown(arrived, bytes)
+            }
+            _ if redirected => {
+                stamp(table, frame, now);
+                Verdict::Forwarded(run.frame)
+            }
+            _ => Verdict::Refused,
+        }
+    }
+}
+
+fn stamp(table: &Table, frame: &[u8], now: u32) {
+    let parsed = parse::ipv4(&Bytes(frame), parse::ETHERNET, 0).expect("a packet that was forwarded");
+    let config = table.config();
+    let hit = lookup::find(table.regions(), config.buckets.load(), &parsed.key, config.hash(&parsed.key));
+    let (block, direction) = hit.expect("the entry that it was forwarded by");
+    block.hot[direction].last_seen.store(now);
+}
