@@ -2,12 +2,13 @@
 //!
 //! * `bpf` builds the kernel programs and updates the committed object; `bpf --check` fails when it is stale.
 //! * `test` is everything that a change has to pass.
-//! * `fuzz` runs the fuzz targets, which takes as long as one likes.
+//! * `differ` compares the fast paths with the reference model, for long; `fuzz` runs the fuzz targets, likewise.
 //!
 //! On Debian as root both install what they need; elsewhere they name it.
 
 mod arrows;
 mod bpf;
+mod differ;
 mod digest;
 mod fuzz;
 mod link;
@@ -24,8 +25,13 @@ const USAGE: &str = "usage: cargo xtask <task>
     bpf            build the kernel programs, update crates/io/bpf/
     bpf --check    fail when the committed object does not belong to its sources
     test           all checks and tests
+    differ [PACKETS [SEED]]
+                   the same histories of so many packets, ten million if not said otherwise, through the
+                   reference model and each fast path
     fuzz [TARGET [SECONDS]]
-                   the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise";
+                   the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise
+    fuzz --keep [TARGET]
+                   what they found, as few inputs as reach the same branches, to fuzz/kept";
 
 fn main() -> ExitCode {
     // rustc calls this very program as the linker of the kernel programs.
@@ -49,7 +55,12 @@ fn run() -> Result<()> {
         ["bpf"] => bpf::build(),
         ["bpf", "--check"] => bpf::check(),
         ["test"] => test::run_all(),
+        ["differ"] => differ::differ("10000000", "1"),
+        ["differ", packets] => differ::differ(packets, "1"),
+        ["differ", packets, seed] => differ::differ(packets, seed),
         ["fuzz"] => fuzz::fuzz(None, 600),
+        ["fuzz", "--keep"] => fuzz::keep(None),
+        ["fuzz", "--keep", target] => fuzz::keep(Some(target)),
         ["fuzz", target] => fuzz::fuzz(Some(target), 600),
         ["fuzz", target, seconds] => fuzz::fuzz(Some(target), seconds.parse().context("seconds")?),
         _ => bail!("{USAGE}"),

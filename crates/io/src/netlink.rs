@@ -334,8 +334,8 @@ impl AsFd for Monitor {
     }
 }
 
-/// Pushes the events of a datagram; returns how many messages were not understood.
-fn decode_datagram(datagram: &[u8], events: &mut Vec<Event>) -> u64 {
+/// Pushes the events that a datagram of the kernel's announces; returns how many messages were not understood.
+pub fn decode_datagram(datagram: &[u8], events: &mut Vec<Event>) -> u64 {
     let mut undecodable = 0;
     for message in messages(datagram) {
         match decode::decode(&message) {

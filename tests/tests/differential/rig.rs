@@ -183,6 +183,8 @@ impl Rig {
         }
         PORTS.into_iter().filter(|_| socket).for_each(|ifindex| programs.bind(ifindex));
         table.config().punt_ifindex.store(NO_PORT);
+        // The program is loaded now, not while the first heartbeat grows old.
+        programs.run(&[0; 64], Context { ifindex: NO_PORT, mark: 0, gso_size: 0 })?;
         let programs = Programs { programs, socket, expected: HashMap::new() };
         Ok(Self { table, hash: None, locals: HashMap::new(), fault: None, programs: Some(programs), level }.settle())
     }

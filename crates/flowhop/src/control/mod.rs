@@ -68,6 +68,18 @@ pub enum PathChoice {
 }
 
 impl Request {
+    /// Reads the line that a client sent.
+    ///
+    /// # Errors
+    /// In words on one line, when it is no request.
+    pub fn read(line: &str) -> Result<Self, String> {
+        serde_json::from_str(line).map_err(|error| {
+            // It repeats what was sent, which may be anything.
+            let said = error.to_string().replace(char::is_control, " ");
+            format!("not a request that this daemon knows: {said}")
+        })
+    }
+
     /// Whether it changes anything.
     #[must_use]
     pub const fn changes(&self) -> bool {
@@ -91,6 +103,15 @@ pub enum RefusalKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Found by fuzzing: what is repeated of a request may hold anything.
+    #[test]
+    fn refusals_are_one_line() {
+        for line in [" [\"\\n\"P", "{\"command\":\"a\\nb\\u001b[2J\"}", "\n\n", ""] {
+            let said = Request::read(line).expect_err(line);
+            assert!(said.starts_with("not a request") && !said.contains(char::is_control), "{said:?}");
+        }
+    }
 
     #[test]
     fn requests_look_as_documented() {

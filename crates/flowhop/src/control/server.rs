@@ -222,11 +222,9 @@ fn attend(stream: &UnixStream, door: &Door) -> io::Result<()> {
     let peer = Peer { uid: credentials.uid(), pid: credentials.pid() };
     let mut line = String::new();
     BufReader::new(stream.take(LONGEST_REQUEST)).read_line(&mut line)?;
-    let request: Request = match serde_json::from_str(&line) {
+    let request = match Request::read(&line) {
         Ok(request) => request,
-        Err(error) => {
-            return refuse(stream, RefusalKind::Refused, &format!("not a request that this daemon knows: {error}"));
-        }
+        Err(error) => return refuse(stream, RefusalKind::Refused, &error),
     };
     if request.changes() && !peer.may_change() {
         return refuse(stream, RefusalKind::NotPermitted, "only root may change things");
