@@ -3,16 +3,19 @@
 //! * `bpf` builds the kernel programs and updates the committed object; `bpf --check` fails when it is stale.
 //! * `test` is everything that a change has to pass.
 //! * `fuzz` runs the fuzz targets, which takes as long as one likes.
+//! * `vm` runs tests on another kernel, in an emulated machine.
 //!
-//! On Debian as root both install what they need; elsewhere they name it.
+//! On Debian as root they install what they need; elsewhere they name it.
 
 mod arrows;
 mod bpf;
 mod digest;
 mod fuzz;
+mod kernel_package;
 mod link;
 mod system;
 mod test;
+mod vm;
 
 use std::env;
 use std::process::ExitCode;
@@ -25,7 +28,10 @@ const USAGE: &str = "usage: cargo xtask <task>
     bpf --check    fail when the committed object does not belong to its sources
     test           all checks and tests
     fuzz [TARGET [SECONDS]]
-                   the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise";
+                   the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise
+    vm [--kernel SUITE|FOLDER/] [TEST[::FILTER]...]
+                   tests of the package flowhop-tests on another kernel, in an emulated machine: that of a suite of
+                   Debian (the backports, if not said otherwise) or an unpacked one, and the tests `levels`";
 
 fn main() -> ExitCode {
     // rustc calls this very program as the linker of the kernel programs.
@@ -52,6 +58,7 @@ fn run() -> Result<()> {
         ["fuzz"] => fuzz::fuzz(None, 600),
         ["fuzz", target] => fuzz::fuzz(Some(target), 600),
         ["fuzz", target, seconds] => fuzz::fuzz(Some(target), seconds.parse().context("seconds")?),
+        ["vm", arguments @ ..] => vm::vm(arguments),
         _ => bail!("{USAGE}"),
     }
 }
