@@ -177,7 +177,9 @@ fn tagged(frame: &[u8], tag: u16) -> Vec<u8> {
 fn vlan_interfaces_are_forwarded_between() {
     let _turn = alone();
     if !Bed::has_vlans() {
-        eprintln!("not run: this kernel has no VLAN devices (CONFIG_VLAN_8021Q)");
+        eprintln!(
+            "not run: this kernel has no VLAN devices (CONFIG_VLAN_8021Q); `cargo xtask vm levels::vlan` has one"
+        );
         return;
     }
     let [ten, twenty] = [10, 20].map(Link::Vlan);

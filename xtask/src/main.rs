@@ -3,17 +3,20 @@
 //! * `bpf` builds the kernel programs and updates the committed object; `bpf --check` fails when it is stale.
 //! * `test` is everything that a change has to pass.
 //! * `differ` compares the fast paths with the reference model, for long; `fuzz` runs the fuzz targets, likewise.
+//! * `vm` runs tests on another kernel, in an emulated machine.
 //!
-//! On Debian as root both install what they need; elsewhere they name it.
+//! On Debian as root they install what they need; elsewhere they name it.
 
 mod arrows;
 mod bpf;
 mod differ;
 mod digest;
 mod fuzz;
+mod kernel_package;
 mod link;
 mod system;
 mod test;
+mod vm;
 
 use std::env;
 use std::process::ExitCode;
@@ -31,7 +34,10 @@ const USAGE: &str = "usage: cargo xtask <task>
     fuzz [TARGET [SECONDS]]
                    the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise
     fuzz --keep [TARGET]
-                   what they found, as few inputs as reach the same branches, to fuzz/kept";
+                   what they found, as few inputs as reach the same branches, to fuzz/kept
+    vm [--kernel SUITE|FOLDER/] [TEST[::FILTER]...]
+                   tests of the package flowhop-tests on another kernel, in an emulated machine: that of a suite of
+                   Debian (the backports, if not said otherwise) or an unpacked one, and the tests `levels`";
 
 fn main() -> ExitCode {
     // rustc calls this very program as the linker of the kernel programs.
@@ -63,6 +69,7 @@ fn run() -> Result<()> {
         ["fuzz", "--keep", target] => fuzz::keep(Some(target)),
         ["fuzz", target] => fuzz::fuzz(Some(target), 600),
         ["fuzz", target, seconds] => fuzz::fuzz(Some(target), seconds.parse().context("seconds")?),
+        ["vm", arguments @ ..] => vm::vm(arguments),
         _ => bail!("{USAGE}"),
     }
 }

@@ -9,7 +9,7 @@ use crate::system::{self, Package, cargo, has_program, run};
 use crate::{arrows, bpf};
 
 /// What the tests run beside the compiler.
-const TOOLS: [Package<'static>; 12] = [
+pub(crate) const TOOLS: [Package<'static>; 12] = [
     Package { name: "nftables", known_by: "nft" },
     Package { name: "iperf3", known_by: "iperf3" },
     Package { name: "curl", known_by: "curl" },
@@ -111,7 +111,7 @@ impl Panics {
 }
 
 /// Tests passed and failed, of a line such as `test result: ok. 3 passed; 0 failed; …`.
-fn summary(line: &str) -> Option<(u32, u32)> {
+pub(crate) fn summary(line: &str) -> Option<(u32, u32)> {
     let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
     let mut parts = counts.split("; ").map(|part| part.split(' ').next()?.parse().ok());
     Some((parts.next()??, parts.next()??))
