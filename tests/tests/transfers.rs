@@ -144,9 +144,10 @@ fn data_flows(daemon: &Daemon, path: &str, helper: &str) -> usize {
         let parent = flows.iter().find(|other| other["id"] == flow["parent"]).expect("its parent is there");
         assert_eq!((&parent["helper"], &parent["rule"]), (&helper.into(), &flow["rule"]));
     }
-    for reason in ["helper_refused", "helper_limit", "helper_declined", "tcp_window", "bad_checksum"] {
+    for reason in ["helper_refused", "helper_limit", "tcp_window", "bad_checksum"] {
         assert_eq!(daemon.drops(Some(reason)), 0, "{path}: {}", daemon.json("show drops"));
     }
+    assert_eq!(daemon.json("show status")["status"]["helpers"]["declined"], 0, "{path}");
     data.len()
 }
 
@@ -185,6 +186,42 @@ fn ftp_passes_a_masquerade_in_every_mode() {
             let output = bed.inside.run_within(LIMIT, "curl", &[&limits[..], &request].concat());
             (!output.status.success()).then_some(())
         });
+    }
+}
+
+// interface.md: a new start adopts everything. Two transfers by one control connection whose numbers are shifted by the
+// first; the daemon is killed and started again in the middle of that.
+#[test]
+fn ftp_goes_on_through_a_restart() {
+    if !has(&["vsftpd", "curl"]) {
+        return;
+    }
+    let _turn = alone();
+    let folder = Folder::new(BYTES);
+    for path in PATHS {
+        let bed = Bed::for_path("ftpr", path);
+        let _server = ftp_server(&bed.outside, &folder);
+        let rule = "[[rule]]\nname = \"files\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"tcp/21\"\n\
+                    action = \"allow\"\nhelper = \"ftp\"\n";
+        let policy = Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"]).extra(rule);
+        let mut daemon = Daemon::start(&bed.router, &policy);
+        let files = ["first", "second"].map(|name| folder.name(name));
+        let url = "ftp://198.51.100.2/body";
+        let slow = ["-gsS", "--noproxy", "*", "--max-time", "40", "--limit-rate", "500K", "--ftp-port", "-"];
+        let both = ["-o", &files[0], url, "-o", &files[1], url];
+        let client = bed.inside.spawn("curl", &[&slow[..], &both].concat());
+        let related = |daemon: &Daemon| {
+            let flows = daemon.json("show flows");
+            flows["flows"].as_array().map_or(0, |flows| flows.iter().filter(|flow| !flow["parent"].is_null()).count())
+        };
+        until("the first transfer to begin", LIMIT, || (related(&daemon) == 1).then_some(()));
+        daemon.kill9();
+        daemon.start_again();
+        assert!(related(&daemon) >= 1, "{path}: adopted");
+        let output = client.finish(LIMIT + LIMIT);
+        assert!(output.status.success(), "{path}: {output:?}");
+        files.iter().for_each(|file| folder.has(Path::new(file), path));
+        assert_eq!(data_flows(&daemon, path, "ftp"), 2, "{path}");
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 
 use flowhop_flow::forward::wire_length;
 use flowhop_flow::parse::Segment;
-use flowhop_flow::record::{Block, TcpHalf};
+use flowhop_flow::record::{Block, NextHop, TcpHalf};
 use flowhop_flow::tcp::{self, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_table::BlockIndex;
@@ -258,6 +258,21 @@ impl Engine {
         }
     }
 
+    /// A connection was taken up with a segment of Forward: that is looked at, and of the other side what follows the
+    /// segment's acknowledgment.
+    pub(crate) fn take_up_dialogue(&mut self, number: BlockIndex, segment: &Segment) {
+        if !self.has_helper(number) {
+            return;
+        }
+        let Some(view) = self.table.block(number).map(view_of) else { return };
+        self.begin_dialogue(number, &view);
+        let dialogue = self.dialogues.0.get_mut(&view.serial).and_then(|dialogue| dialogue.streams.as_mut());
+        if let Some([forward, reverse]) = dialogue {
+            forward.next = segment.sequence;
+            reverse.next = segment.acknowledgment;
+        }
+    }
+
     /// What a connection says is passed on without being shown.
     pub(crate) fn pause_dialogue(&mut self, serial: u32) {
         if let Some(dialogue) = self.dialogues.0.get_mut(&serial) {
@@ -327,7 +342,8 @@ impl Engine {
     ) -> bool {
         let Some(hop) = self.hop_of(number, direction) else { return false };
         let [before, after] = [parsed, &leaving.parsed].map(|parsed| wire_length(parsed, packet.segment()));
-        before <= hop.mtu && after > hop.mtu
+        // One whose neighbour is not known waits as it came.
+        hop.flags & NextHop::RESOLVED != 0 && before <= hop.mtu && after > hop.mtu
     }
 
     /// A segment with its numbers and payload as they leave; `None` when it leaves as it came.

@@ -80,8 +80,11 @@ impl Engine {
         self.make_room(session.key.protocol() == protocol::TCP, arrived.now);
         let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
             Ok(number) => {
-                if matches!(parsed.transport, Transport::Tcp(_)) {
+                if let Transport::Tcp(segment) = &parsed.transport {
                     self.solicit(&reverse_key(&session));
+                    if running {
+                        self.take_up_dialogue(number, segment);
+                    }
                 }
                 io.opened();
                 if session.log {

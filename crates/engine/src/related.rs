@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use flowhop_flow::record::Tick;
+use flowhop_flow::record::{Block, Tick};
 use flowhop_flow::tcp::Phase;
 use flowhop_table::{BlockIndex, Freed, Removal, key_of};
 use flowhop_wire::protocol;
@@ -50,14 +50,19 @@ impl Engine {
         }
     }
 
+    /// Whether a connection has announced others that live.
+    pub(crate) fn has_related(&self, block: &Block) -> bool {
+        let dialogue = self.dialogues.0.get(&block.owner.serial.load());
+        dialogue.is_some_and(|dialogue| !dialogue.children.is_empty())
+    }
+
     /// Whether a connection that has been idle for long is kept, because one that it announced lives. One whose sides have
     /// both finished, or that was reset, is not. It is looked at again then.
     pub(crate) fn is_kept_by_others(&mut self, number: BlockIndex) -> bool {
         let Some(block) = self.table.block(number) else { return false };
         let is_tcp = key_of(block, 0).protocol() == protocol::TCP;
         let lives = !is_tcp || Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) < Phase::Closed;
-        let dialogue = self.dialogues.0.get(&block.owner.serial.load());
-        let kept = lives && dialogue.is_some_and(|dialogue| !dialogue.children.is_empty());
+        let kept = lives && self.has_related(block);
         if kept {
             self.wheel.arm(number, LOOK_AGAIN);
         }

@@ -31,6 +31,7 @@ pub fn standard(shared: &Shared, bindings: &Bindings) -> Vec<Box<dyn Module>> {
         Box::new(nat::Inbound::new(shared.clone(), bindings.clone())),
         Box::new(filter::Filter::new(shared.clone())),
         Box::new(nat::Source::new(shared.clone(), bindings.clone())),
+        // Last, because it asks which rule the filter has found when a policy changes.
         Box::new(helpers::Helpers::new(shared.clone(), bindings.clone())),
     ]
 }

@@ -90,6 +90,15 @@ impl Expected {
         self.by_key.get(wanted)
     }
 
+    /// A connection goes on under another rule.
+    pub(super) fn set_rule(&mut self, parent: u32, rule: u16) {
+        for wanted in self.by_parent.get(&parent).into_iter().flatten() {
+            if let Some(expectation) = self.by_key.get_mut(wanted) {
+                expectation.rule = rule;
+            }
+        }
+    }
+
     /// Those of a connection are not expected any more.
     pub(super) fn forget(&mut self, parent: u32) -> Vec<Opening> {
         let all = self.by_parent.remove(&parent).unwrap_or_default();

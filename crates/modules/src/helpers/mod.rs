@@ -257,12 +257,14 @@ impl Module for Helpers {
         self.forget(session.serial, now);
     }
 
-    /// Of a rule that has no helper any more nothing is expected.
+    /// Asked after the filter, which may say another rule. Of one that has no helper any more nothing is expected.
     fn revalidate(&mut self, session: &SessionView, _: &Interfaces) -> Option<Kept> {
         if helper_of(&self.shared.current(), session.rule).is_none() {
             self.dialogues.remove(&session.serial);
             let gone = self.expected.forget(session.serial);
             self.unwanted.extend(gone);
+        } else {
+            self.expected.set_rule(session.serial, session.rule);
         }
         Some(Kept::as_it_is(session))
     }

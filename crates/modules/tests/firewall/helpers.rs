@@ -334,6 +334,32 @@ fn a_passive_connection_comes_in_to_a_published_server() {
     bed.ends_clean();
 }
 
+// Both ends are translated, so both streams are rewritten and shifted, each against the acknowledgments of the other.
+#[test]
+fn both_streams_are_shifted_at_once() {
+    let other = PUBLISH.replacen("from = \"outside\"", "from = \"inside\"", 1);
+    let other = other.replacen("198.51.100.1", "198.51.100.9", 1).replacen("10.1.0.80", "198.51.100.2", 1);
+    for first in [STREAMS, [u32::MAX - 40, u32::MAX - 60]] {
+        let mut bed = Bed::with(&format!("{FTP}{MASQUERADE}{other}"));
+        let mut control = bed.control([LAN, WAN], CLIENT, "198.51.100.9:21", first);
+        for port in 0..10 {
+            let told = bed.active(&mut control, 50_000 + port);
+            assert_eq!(told.ip(), at("198.51.100.1:1").ip());
+            let (session, seen, _) = bed.data([WAN, LAN], at("198.51.100.2:20"), told);
+            assert_eq!(seen.ip(), at("198.51.100.9:1").ip(), "the server as its client knows it");
+            assert_eq!(bed.parent_of(session.0), control.serial);
+            let told = bed.passive(&mut control, 51_000 + port);
+            assert_eq!(told.ip(), at("198.51.100.9:1").ip());
+            let from = SocketAddr::new(at(CLIENT).ip(), 41_000 + port);
+            let (_, seen, real) = bed.data([LAN, WAN], from, told);
+            assert_eq!((seen.ip(), real), (at("198.51.100.1:1").ip(), SocketAddr::new(at(SERVER).ip(), 51_000 + port)));
+        }
+        let block = bed.engine.table().block(control.block).unwrap();
+        assert!(block.tcp.iter().all(|half| half.shift() != 0));
+        bed.ends_clean();
+    }
+}
+
 // RFC 2428: in both families, translated and not.
 #[test]
 fn extended_commands_are_heard_in_both_families() {
@@ -583,10 +609,14 @@ fn a_reload_judges_data_by_its_control_connection() {
     assert_eq!(bed.reload(&renamed), (2, 0));
     let rule = |bed: &Bed, block: u32| view_of(bed.engine.table().block(block).unwrap()).rule;
     assert_eq!(rule(&bed, session.0), rule(&bed, control.block));
+    // What is expected comes in under that rule.
+    let (later, ..) = bed.data([WAN, LAN], at("198.51.100.2:2021"), expected);
+    assert_eq!(rule(&bed, later.0), rule(&bed, control.block));
+    let expected = bed.active(&mut control, 50_002);
     // Without the helper nothing is expected and nothing goes on that was.
     let without = nats().replacen("helper = \"ftp\"", "", 1);
-    assert_eq!(bed.reload(&without), (1, 1));
-    assert!(!bed.goes_on(session));
+    assert_eq!(bed.reload(&without), (1, 2));
+    assert!(!bed.goes_on(session) && !bed.goes_on(later));
     bed.pass(1000);
     let syn = segment(at("198.51.100.2:20"), expected, SYN, (1, 0), &[]);
     assert_ne!(bed.send(WAN, &syn).kind, Kind::Forward);
@@ -596,7 +626,7 @@ fn a_reload_judges_data_by_its_control_connection() {
     assert_eq!(bed.reasons(control.block), [PathReason::Helper; 2]);
     // With it again it is read on.
     bed.reload(&nats());
-    let told = bed.active(&mut control, 50_002);
+    let told = bed.active(&mut control, 50_003);
     let (session, ..) = bed.data([WAN, LAN], at("198.51.100.2:20"), told);
     let none =
         nats().replacen("service = \"tcp/21\"\naction = \"allow\"", "service = \"tcp/21\"\naction = \"drop\"", 1);
@@ -663,6 +693,23 @@ fn what_does_not_come_is_not_waited_for() {
     bed.data([WAN, LAN], at("198.51.100.2:20"), all[5]);
 }
 
+// N13: what makes room for others is not a request whose transfer runs, though nothing ever answers it.
+#[test]
+fn a_request_stays_while_its_transfer_runs() {
+    let mut bed = Bed::sized(FTP, 64, false);
+    let (client, server) = (at("10.1.0.2:3000"), at("198.51.100.2:69"));
+    let request = bed.send(LAN, &Spec::udp(client, server, b"\0\x01boot.img\0octet\0")).session.unwrap();
+    let data = Spec::udp(at("198.51.100.2:50123"), client, b"\0\x03\0\x01hello");
+    let transfer = bed.send(WAN, &data).session.unwrap();
+    bed.passes(LAN, &Spec::udp(client, at("198.51.100.2:50123"), b"\0\x04\0\x01"));
+    for port in 4000..4400 {
+        bed.send(LAN, &Spec::udp(SocketAddr::new(client.ip(), port), server, b"\0\x01boot.img\0octet\0"));
+        bed.outside.sent.clear();
+        bed.turn();
+    }
+    assert!(bed.goes_on(request) && bed.goes_on(transfer));
+}
+
 // A connection that finds no room is expected still.
 #[test]
 fn a_full_table_takes_no_expectation_away() {
@@ -726,6 +773,23 @@ fn a_new_connection_in_the_place_of_an_old_one_is_not_shifted() {
     assert_eq!(again.serial, control.serial);
     assert_eq!(bed.speaks(&mut again, 0, "USER a\r\n"), "USER a\r\n");
     bed.active(&mut again, 50_001);
+}
+
+// A connection that was there before is read from its first segment on.
+#[test]
+fn a_connection_that_is_taken_up_is_read() {
+    let mut bed = Bed::with(&FTP.replacen("helper = \"ftp\"", "helper = \"ftp\"\ntake_up = true", 1));
+    let (client, server) = (at(CLIENT), at(SERVER));
+    let first = segment(client, server, ACK | PSH, (1000, 2000), b"PASV\r\n");
+    assert_eq!(bed.send(LAN, &first).reason, Reason::Forwarded);
+    let answer = segment(server, client, ACK, (2000, 1006), b"227 (198,51,100,2,200,0)\r\n");
+    assert_eq!(bed.send(WAN, &answer).reason, Reason::Forwarded);
+    bed.outside.sent.clear();
+    bed.data([LAN, WAN], at("10.1.0.2:40001"), at("198.51.100.2:51200"));
+    let command = segment(client, server, ACK | PSH, (1006, 2026), b"PORT 10,1,0,2,200,1\r\n");
+    assert_eq!(bed.send(LAN, &command).reason, Reason::Forwarded);
+    bed.outside.sent.clear();
+    bed.data([WAN, LAN], at("198.51.100.2:20"), at("10.1.0.2:51201"));
 }
 
 // RFC 1350 section 4: the server answers from another port, to the one that was asked from.
