@@ -42,6 +42,16 @@ action = "allow"
 "#,
     r#"
 [[rule]]
+name = "files"
+service = ["tcp/80", "tcp/1024"]
+action = "allow"
+helper = "ftp"
+[[rule]]
+name = "boot images"
+service = "udp/53"
+action = "allow"
+helper = "tftp"
+[[rule]]
 name = "browse"
 from = "inside"
 to = "outside"
@@ -108,16 +118,18 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
     } else {
         (input.outside(), input.inside())
     };
-    let payload = [7; 16];
+    let texts: [&[u8]; 2] = [b"PORT 10,1,0,2,200,1\r\n", b"\0\x01a\0octet\0"];
+    let payload: &[u8] = texts[usize::from(operation >> 4 & 1)];
     let frame = match operation & 15 {
-        0..=3 => Spec::udp(source, destination, &payload),
+        0..=3 => Spec::udp(source, destination, payload),
         4..=8 => {
             let (flags, sequence, acknowledgment) = (input.byte() & 0x3f, input.byte(), input.byte());
-            Spec::tcp(source, destination, flags, &payload[..usize::from(sequence & 7)])
+            let length = if sequence & 7 == 7 { payload.len() } else { usize::from(sequence & 7) };
+            Spec::tcp(source, destination, flags, &payload[..length])
                 .with_sequence(u32::from(sequence) * 512, u32::from(acknowledgment) * 512)
         }
-        9 => Spec::echo_request(source.ip(), destination.ip(), source.port(), 1, &payload),
-        10 => Spec::new(source.ip(), destination.ip(), L4::Raw { protocol: input.byte() }, &payload),
+        9 => Spec::echo_request(source.ip(), destination.ip(), source.port(), 1, payload),
+        10 => Spec::new(source.ip(), destination.ip(), L4::Raw { protocol: input.byte() }, payload),
         11 => {
             // An error that quotes what was sent last.
             let quote =

@@ -19,7 +19,7 @@ const COMMAND: Duration = Duration::from_secs(60);
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A name that no other test of this machine uses: `fht-<pid>-<n>-<label>`.
-pub(crate) fn unique(label: &str) -> String {
+pub fn unique(label: &str) -> String {
     format!("fht-{}-{}-{label}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 

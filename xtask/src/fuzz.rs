@@ -12,8 +12,15 @@ use anyhow::{Context, Result, bail};
 use crate::system::{cargo, has_program, root, run};
 
 /// The targets, and how long an input each takes.
-const TARGETS: [(&str, u32); 6] =
-    [("headers", 1600), ("policy", 4096), ("capture", 4096), ("netlink", 2048), ("control", 512), ("engine", 4096)];
+const TARGETS: [(&str, u32); 7] = [
+    ("headers", 1600),
+    ("policy", 4096),
+    ("capture", 4096),
+    ("netlink", 2048),
+    ("control", 512),
+    ("helpers", 1024),
+    ("engine", 4096),
+];
 
 /// Runs one target, or all, for so many seconds each.
 pub(crate) fn fuzz(target: Option<&str>, seconds: u32) -> Result<()> {

@@ -39,6 +39,11 @@ impl<'a> Buffer<'a> {
         Self { bytes, offload }
     }
 
+    /// The same frame for a while.
+    pub const fn reborrow(&mut self) -> Buffer<'_> {
+        Buffer { bytes: self.bytes, offload: self.offload }
+    }
+
     /// The frame.
     #[must_use]
     pub const fn bytes(&self) -> &[u8] {

@@ -20,6 +20,7 @@ use crate::counters::Counters;
 use crate::fragments::{Fragments, Room};
 use crate::gates::{Gates, Quiet};
 use crate::half_open::HalfOpen;
+use crate::helper::Dialogues;
 use crate::hold::{HOLD_LIMIT, Hold};
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
@@ -171,6 +172,7 @@ pub struct Engine {
     pub(crate) sources: Sources,
     pub(crate) moves: Moves,
     pub(crate) refusals: Refusals,
+    pub(crate) dialogues: Dialogues,
     /// Adjacencies whose neighbours are wanted and cannot be asked for: their links have no address to ask from.
     pub(crate) unasked: BTreeSet<u16>,
     resets: Resets,
@@ -269,6 +271,7 @@ impl Engine {
             half_open: HalfOpen::new(parts.limits.half_open.unwrap_or(blocks / HALF_OPEN_SHARE)),
             sources: Sources::new(blocks),
             moves: Moves::default(),
+            dialogues: Dialogues::default(),
             refusals: Refusals::default(),
             unasked: BTreeSet::new(),
             resets: Resets::default(),
@@ -519,6 +522,9 @@ impl Engine {
             self.grace_passed(begun, now);
         }
         self.half_open.tidy(&self.table);
+        for module in &mut self.modules {
+            module.maintain(now);
+        }
         let judging = self.reload_slice(now);
         self.sweep_slice(now, io) || judging || more
     }
@@ -535,6 +541,10 @@ impl Engine {
         let protocol = key_of(block, 0).protocol();
         let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
         let idle = ageing::idle(block, now);
+        if idle >= timeout && self.is_kept_by_others(number) {
+            return;
+        }
+        let Some(block) = self.table.block(number) else { return };
         if idle >= timeout {
             // What only strangers keep sending to is not woken by that.
             let removal = if ageing::is_inbound(block) { Removal::Final } else { Removal::Expiry };
@@ -570,6 +580,7 @@ impl Engine {
         if freed.keys[1].context() == REFUSED {
             return;
         }
+        self.ended(freed);
         let view = freed_view(freed);
         self.sources.closed(&view.keys[0].source);
         for module in &mut self.modules {
@@ -622,7 +633,8 @@ impl Engine {
                 self.remove(number, Removal::Final);
             }
         }
-        (kept, ended)
+        let orphans = self.adopt_related();
+        (kept - orphans, ended + orphans)
     }
 
     /// Whether packets to the box itself are judged here rather than passed by the kernel programs.
@@ -639,6 +651,7 @@ pub fn view_of(block: &flowhop_flow::record::Block) -> SessionView {
     view(
         [key_of(block, 0), key_of(block, 1)],
         [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
+        [block.owner.serial.load(), block.tcp[0].parent.load()],
         block.owner.rules.load(),
         block.owner.flags.load(),
         !block.hot[1].traffic.is_none(),
@@ -646,11 +659,20 @@ pub fn view_of(block: &flowhop_flow::record::Block) -> SessionView {
 }
 
 const fn freed_view(freed: &Freed) -> SessionView {
-    view(freed.keys, freed.ports, freed.rules, freed.flags, false)
+    view(freed.keys, freed.ports, [freed.serial, freed.parent], freed.rules, freed.flags, false)
 }
 
-const fn view(keys: [Key; 2], ports: [u8; 2], rules: u32, flags: u32, answered: bool) -> SessionView {
+const fn view(
+    keys: [Key; 2],
+    ports: [u8; 2],
+    [serial, parent]: [u32; 2],
+    rules: u32,
+    flags: u32,
+    answered: bool,
+) -> SessionView {
     SessionView {
+        serial,
+        parent,
         keys,
         ports,
         rule: rules as u16,

@@ -89,6 +89,7 @@ impl Engine {
         let Some(block) = self.table.block(way.block) else { return Outcome::of(Reason::BadRecord) };
         let original = key_of(block, way.direction ^ 1);
         let source = shown_source(&parsed.key.source, &Hit { block, direction: way.direction });
+        let quote = &Quote { chosen: self.chosen(quote, way), ..*quote };
         let Some(length) = translate(packet, parsed, quote, &original, &source, &hop) else {
             return outcome(Reason::Truncated);
         };
@@ -125,7 +126,7 @@ impl Engine {
             let block = self.table.block(way.block).ok_or(Reason::BadRecord)?;
             let hit = Hit { block, direction: way.direction };
             let (peer, own) = halves(&hit);
-            if quote.sequence.is_some_and(|sequence| !tcp::in_flight(own, peer, sequence)) {
+            if self.chosen(quote, way).is_some_and(|sequence| !tcp::in_flight(own, peer, sequence)) {
                 return Err(Reason::TcpWindow);
             }
             let steer = Steer::unpack(hot(&hit).steer.load());
@@ -142,6 +143,13 @@ impl Engine {
             }
         }
         Err(Reason::StaleAdjacency)
+    }
+
+    /// The sequence number that the sender of a quoted segment chose, where it left with another one.
+    fn chosen(&self, quote: &Quote, way: Way) -> Option<u32> {
+        let serial = self.table.block(way.block)?.owner.serial.load();
+        let shift = self.dialogues.shift(serial, way.direction ^ 1);
+        quote.sequence.map(|sequence| shift.map_or(sequence, |shift| shift.acknowledged(sequence)))
     }
 
     /// Where packets of a direction go, if this error may go with them.
@@ -263,9 +271,17 @@ fn restore(packet: &mut Buffer<'_>, at: usize, quote: &Quote, original: &Key) ->
     match (original.protocol(), family) {
         (protocol::TCP, _) => {
             *packet.write::<4>(transport)? = bytes;
+            let mut changes = port_delta;
+            if let (Some(sent), Some(chosen)) = (quote.sequence, quote.chosen)
+                && sent != chosen
+            {
+                let [sent, chosen] = [sent, chosen].map(|number| u32::from_ne_bytes(number.to_be_bytes()));
+                *packet.write::<4>(transport + offset_of!(Tcp, sequence))? = chosen.to_ne_bytes();
+                changes = changes.replace32(sent, chosen);
+            }
             let field = transport + offset_of!(Tcp, checksum);
             if field + 2 <= at + quote.length {
-                fix_in_place(packet, field, addresses, port_delta, false, false)?;
+                fix_in_place(packet, field, addresses, changes, false, false)?;
             }
             Some(())
         }

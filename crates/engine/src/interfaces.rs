@@ -45,6 +45,8 @@ pub enum PathReason {
     Refused = 8,
     /// The connection is opening, and its SYNs are rewritten.
     Handshake = 9,
+    /// A helper looks at the payload of the connection.
+    Helper = 10,
 }
 
 impl PathReason {
@@ -62,6 +64,7 @@ impl PathReason {
             Self::PartialChecksum => "partial_checksum",
             Self::Refused => "driver_refused",
             Self::Handshake => "handshake",
+            Self::Helper => "helper",
         }
     }
 
@@ -78,6 +81,7 @@ impl PathReason {
             7 => Self::PartialChecksum,
             8 => Self::Refused,
             9 => Self::Handshake,
+            10 => Self::Helper,
             _ => Self::Default,
         }
     }

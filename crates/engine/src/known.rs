@@ -32,6 +32,24 @@ impl Engine {
         if self.moves.holds(number, direction, arrived.driver) {
             return self.hold_for_move(arrived, number, direction, packet);
         }
+        if self.has_helper(number) {
+            return self.helped(arrived, parsed, number, direction, packet, io);
+        }
+        self.by_entry(arrived, parsed, number, direction, packet, None, io)
+    }
+
+    /// Judges a packet by its entry and sends it on: as it came, or as `changed`, if a helper makes something else of it.
+    #[expect(clippy::too_many_arguments, reason = "the state of one packet's judgement")]
+    pub(crate) fn by_entry(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &mut Buffer<'_>,
+        mut changed: Option<&mut Buffer<'_>>,
+        io: &mut dyn Io,
+    ) -> Outcome {
         let mut parsed = *parsed;
         let mut last = Reason::BadRecord;
         for _ in 0..TRIES {
@@ -48,10 +66,14 @@ impl Engine {
             let host = UserHost(&self.table);
             let segment = packet.segment();
             let config = self.table.config();
-            let result = judge(&host, config, packet, &parsed, &hit, steer, arrived.port, segment, arrived.now);
+            let mut leaving = match &mut changed {
+                Some(changed) => changed.reborrow(),
+                None => packet.reborrow(),
+            };
+            let result = judge(&host, config, &mut leaving, &parsed, &hit, steer, arrived.port, segment, arrived.now);
             let reason = match result {
                 Ok(hop) => {
-                    let outcome = self.send(&hop, outcome(Reason::Forwarded), packet, io);
+                    let outcome = self.send(&hop, outcome(Reason::Forwarded), &mut leaving, io);
                     if self.has_opened(number) {
                         self.follow_paths(number, arrived.now);
                     }
@@ -75,7 +97,12 @@ impl Engine {
                     return outcome(reason);
                 }
                 Reason::TooBig => {
-                    return self.too_big(arrived, &parsed, number, direction, packet, outcome(reason), io);
+                    // Fragments are of what leaves, an answer is about what came.
+                    let mut leaving = match &mut changed {
+                        Some(changed) if answers::may_fragment(packet, &parsed) => changed.reborrow(),
+                        _ => packet.reborrow(),
+                    };
+                    return self.too_big(arrived, &parsed, number, direction, &mut leaving, outcome(reason), io);
                 }
                 _ => return outcome(reason),
             };
@@ -272,6 +299,7 @@ impl Engine {
         }
         segment.vouched = true;
         if matches!(phase, Phase::SynSent | Phase::Closed | Phase::Reset) {
+            self.end_dialogue(number);
             self.begin_handshake(number, now);
         }
         if matches!(phase, Phase::Closed | Phase::Reset) {

@@ -54,6 +54,41 @@ pub struct Via {
     pub generation: u16,
 }
 
+/// What is known of a new connection because another one has announced it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Related {
+    /// Serial number of the connection that has.
+    pub parent: u32,
+    /// Zone that it has to come from.
+    pub from: u16,
+    /// Zone that it has to go to.
+    pub to: u16,
+    /// Address that its source becomes, and identity of the translation that says so; `None`: it stays.
+    pub source: Option<(u16, Address)>,
+}
+
+/// A text in payload that is to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// Where it begins, in bytes from the start of the payload that was shown.
+    pub at: usize,
+    /// Bytes that it has, at least one.
+    pub old: usize,
+    /// What takes its place.
+    pub new: Vec<u8>,
+}
+
+/// What becomes of payload that a module was shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// Texts that are replaced, in their order. Only of streams (TCP).
+    pub replacements: Vec<Replacement>,
+    /// A connection is expected that was not before.
+    pub announced: bool,
+    /// Something was announced that is not acted on: it is forwarded as it is.
+    pub declined: bool,
+}
+
 /// A connection being made.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSession {
@@ -85,6 +120,8 @@ pub struct NewSession {
     pub log: bool,
     /// Its destination is a mapping of a source translation with open filtering, so that rules are not asked.
     pub admitted: bool,
+    /// Another connection has announced it: it has that one's rule and translations, none is looked for.
+    pub related: Option<Related>,
     /// `class | queue << 8 | meter << 16`.
     pub service: u32,
 }
@@ -116,6 +153,10 @@ impl Context<'_> {
 /// A connection that exists: both keys and what it was made under.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionView {
+    /// Its serial number.
+    pub serial: u32,
+    /// Serial number of the connection that has announced it; 0 = none.
+    pub parent: u32,
     /// Key of Forward and of Reverse.
     pub keys: [Key; 2],
     /// Input port of Forward and of Reverse (the output of Forward).
@@ -188,6 +229,32 @@ pub trait Module: Send {
     fn mss(&self, _rule: u16, _nat: u16) -> Option<MssClamp> {
         None
     }
+
+    /// What of this module looks at the payload of connections under a rule, if anything does.
+    fn helper(&self, _rule: u16) -> Option<&'static str> {
+        None
+    }
+
+    /// The payload of a connection is shown from now on. `running`: what came before was not.
+    fn payload_begins(&mut self, _session: &SessionView, _running: bool) {}
+
+    /// Looks at payload of one direction (0 Forward, 1 Reverse) of a connection whose rule has a helper: of a stream at
+    /// what follows what was shown before, of other protocols at a whole packet's.
+    ///
+    /// # Errors
+    /// The reason to drop it with; it counts as not shown.
+    fn payload(
+        &mut self,
+        _session: &SessionView,
+        _direction: usize,
+        _payload: &[u8],
+        _context: &mut Context<'_>,
+    ) -> Result<Payload, Reason> {
+        Ok(Payload::default())
+    }
+
+    /// Regular work, about every 10 ms.
+    fn maintain(&mut self, _now: Tick) {}
 
     /// How many rules [`revalidate`](Self::revalidate) may have to look at: what bounds how long it takes.
     fn rules(&self) -> usize {

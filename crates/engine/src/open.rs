@@ -51,6 +51,7 @@ impl Engine {
             running,
             log: false,
             admitted: false,
+            related: None,
             service: 0,
         };
         let mut parsed = *parsed;
@@ -79,8 +80,11 @@ impl Engine {
         self.make_room(session.key.protocol() == protocol::TCP, arrived.now);
         let reason = match self.install(&session, &mut parsed, packet, arrived.now) {
             Ok(number) => {
-                if matches!(parsed.transport, Transport::Tcp(_)) {
+                if let Transport::Tcp(segment) = &parsed.transport {
                     self.solicit(&reverse_key(&session));
+                    if running {
+                        self.take_up_dialogue(number, segment);
+                    }
                 }
                 io.opened();
                 if session.log {
@@ -189,14 +193,23 @@ impl Engine {
         now: Tick,
     ) -> Result<BlockIndex, Reason> {
         let via = session.via.ok_or(Reason::NoRoute)?;
+        let parent = session.related.map_or(0, |related| related.parent);
+        if parent != 0 && !self.is_parent(parent) {
+            return Err(Reason::NoRule);
+        }
         let reverse = reverse_key(session);
         let (back_adjacency, back_generation) = self.way_back(&session.key.source, &reverse);
         let generation = self.generation();
         let opens = session.key.protocol() == protocol::TCP
             && self.clamps(session.rule, [session.nat, session.destination_nat]);
+        let helped = parent == 0 && self.helps(session.rule);
         let ways = [(session.ingress, via.port), (via.port, session.ingress)].map(|(input, output)| {
             let way = self.way(session.accelerate, input, output);
-            if opens { way.while_opening() } else { way }
+            match (helped, opens) {
+                (true, _) => way.with_helper(),
+                (false, true) => way.while_opening(),
+                (false, false) => way,
+            }
         });
         let side = |engine: &Self, key: Key, direction: usize, ingress, adjacency, adjacency_generation| {
             let Way { action, skb, .. } = ways[direction];
@@ -221,6 +234,7 @@ impl Engine {
             ],
             rules: u32::from(session.rule) | u32::from(session.nat) << 16,
             flags: u32::from(ways[0].reason as u8) | u32::from(ways[1].reason as u8) << 8 | destination_flags(session),
+            parent,
         };
         let offer = match &mut parsed.transport {
             Transport::Tcp(segment) if session.running => {
@@ -251,6 +265,7 @@ impl Engine {
                 self.await_activation(number, &draft, now);
                 self.arm(number, now);
                 self.sources.opened(&session.key.source);
+                self.relate(parent, number);
                 self.note_half_open(number);
                 Ok(number)
             }

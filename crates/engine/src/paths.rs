@@ -73,6 +73,11 @@ impl Way {
             _ => self,
         }
     }
+
+    /// The same of a connection whose payload is looked at.
+    pub(crate) fn with_helper(self) -> Self {
+        Self { action: Action::User, reason: PathReason::Helper, ..self }
+    }
 }
 
 /// Directions whose level changed a moment ago.
@@ -208,7 +213,11 @@ impl Engine {
         let (input, output) = self.ends(number, direction)?;
         let reason = self.reason(number, direction)?;
         let way = self.way(reason != PathReason::Rule, input, output);
-        Some(if reason == PathReason::Handshake && !self.has_opened(number) { way.while_opening() } else { way })
+        Some(match reason {
+            PathReason::Helper => way.with_helper(),
+            PathReason::Handshake if !self.has_opened(number) => way.while_opening(),
+            _ => way,
+        })
     }
 
     /// A way of the operator's choice, if the ports can do it and the rule leaves a choice.
@@ -217,7 +226,9 @@ impl Engine {
         let fast = self.interfaces.port(input)?.fast;
         let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
         let reason = self.reason(number, direction)?;
-        if reason == PathReason::Rule || (reason == PathReason::Handshake && !self.has_opened(number)) {
+        if matches!(reason, PathReason::Rule | PathReason::Helper)
+            || (reason == PathReason::Handshake && !self.has_opened(number))
+        {
             let way = Way { action: Action::User, skb: steer.skb, reason };
             return (path == Path::User).then_some(way);
         }

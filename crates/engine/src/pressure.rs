@@ -87,7 +87,7 @@ impl Engine {
             let number = self.evict_cursor;
             self.evict_cursor = (number + 1) % blocks;
             let Some(block) = self.table.block(number) else { continue };
-            if !is_live(block) || !is_expendable(block, now) {
+            if !is_live(block) || !is_expendable(block, now) || self.has_related(block) {
                 continue;
             }
             ended += usize::from(self.remove(number, Removal::Expiry));

@@ -104,7 +104,7 @@ impl Engine {
         };
         let sides = [session.key, no_packets(&session.key)];
         let service = u32::from(reason.number());
-        let draft = Draft { sides: sides.map(|key| DraftSide { key, steer, service }), rules: 0, flags: 0 };
+        let draft = Draft { sides: sides.map(|key| DraftSide { key, steer, service }), rules: 0, flags: 0, parent: 0 };
         if let Ok(Inserted::New(number)) = self.table.insert(&draft, now, |_| {}) {
             self.refusals.live += 1;
             self.refusals.made += 1;

@@ -201,10 +201,13 @@ impl Engine {
     }
 
     /// What the modules say to a connection under the policy as it is now; `None`: it may not go on.
-    fn ask_again(&mut self, number: BlockIndex) -> Option<Kept> {
+    pub(crate) fn ask_again(&mut self, number: BlockIndex) -> Option<Kept> {
         let mut view = view_of(self.table.block(number)?);
         if view.ports.iter().any(|port| self.interfaces.port(*port).is_none()) {
             return None;
+        }
+        if view.parent != 0 {
+            return self.ask_about_parent(&view);
         }
         let mut accelerate = true;
         for module in &mut self.modules {
@@ -260,19 +263,27 @@ impl Engine {
         let Some(block) = self.table.block(number) else { return };
         let nat = block.owner.rules.load() >> 16;
         block.owner.rules.store(u32::from(kept.rule) | nat << 16);
-        self.note_acceleration(number, kept.accelerate);
+        self.note_acceleration(number, kept);
         self.distrust(number);
     }
 
-    /// Notes at a connection whether its rule lets it be accelerated; a sweep then puts it on its way.
-    fn note_acceleration(&mut self, number: BlockIndex, accelerate: bool) {
+    /// Notes at a connection whether its rule lets it be accelerated; a sweep then puts it on its way. One whose numbers are
+    /// shifted needs that for as long as it lives.
+    fn note_acceleration(&mut self, number: BlockIndex, kept: Kept) {
         let Some(block) = self.table.block(number) else { return };
+        let shifted = block.tcp.iter().any(|half| half.shift() != 0);
+        let helped = block.tcp[0].parent.load() == 0 && (shifted || self.helps(kept.rule));
         let before = block.owner.flags.load();
+        if !self.helps(kept.rule) {
+            self.pause_dialogue(block.owner.serial.load());
+        }
+        let Some(block) = self.table.block(number) else { return };
         let mut flags = before;
         for shift in [0, 8] {
-            let reason = match (accelerate, PathReason::from_number((flags >> shift) as u8)) {
+            let reason = match (kept.accelerate, PathReason::from_number((flags >> shift) as u8)) {
+                _ if helped => PathReason::Helper,
                 (false, _) => PathReason::Rule,
-                (true, PathReason::Rule) => PathReason::Default,
+                (true, PathReason::Rule | PathReason::Helper) => PathReason::Default,
                 (true, other) => other,
             };
             flags = flags & !(0xff << shift) | u32::from(reason as u8) << shift;

@@ -182,7 +182,7 @@ reasons! {
     HeldNeighbour = 57, "held_neighbour", Hold, Hold;
     /// Waits for the other fragments of its datagram.
     HeldFragment = 58, "held_fragment", Hold, Hold;
-    /// Split into fragments that were forwarded in its place.
+    /// Split into fragments, or a segment that had grown into two, which were forwarded in its place.
     Fragmented = 59, "fragmented", Consume, Consume;
     /// Directed broadcast (RFC 2644).
     DirectedBroadcast = 60, "directed_broadcast", Drop, Drop;
@@ -254,10 +254,20 @@ reasons! {
     /// What an ICMP error says of the packet that it quotes cannot be: a wrong header checksum (RFC 5508 REQ-3 a), an MTU
     /// that it would have fit or that no link has (RFC 5927 section 7, RFC 8201 section 4).
     IcmpQuote = 93, "icmp_quote", Drop, Drop;
+    /// A command that a helper looked at names an address that is not its sender's, or a port that is not for data
+    /// (RFC 2577 section 3).
+    HelperRefused = 94, "helper_refused", Drop, Drop;
+    /// What a helper looked at announces one connection, or changes one text, more than there is room for.
+    HelperLimit = 95, "helper_limit", Drop, Drop;
+    /// Payload that a helper cannot look at in order: a segment behind one that has not come, or a fragment.
+    HelperIncomplete = 96, "helper_incomplete", Drop, Drop;
+    /// Forwarded as it came, and the connection that it announces is not expected: the address is not its sender's, or the
+    /// text has left in part.
+    HelperDeclined = 97, "helper_declined", Forward, Forward;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.
-pub const REASON_SLOTS: usize = 96;
+pub const REASON_SLOTS: usize = 128;
 
 impl Reason {
     /// The number, as counted and as carried in metadata.

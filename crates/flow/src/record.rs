@@ -19,7 +19,7 @@ use crate::traffic::Traffic;
 
 /// Raised with every change of a layout in this module or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -485,10 +485,11 @@ pub struct TcpHalf {
     pub sent: Cell64,
     /// `highest acknowledgment sent | granted << 32`: up to where this side allows its peer to send.
     pub allowed: Cell64,
-    /// `flags | scale << 8 | sequence delta << 32`.
+    /// `flags | scale << 8 | shift << 32`: by how many bytes what this side sent is longer when it leaves (two's
+    /// complement), where the slow path changes payload. All other numbers here are those of who chose them.
     pub state: Cell64,
-    /// Packet mark to set, 0 = none.
-    pub mark: Cell32,
+    /// In the half of Forward, whatever the protocol: serial number of the connection that announced this one; 0 = none.
+    pub parent: Cell32,
     /// Security association index, low half; 0 = none.
     pub association: Cell32,
 }

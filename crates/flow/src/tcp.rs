@@ -107,6 +107,30 @@ impl TcpHalf {
         self.state.load() as u8
     }
 
+    /// The end of what this side has sent.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        split(self.sent.load()).0
+    }
+
+    /// Up to where this side has acknowledged what its peer sent; 0 before it has.
+    #[must_use]
+    pub fn acknowledged(&self) -> u32 {
+        split(self.allowed.load()).0
+    }
+
+    /// By how many bytes what this side sent is longer when it leaves, modulo 2^32.
+    #[must_use]
+    pub fn shift(&self) -> u32 {
+        split(self.state.load()).1
+    }
+
+    /// Notes the shift. Only for connections whose packets all go to the slow path, on its one thread.
+    pub fn set_shift(&self, shift: u32) {
+        let (low, _) = split(self.state.load());
+        self.state.store(pair(low, shift));
+    }
+
     fn set_flags(&self, add: u8) -> Result<(), Reason> {
         update(&self.state, |word| word | u64::from(add))
     }
@@ -232,6 +256,18 @@ pub fn in_flight(own: &TcpHalf, peer: &TcpHalf, sequence: u32) -> bool {
         end.wrapping_sub(1 + MAX_SYN_DATA)
     };
     at_most(oldest, sequence) && at_most(sequence, end)
+}
+
+/// Whether a segment of an open connection would pass [`check`], which is not asked to move anything on.
+#[must_use]
+pub fn accepts(own: &TcpHalf, peer: &TcpHalf, segment: &Segment) -> bool {
+    let known = own.flags() & peer.flags() & flag::KNOWN != 0;
+    let flags = segment.flags & (tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST);
+    let edges = Edges::load(own, peer, peer.flags());
+    known
+        && matches!(flags, ACK_ONLY | FIN_ACK)
+        && edges.sequence_fits(segment.sequence, end_of(segment))
+        && edges.acknowledgment_fits(segment.acknowledgment)
 }
 
 /// Checks a segment from the side of `own` to the side of `peer` and moves the context on.

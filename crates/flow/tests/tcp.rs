@@ -5,7 +5,7 @@ use flowhop_flow::Reason;
 use flowhop_flow::parse::Segment;
 use flowhop_flow::record::TcpHalf;
 use flowhop_flow::tcp::{
-    MAX_ACK_DISTANCE, MAX_SCALE, Offer, Phase, check, flag, in_flight, offer, open, open_too, repeats,
+    MAX_ACK_DISTANCE, MAX_SCALE, Offer, Phase, accepts, check, flag, in_flight, offer, open, open_too, repeats,
 };
 use flowhop_wire::SliceFrame;
 use flowhop_wire::tcp_flags::{ACK, CWR, ECE, FIN, PSH, RST, SYN, URG};
@@ -52,11 +52,16 @@ impl Wire {
         let at = |base: u32, offset: i64| base.wrapping_add(offset as u32);
         let segment = segment(flags, at(own, seq), at(peer, ack), payload, window);
         let before = self.words();
+        let accepted = accepts(&self.halves[side], &self.halves[side ^ 1], &segment);
+        assert_eq!(self.words(), before, "a question changed the context");
         let result = check(&self.halves[side], &self.halves[side ^ 1], &segment, || {
             panic!("options are read of a SYN|ACK only")
         });
         if result.is_err() {
             assert_eq!(self.words(), before, "a refused segment changed the context");
+        }
+        if segment.flags & (SYN | RST) == 0 && segment.flags & ACK != 0 {
+            assert_eq!(accepted, result.is_ok(), "what is accepted passes, and the reverse");
         }
         let other = side ^ 1;
         assert_eq!(self.words()[other], before[other], "a segment changed its peer's half");

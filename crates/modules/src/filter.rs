@@ -1,7 +1,7 @@
 //! The packet filter: rules in order, the first match decides, what none allows is dropped.
 
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::{Context, Kept, Module, MssClamp, NewSession, SessionView, Step, module::ROUTE};
+use flowhop_engine::{Context, Kept, Module, MssClamp, NewSession, Related, SessionView, Step, module::ROUTE};
 use flowhop_flow::key::{Address, port};
 use flowhop_flow::parse::Transport;
 use flowhop_flow::{Key, Reason};
@@ -28,6 +28,21 @@ impl Filter {
     #[must_use]
     pub fn new(shared: Shared) -> Self {
         Self { shared, rates: RuleRates::default(), source_rates: SourceRates::default() }
+    }
+
+    /// A connection that another one has announced: that one's rule has allowed it, if it goes where that one goes.
+    fn open_related(&self, session: &mut NewSession, related: &Related, to: u16) -> Step {
+        let current = self.shared.current();
+        let index = current.rules.iter().position(|number| *number == session.rule);
+        let Some(rule) = index.and_then(|index| current.policy.rules.get(index)) else {
+            return Step::Drop(Reason::NoRule);
+        };
+        if (session.from, to) != (related.from, related.to) || rule.action != Action::Allow {
+            return Step::Drop(Reason::NoRule);
+        }
+        session.log = rule.log;
+        session.accelerate &= rule.accelerate;
+        Step::Continue
     }
 
     /// Whether the limits of a rule admit another connection. Those of the source are asked first, so that what they
@@ -72,11 +87,14 @@ impl Module for Filter {
     }
 
     fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
-        if session.admitted {
+        if session.admitted && session.related.is_none() {
             // No rule is asked, so none says that it takes up what is running.
             return if session.running { Step::Drop(Reason::NotNew) } else { Step::Continue };
         }
         let Some(via) = session.via else { return Step::Drop(Reason::NoRoute) };
+        if let Some(related) = session.related {
+            return self.open_related(session, &related, via.zone);
+        }
         let current = self.shared.current();
         let to = Destination::Zone(ZoneId(via.zone));
         let connection = connection(&session.key, &session.destination, session.ports, session.from, to);

@@ -3,6 +3,7 @@
 //! * [`filter`]: the rules of the policy, first match decides; limits of new connections.
 //! * [`nat`]: destination translation; source translation, hairpinning included;
 //!   inbound packets to a mapping.
+//! * [`helpers`]: protocols whose payload announces connections to come.
 //!
 //! Stateful inspection itself (connections, TCP windows) is the engine's and the forwarding function's work,
 //! because every path has to do it; these modules decide what may become a connection and how it looks.
@@ -10,6 +11,7 @@
 //! Modules read the policy through [`Shared`], which the daemon replaces on reload; they never keep a copy.
 
 pub mod filter;
+pub mod helpers;
 pub mod names;
 pub mod nat;
 mod rates;
@@ -29,5 +31,7 @@ pub fn standard(shared: &Shared, bindings: &Bindings) -> Vec<Box<dyn Module>> {
         Box::new(nat::Inbound::new(shared.clone(), bindings.clone())),
         Box::new(filter::Filter::new(shared.clone())),
         Box::new(nat::Source::new(shared.clone(), bindings.clone())),
+        // Last, because it asks which rule the filter has found when a policy changes.
+        Box::new(helpers::Helpers::new(shared.clone(), bindings.clone())),
     ]
 }

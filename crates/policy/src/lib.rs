@@ -38,6 +38,7 @@
 //! source_connections = 200          # a source that has so many gets no more by this rule
 //! accelerate = false                # stay on the user path
 //! take_up = true                    # TCP connections that were there before flowhop go on
+//! helper = "ftp"                    # connections that its payload announces are allowed with it; "tftp" as well
 //! mss_clamp = true                  # or 1400: what SYNs may announce as the largest segment
 //!
 //! [[nat]]
@@ -109,7 +110,7 @@ pub use model::ip::{Handling, IpSettings};
 pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
 pub use model::prefix::PrefixPair;
 pub use model::rule::{
-    Action, Dependence, DestinationTranslation, Family, MssClamp, NatRule, NewConnection, RateLimit, Rule,
+    Action, Dependence, DestinationTranslation, Family, Helper, MssClamp, NatRule, NewConnection, RateLimit, Rule,
     SourceTranslation,
 };
 pub use model::service::{ICMP, ICMPV6, PortSet, ServiceSet, TCP, UDP};

@@ -36,6 +36,8 @@ pub struct Draft {
     pub rules: u32,
     /// Path reasons and flags, see [`flowhop_flow::record::Owner::flags`].
     pub flags: u32,
+    /// Serial number of the connection that announced it; 0 = none.
+    pub parent: u32,
 }
 
 /// What became of an insertion.
@@ -100,6 +102,8 @@ pub struct Freed {
     pub rules: u32,
     /// Path reasons and flags, see [`flowhop_flow::record::Owner::flags`].
     pub flags: u32,
+    /// Serial number of the connection that announced it; 0 = none.
+    pub parent: u32,
 }
 
 /// Blocks that may wait for a grace period before room is made for more.
@@ -460,6 +464,7 @@ impl Table {
             ports: [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
             rules: block.owner.rules.load(),
             flags: block.owner.flags.load(),
+            parent: block.tcp[0].parent.load(),
         }
     }
 
@@ -566,7 +571,7 @@ fn fill(block: &Block, draft: &Draft, now: u32) {
         tcp.sent.store(0);
         tcp.allowed.store(0);
         tcp.state.store(0);
-        tcp.mark.store(0);
+        tcp.parent.store(0);
         tcp.association.store(0);
     }
     let [forward, reverse] = [&draft.sides[0].key, &draft.sides[1].key];
@@ -576,6 +581,7 @@ fn fill(block: &Block, draft: &Draft, now: u32) {
             cell.store(*word);
         }
     }
+    block.tcp[0].parent.store(draft.parent);
     block.owner.rules.store(draft.rules);
     block.owner.created.store(now);
     block.owner.flags.store(draft.flags);

@@ -170,7 +170,7 @@ fn pair(n: u8) -> [Key; 2] {
 fn draft(n: u8) -> Draft {
     let [forward, reverse] = pair(n);
     let side = |key| DraftSide { key, steer: Steer { adjacency: n.into(), ..Steer::default() }, service: n.into() };
-    Draft { sides: [side(forward), side(reverse)], rules: n.into(), flags: 0 }
+    Draft { sides: [side(forward), side(reverse)], rules: n.into(), flags: 0, parent: 0 }
 }
 
 fn regions(geometry: Geometry) -> Regions {

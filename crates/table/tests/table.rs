@@ -78,7 +78,7 @@ fn draft(keys: [Key; 2], tag: u32) -> Draft {
         steer: Steer { adjacency: tag as u16, ingress: 1, action: Action::Forward, ..Steer::default() },
         service: tag,
     };
-    Draft { sides: [side(keys[0]), side(keys[1])], rules: tag, flags: 0 }
+    Draft { sides: [side(keys[0]), side(keys[1])], rules: tag, flags: 0, parent: 0 }
 }
 
 /// A stand-in for the kernel's hash map, that outlives its table.

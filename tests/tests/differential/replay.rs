@@ -138,7 +138,7 @@ impl Replay<'_> {
                 let first = opening.as_ref().map_or_else(Half::default, |o| Half::opening(&o.segment, o.scale, o.sack));
                 let number = self.world.connect(*keys, *steers, [first, Half::default()]);
                 let side = |n: usize| DraftSide { key: key_of_tuple(&keys[n]), steer: steers[n], service: 0 };
-                let draft = Draft { sides: [side(0), side(1)], rules: 0, flags: 0 };
+                let draft = Draft { sides: [side(0), side(1)], rules: 0, flags: 0, parent: 0 };
                 let inserted = table.insert(&draft, now, |block| {
                     if let Some(opening) = opening {
                         let (segment, offer) = segment_of(opening);

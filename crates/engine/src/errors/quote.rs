@@ -98,6 +98,8 @@ pub(super) struct Quote {
     pub length: usize,
     /// Sequence number of a TCP segment.
     pub sequence: Option<u32>,
+    /// The same as its sender chose it, once that is known.
+    pub chosen: Option<u32>,
     /// Bytes of the whole packet as its header says; 0 if it does not say.
     pub total: u32,
     /// The checksum of its IPv4 header is right.
@@ -139,6 +141,7 @@ impl Quote {
             headers: headers.length,
             length: quoted.len(),
             sequence,
+            chosen: None,
             total: headers.total,
             is_sound: family == 6
                 || quoted.get(..headers.length).is_some_and(|header| checksum::finish(checksum::sum(header)) == 0),

@@ -60,7 +60,7 @@ pub(super) static CLAUSES: &[Clause] = &[
         solicited,
         "forgets such a SYN when the inside host opens the same connection meanwhile",
     ),
-    should(5382, "REQ-6", &MASQUERADE, payloads, "changes nothing in payloads: it has no gateways for applications"),
+    should(5382, "REQ-6", &MASQUERADE, payloads, "changes nothing in payloads unless a rule names a helper"),
     must(5382, "REQ-7", &MASQUERADE, no_overloading, "does not give one external endpoint to two inside ones"),
     must(5382, "REQ-8", &OPEN, hairpin, "connects inside hosts by their external endpoints, source included"),
     should(

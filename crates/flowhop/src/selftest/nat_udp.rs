@@ -72,7 +72,7 @@ pub(super) static CLAUSES: &[Clause] = &[
         "REQ-10",
         &MASQUERADE,
         |field| payloads(field, 5060, SIP),
-        "changes nothing in payloads: it has no gateways for applications",
+        "changes nothing in payloads unless a rule names a helper",
     ),
     must(
         4787,

@@ -168,6 +168,12 @@ impl Accounts {
         plus(self.driver.on_port(port, is_handed), self.skb.on_port(port, is_handed))
     }
 
+    /// Packets that were forwarded though a helper would not act on what they announce.
+    #[must_use]
+    pub fn helper_declined(&self) -> u64 {
+        self.user.sum(|reason| reason == Reason::HelperDeclined).0
+    }
+
     /// Everything that was dropped, with packets to it.
     #[must_use]
     pub fn drops(&self) -> Vec<Drop> {
@@ -280,7 +286,7 @@ fn is_forwarded(reason: Reason) -> bool {
 
 /// Sent by the user-level path.
 fn is_sent(reason: Reason) -> bool {
-    matches!(reason, Reason::Forwarded | Reason::Fragmented | Reason::PartialChecksum)
+    matches!(reason, Reason::Forwarded | Reason::Fragmented | Reason::PartialChecksum | Reason::HelperDeclined)
 }
 
 /// Handed down by a kernel path.

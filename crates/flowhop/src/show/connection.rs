@@ -31,6 +31,8 @@ pub struct Connection<'a> {
     pub nat: u16,
     /// Identity of the translation that changed its destination; 0 = none.
     pub destination_nat: u16,
+    /// Identifier of the connection that announced it; 0 = none.
+    pub parent: u32,
 }
 
 impl std::fmt::Debug for Connection<'_> {
@@ -48,8 +50,8 @@ pub fn live(regions: &Regions) -> impl Iterator<Item = Connection<'_>> {
         }
         let view = view_of(block);
         let same = is_live(block) && block.owner.serial.load() == serial;
-        let SessionView { keys, rule, nat, destination_nat, .. } = view;
-        same.then_some(Connection { block, keys, serial, rule, nat, destination_nat })
+        let SessionView { keys, rule, nat, destination_nat, parent, .. } = view;
+        same.then_some(Connection { block, keys, serial, rule, nat, destination_nat, parent })
     })
 }
 

@@ -22,12 +22,22 @@ impl View {
             "rule": self.rules.name(connection.rule),
             "nat": self.nat_name(connection),
             "destination_nat": self.nats.name(connection.destination_nat),
+            "helper": self.helper(connection),
+            "parent": Some(connection.parent).filter(|parent| *parent != 0),
             "age_s": age.age_s,
             "idle_s": age.idle_s,
             "timeout_s": age.timeout_s,
             "forward": self.direction(connection, 0),
             "reverse": self.direction(connection, 1),
         })
+    }
+
+    /// What looks at the payload of a connection.
+    fn helper(&self, connection: &Connection<'_>) -> Option<&'static str> {
+        let current = &self.policy;
+        let index = current.rules.iter().position(|number| *number == connection.rule)?;
+        let rule = current.policy.rules.get(index).filter(|_| connection.parent == 0)?;
+        rule.helper.map(flowhop_policy::Helper::name)
     }
 
     fn direction(&self, connection: &Connection<'_>, direction: usize) -> Value {

@@ -54,6 +54,9 @@ impl View {
             "pending": status.pending,
             "held": status.held,
             "pressure": pressure(&status.pressure, status.connections),
+            "helpers": {
+                "declined": self.accounts.helper_declined(),
+            },
             "packets": {
                 "received": totals.received,
                 "forwarded": totals.forwarded,

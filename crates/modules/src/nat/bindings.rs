@@ -79,6 +79,9 @@ pub(super) struct Terms {
     /// The blocks that its external port is from.
     pub(super) cut: Option<Cut>,
     pub(super) log: bool,
+    /// For one who is expected: nobody else is let in, whatever filtering says, unless its host has other connections by
+    /// it.
+    pub(super) expected: bool,
 }
 
 impl Terms {
@@ -124,6 +127,8 @@ struct Binding {
     /// The first port of the block that it is in.
     block: Option<u16>,
     log: bool,
+    /// Only for who is expected.
+    expected: bool,
     /// Connections of its host. None: nobody more is let in.
     own: u32,
     inbound: u32,
@@ -275,6 +280,22 @@ impl Bindings {
         state.changes.push(PortChange { endpoint: external, used: false });
     }
 
+    /// Who was expected at a binding comes in: its share is one of a connection that came in.
+    pub(super) fn come_in(&self, inside: Endpoint, nat: u16, external: Endpoint, remote: Address, now: Tick) {
+        self.state().take_share(&external, Share::Inbound);
+        self.release(inside, nat, external, Share::Own(remote), now);
+    }
+
+    /// It did not come in; the share of its connection is given back by whoever gives up the connection.
+    pub(super) fn expect_again(&self, external: &Endpoint, remote: Address) {
+        self.state().take_share(external, Share::Own(remote));
+    }
+
+    /// Nobody is expected at a binding any more.
+    pub(super) fn give_up(&self, inside: Endpoint, nat: u16, external: Endpoint, remote: Address, now: Tick) {
+        self.release(inside, nat, external, Share::Own(remote), now);
+    }
+
     /// Whether a binding has this external endpoint.
     pub(super) fn knows(&self, external: &Endpoint) -> bool {
         self.nat_of(external).is_some()
@@ -326,7 +347,7 @@ impl Bindings {
     ) -> Option<Admitted> {
         let mut state = self.state();
         let state = &mut *state;
-        let binding = state.by_external.get(external).filter(|binding| binding.own > 0)?;
+        let binding = state.by_external.get(external).filter(|binding| binding.own > 0 && !binding.expected)?;
         let known_as = caller.known_as.iter().map(|endpoint| &endpoint.address);
         let open = match filtering {
             Dependence::EndpointIndependent => true,
@@ -407,6 +428,9 @@ impl State {
             self.displace(&before, external);
             self.put(place, *external);
         }
+        if let Some(binding) = self.by_external.get_mut(external) {
+            binding.expected &= terms.expected;
+        }
         self.take_share(external, Share::Own(terms.remote.address));
     }
 
@@ -429,7 +453,7 @@ impl State {
     /// Notes a binding; what came into use with it, a mapping or a block.
     fn bind(&mut self, terms: &Terms, external: Endpoint, share: Share) -> Option<Lease> {
         let place = terms.place();
-        let Terms { inside, nat, rule, log, .. } = *terms;
+        let Terms { inside, nat, rule, log, expected, .. } = *terms;
         let owner = (inside.address, nat);
         let block = terms.cut.and_then(|cut| self.blocks.bound(owner, external.address, external.port, cut));
         let lease = match block {
@@ -437,7 +461,7 @@ impl State {
             None => Some(Lease::mapping(&inside, nat, &external)),
         };
         let block = block.map(|(first, _)| first);
-        let binding = Binding { place, rule, block, log, own: 0, inbound: 0, remotes: Remotes::default() };
+        let binding = Binding { place, rule, block, log, expected, own: 0, inbound: 0, remotes: Remotes::default() };
         // Of one that is dependent a stranger's connection does not say whom it is for: it is not found from inside.
         if matches!(share, Share::Own(_)) || terms.mapping == Dependence::EndpointIndependent {
             self.put(place, external);

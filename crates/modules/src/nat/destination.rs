@@ -12,6 +12,7 @@ use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Destination as To, DestinationTranslation, key_address};
 
 use super::{has_uncovered_checksum, pool, translated_ports, with_destination_port};
+use crate::helpers;
 use crate::shared::{Current, Shared, connection, number};
 
 /// Name of the module.
@@ -53,6 +54,12 @@ fn target(translation: &DestinationTranslation, key: &Key) -> Option<Address> {
     Some(key::address(key_address(translation.member(place))))
 }
 
+/// Where the first translation that is about a connection sends it: address and port.
+pub(super) fn leads_to(current: &Current, key: &Key, from: u16) -> Option<(Address, u16)> {
+    let (_, translation) = first_match(current, key, from)?;
+    Some((target(translation, key)?, translation.port.unwrap_or(key.destination_port())))
+}
+
 /// Whether a translation may have sent a connection where it goes. A server keeps its clients when others are put
 /// beside it.
 fn offers(translation: &DestinationTranslation, forward: &Key, target: &Address, port: u16) -> bool {
@@ -72,7 +79,15 @@ impl Module for Destination {
         NAME
     }
 
+    /// What is expected goes where whoever announced it says.
+    fn runs_after(&self) -> &'static [&'static str] {
+        &[helpers::NAME]
+    }
+
     fn open(&mut self, session: &mut NewSession, _: &mut Context<'_>) -> Step {
+        if session.related.is_some() {
+            return Step::Continue;
+        }
         let current = self.shared.current();
         let Some((identity, translation)) = first_match(&current, &session.key, session.from) else {
             return Step::Continue;

@@ -77,7 +77,7 @@ impl Module for Inbound {
     }
 
     fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
-        if session.destination_nat != 0 {
+        if session.destination_nat != 0 || session.related.is_some() {
             return Step::Continue;
         }
         if is_echo_request(&session.key) {
@@ -151,6 +151,7 @@ impl Module for Inbound {
             mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
             cut: rule.and_then(|nat| cut(&nat.pool)),
             log: rule.is_some_and(|nat| nat.log),
+            expected: session.parent != 0,
         };
         self.bindings.adopt_inbound(terms, external)
     }

@@ -11,6 +11,7 @@ mod bindings;
 mod blocks;
 mod destination;
 mod inbound;
+mod openings;
 mod permits;
 mod pool;
 pub(crate) mod port_set;
@@ -31,6 +32,7 @@ use blocks::Cut;
 pub use bindings::{Bindings, Endpoint, Lease, PortChange};
 pub use destination::Destination;
 pub use inbound::Inbound;
+pub(crate) use openings::{Listener, Opening, Openings};
 pub use published::Published;
 pub use source::Source;
 

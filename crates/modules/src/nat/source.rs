@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use flowhop_engine::MssClamp;
 use flowhop_engine::interfaces::Interfaces;
-use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step, Via};
+use flowhop_engine::module::{Context, Kept, Module, NewSession, Related, SessionView, Step, Via};
 use flowhop_flow::key::{self, Address, port};
 use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
@@ -37,7 +37,7 @@ pub struct Source {
 
 /// The translation that a connection's source gets.
 #[derive(Clone, Copy)]
-struct Choice<'a> {
+pub(super) struct Choice<'a> {
     identity: u16,
     /// None: by the translation of the destination alone.
     nat: Option<&'a NatRule>,
@@ -56,6 +56,103 @@ impl Choice<'_> {
     fn mapping(&self) -> Dependence {
         self.nat.map_or(Dependence::EndpointIndependent, |nat| nat.mapping)
     }
+}
+
+/// The choice of a connection whose parent has one: no rule says which.
+pub(super) fn parent_choice(current: &Current, identity: u16) -> Choice<'_> {
+    let nat = nat_of(current, identity).filter(|nat| nat.translate_source.is_some());
+    Choice { identity, nat, hairpin: false }
+}
+
+/// Who gets an external endpoint.
+pub(super) struct Request<'a> {
+    pub(super) inside: Endpoint,
+    /// Whom it sends to, as it addresses it.
+    pub(super) remote: Endpoint,
+    pub(super) rule: u16,
+    pub(super) choice: Choice<'a>,
+    /// Addresses that it may have, the best first.
+    pub(super) addresses: Vec<Address>,
+    /// It is for one who is expected, and for nobody else.
+    pub(super) expected: bool,
+}
+
+/// An external address and the first and last port of it.
+type Lot = (Address, (u16, u16));
+
+/// The address and ports of an inside address, if it has some of its own.
+fn lot_of(pool: &PortPool, inside: &Address) -> Result<Option<Lot>, Reason> {
+    let Allocation::Deterministic(lots) = &pool.allocation else { return Ok(None) };
+    match lots.external_of(key::ip(inside)) {
+        Some((address, ports)) => Ok(Some((key::address(address), ports))),
+        None => Err(Reason::NatExhausted),
+    }
+}
+
+/// The external endpoint of an inside one: the one that it has, or a new one. Takes a share in it.
+///
+/// # Errors
+/// When no port is free at any of the addresses, or the inside address has all that it may have.
+pub(super) fn allocate(
+    shared: &Shared,
+    bindings: &Bindings,
+    current: &Current,
+    request: &Request<'_>,
+    context: &mut Context<'_>,
+) -> Result<Endpoint, Reason> {
+    let Request { inside, choice, addresses, .. } = request;
+    let (protocol, inside_port) = (inside.protocol, inside.port);
+    let pool = choice.pool();
+    let lot = lot_of(&pool, &inside.address)?;
+    let routing = &*context.routing;
+    let own = |address: &Address| routing.is_own(key::ip(address));
+    let closed = shared.closed();
+    let bar = |address: &Address, words: &mut Words| {
+        current.published.bar(address, protocol, words);
+        let others = current.policy.nats.iter().zip(&current.nats).filter(|(_, other)| **other != choice.identity);
+        for (nat, _) in others {
+            if let Allocation::Deterministic(lots) = &nat.pool.allocation
+                && let Some(range) = lots.given_out(key::ip(address))
+            {
+                port_set::add(words, range);
+            }
+        }
+        if own(address) {
+            closed.bar(protocol, words);
+        }
+    };
+    let keeps = |address: &Address| match choice.new_source() {
+        Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(address)),
+        // A client that is known outside by another address of the box is known by it here.
+        Some(SourceTranslation::Interface) if choice.hairpin => addresses.contains(address) || own(address),
+        _ => addresses.contains(address),
+    };
+    let terms = Terms {
+        inside: *inside,
+        remote: request.remote,
+        nat: choice.identity,
+        rule: request.rule,
+        mapping: choice.mapping(),
+        cut: cut(&pool),
+        log: choice.nat.is_some_and(|nat| nat.log),
+        expected: request.expected,
+    };
+    let sided = Some(inside_port).filter(|_| !is_echo(protocol));
+    let ranges = lot.map_or_else(|| pool.ranges(sided), |(_, ports)| vec![ports]);
+    let like = sided.filter(|_| pool.parity);
+    let holder = if pool.allocation == Allocation::Ports { Holder::Endpoint } else { Holder::Address };
+    let choices = Choices {
+        addresses,
+        keeps: &keeps,
+        bar: &bar,
+        paired: pool.pooling == Pooling::Paired && matches!(choice.new_source(), Some(SourceTranslation::Ranges(_))),
+        wanted: pool.keeps(inside_port).then_some(inside_port),
+        ports: &pool::of_parity(&ranges, like),
+        like,
+        holder,
+        limits: pool.limits,
+    };
+    bindings.map(terms, &choices, context.random, context.now)
 }
 
 /// Chooses by the policy. `hairpin`: if no translation is for where the connection goes, the first one counts that is
@@ -101,76 +198,41 @@ impl Source {
         current: &Current,
         context: &mut Context<'_>,
     ) -> Step {
-        let pool = choice.pool();
-        let lot = match &pool.allocation {
-            Allocation::Deterministic(lots) => match lots.external_of(key::ip(&session.key.source)) {
-                Some((address, ports)) => Some((key::address(address), ports)),
-                None => return Step::Drop(Reason::NatExhausted),
-            },
-            _ => None,
+        let lot = match lot_of(&choice.pool(), &session.key.source) {
+            Ok(lot) => lot,
+            Err(reason) => return Step::Drop(reason),
         };
         let addresses = match lot {
             Some((address, _)) => vec![address],
             None => external_addresses(choice, &session.key, via, context),
         };
-        if addresses.is_empty() {
-            return Step::Drop(Reason::NatExhausted);
-        }
-        let protocol = session.key.protocol();
+        self.bind_to(session, choice, addresses, current, context)
+    }
+
+    /// Binds the source of a connection to one of these addresses.
+    fn bind_to(
+        &self,
+        session: &mut NewSession,
+        choice: &Choice<'_>,
+        addresses: Vec<Address>,
+        current: &Current,
+        context: &mut Context<'_>,
+    ) -> Step {
+        let Some(first) = addresses.first().copied() else { return Step::Drop(Reason::NatExhausted) };
         let Some(inside_port) = mapped_port(&session.key) else {
-            session.source = addresses[0];
+            session.source = first;
             session.nat = choice.identity;
             return Step::Continue;
         };
-        let routing = &*context.routing;
-        let own = |address: &Address| routing.is_own(key::ip(address));
-        let closed = self.shared.closed();
-        let bar = |address: &Address, words: &mut Words| {
-            current.published.bar(address, protocol, words);
-            let others = current.policy.nats.iter().zip(&current.nats).filter(|(_, other)| **other != choice.identity);
-            for (nat, _) in others {
-                if let Allocation::Deterministic(lots) = &nat.pool.allocation
-                    && let Some(range) = lots.given_out(key::ip(address))
-                {
-                    port_set::add(words, range);
-                }
-            }
-            if own(address) {
-                closed.bar(protocol, words);
-            }
-        };
-        let keeps = |address: &Address| match choice.new_source() {
-            Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(address)),
-            // A client that is known outside by another address of the box is known by it here.
-            Some(SourceTranslation::Interface) if choice.hairpin => addresses.contains(address) || own(address),
-            _ => addresses.contains(address),
-        };
-        let terms = Terms {
-            inside: Endpoint { protocol, address: session.key.source, port: inside_port },
+        let request = Request {
+            inside: Endpoint { protocol: session.key.protocol(), address: session.key.source, port: inside_port },
             remote: remote(&session.key),
-            nat: choice.identity,
             rule: session.rule,
-            mapping: choice.mapping(),
-            cut: cut(&pool),
-            log: choice.nat.is_some_and(|nat| nat.log),
+            choice: *choice,
+            addresses,
+            expected: false,
         };
-        let sided = Some(inside_port).filter(|_| !is_echo(protocol));
-        let ranges = lot.map_or_else(|| pool.ranges(sided), |(_, ports)| vec![ports]);
-        let like = sided.filter(|_| pool.parity);
-        let holder = if pool.allocation == Allocation::Ports { Holder::Endpoint } else { Holder::Address };
-        let choices = Choices {
-            addresses: &addresses,
-            keeps: &keeps,
-            bar: &bar,
-            paired: pool.pooling == Pooling::Paired
-                && matches!(choice.new_source(), Some(SourceTranslation::Ranges(_))),
-            wanted: pool.keeps(inside_port).then_some(inside_port),
-            ports: &pool::of_parity(&ranges, like),
-            like,
-            holder,
-            limits: pool.limits,
-        };
-        let external = match self.bindings.map(terms, &choices, context.random, context.now) {
+        let external = match allocate(&self.shared, &self.bindings, current, &request, context) {
             Ok(external) => external,
             Err(reason) => return Step::Drop(reason),
         };
@@ -178,6 +240,18 @@ impl Source {
         session.ports = with_source_port(&session.key, session.ports, external.port);
         session.nat = choice.identity;
         Step::Continue
+    }
+
+    /// A connection that another one has announced has that one's translation, and its address.
+    fn open_related(&self, session: &mut NewSession, related: &Related, context: &mut Context<'_>) -> Step {
+        let Some((identity, address)) = related.source else { return Step::Continue };
+        let current = self.shared.current();
+        if nat_of(&current, identity).is_some_and(NatRule::is_fixed) {
+            session.source = address;
+            session.nat = identity;
+            return Step::Continue;
+        }
+        self.bind_to(session, &parent_choice(&current, identity), vec![address], &current, context)
     }
 
     /// Whether a connection has a source that the policy would give it. An interface's own address is followed by
@@ -218,6 +292,9 @@ impl Module for Source {
 
     fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
         let Some(via) = session.via else { return Step::Drop(Reason::NoRoute) };
+        if let Some(related) = session.related {
+            return self.open_related(session, &related, context);
+        }
         let returns = via.port == session.ingress || (session.admitted && via.zone == session.from);
         let hairpin = session.destination_nat != 0 && returns;
         if session.admitted && !hairpin {
@@ -280,6 +357,7 @@ impl Module for Source {
             mapping: rule.map_or(Dependence::EndpointIndependent, |nat| nat.mapping),
             cut: rule.and_then(|nat| cut(&nat.pool)),
             log: rule.is_some_and(|nat| nat.log),
+            expected: false,
         };
         self.bindings.adopt(terms, external)
     }

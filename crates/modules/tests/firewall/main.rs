@@ -7,6 +7,7 @@ mod carrier;
 mod connections;
 mod errors;
 mod fragments;
+mod helpers;
 mod live;
 mod mapping;
 mod mss;

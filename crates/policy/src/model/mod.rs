@@ -49,6 +49,8 @@ pub(crate) struct Lookup {
     clamps_mss: bool,
     /// Some rule takes up connections that are running already.
     takes_up: bool,
+    /// Some rule has a helper.
+    helps: bool,
 }
 
 impl Policy {
@@ -60,6 +62,7 @@ impl Policy {
         self.lookup.clamps_mss = self.rules.iter().any(|rule| rule.mss_clamp.is_some())
             || self.nats.iter().any(|nat| nat.mss_clamp.is_some());
         self.lookup.takes_up = self.rules.iter().any(|rule| rule.take_up);
+        self.lookup.helps = self.rules.iter().any(|rule| rule.helper.is_some());
         self
     }
 
@@ -107,6 +110,12 @@ impl Policy {
         self.lookup.takes_up
     }
 
+    /// Whether some rule has a helper.
+    #[must_use]
+    pub const fn helps(&self) -> bool {
+        self.lookup.helps
+    }
+
     /// The first rule that matches, not counting `limit`, and its index.
     #[must_use]
     pub fn first_match(&self, connection: &NewConnection) -> Option<(usize, &Rule)> {
@@ -128,7 +137,7 @@ fn guarded_zones(rules: &[Rule]) -> ZoneMatch {
 impl Default for Lookup {
     fn default() -> Self {
         let guarded = ZoneMatch::Zones(zone::ZoneSet::default());
-        Self { rules_by_name: HashMap::new(), guarded, clamps_mss: false, takes_up: false }
+        Self { rules_by_name: HashMap::new(), guarded, clamps_mss: false, takes_up: false, helps: false }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::address::{AddressSet, address_key, key_address};
 use super::pool::PortPool;
 use super::prefix::PrefixPair;
-use super::service::{PortSet, ServiceSet};
+use super::service::{PortSet, ServiceSet, TCP, UDP};
 use super::zone::{Destination, RuleTarget, ZoneId, ZoneMatch};
 
 /// What of a new connection the rules look at.
@@ -72,6 +72,35 @@ pub enum MssClamp {
     Bytes(u16),
 }
 
+/// A protocol whose payload announces connections to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Helper {
+    /// File transfer (RFC 959, RFC 2428).
+    Ftp,
+    /// Trivial file transfer (RFC 1350).
+    Tftp,
+}
+
+impl Helper {
+    /// As the file spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ftp => "ftp",
+            Self::Tftp => "tftp",
+        }
+    }
+
+    /// Number of the protocol that it is spoken over.
+    #[must_use]
+    pub const fn protocol(self) -> u8 {
+        match self {
+            Self::Ftp => TCP,
+            Self::Tftp => UDP,
+        }
+    }
+}
+
 /// One `[[rule]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -107,6 +136,8 @@ pub struct Rule {
     pub take_up: bool,
     /// What its TCP connections may announce as their largest segment.
     pub mss_clamp: Option<MssClamp>,
+    /// What looks at the payload of its connections, to let those in that they announce.
+    pub helper: Option<Helper>,
     /// The file that it stands in.
     pub file: Arc<str>,
     /// The line that it begins on, from 1.

@@ -231,6 +231,13 @@ impl ServiceSet {
         self.has_ports() && self.others().next().is_none() && [self.icmp, self.icmpv6] == [Bits::NONE; 2]
     }
 
+    /// Whether every packet in the set is of TCP, or else of UDP, and not every packet of it is in the set.
+    #[must_use]
+    pub fn names_ports_of(&self, protocol: u8) -> bool {
+        let other = if protocol == TCP { &self.udp } else { &self.tcp };
+        self.only_has_ports() && other.is_empty() && !self.ports(protocol).is_any()
+    }
+
     /// The destination ports of TCP, or else of UDP, in the set.
     #[must_use]
     pub fn ports(&self, protocol: u8) -> &PortSet {

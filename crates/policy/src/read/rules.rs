@@ -9,9 +9,11 @@ use super::node::{Choice, Node, Section};
 use super::problem::Problem;
 use super::report::{At, Report};
 use super::{addresses, services, values};
-use crate::{Action, AddressSet, PortSet, Rule, RuleTarget, ServiceSet, TableSettings, ZoneMatch, ZoneSet};
+use crate::{
+    Action, AddressSet, Helper, PortSet, Rule, RuleTarget, ServiceSet, TCP, TableSettings, ZoneMatch, ZoneSet,
+};
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "name",
     "from",
     "to",
@@ -27,9 +29,11 @@ const KEYS: [&str; 15] = [
     "accelerate",
     "take_up",
     "mss_clamp",
+    "helper",
 ];
 const ACTIONS: [Choice<Action>; 3] =
     [("allow", Some(Action::Allow)), ("drop", Some(Action::Drop)), ("reject", Some(Action::Reject))];
+const HELPERS: [Choice<Helper>; 3] = [("ftp", Some(Helper::Ftp)), ("tftp", Some(Helper::Tftp)), ("sip", None)];
 const A_ZONE: &str = "a zone, a list of zones or \"any\"";
 
 /// What names in rules and translations stand for.
@@ -101,6 +105,7 @@ pub(crate) fn read(
     let accelerate = flag(table, "accelerate", true, report);
     let take_up = flag(table, "take_up", false, report);
     let mss_clamp = table.get("mss_clamp").map_or(Some(None), |node| values::mss_clamp(node, report));
+    let helper = table.get("helper").map_or(Some(None), |node| node.choice("helper", &HELPERS, report).map(Some));
 
     if let (Some(service), Some(ports), Some(node)) = (&service, &source_port, table.get("source_port"))
         && enabled
@@ -132,6 +137,10 @@ pub(crate) fn read(
         let what = "\"mss_clamp\" of a rule that forwards nothing".to_owned();
         report.error(node.at, &Problem::Contradiction { what, expected: "it in a rule that allows what is forwarded" });
     }
+    if let (Some(node), Some(Some(helper))) = (table.get("helper"), helper) {
+        let forwards = to != Some(RuleTarget::SelfBox) && action.is_none_or(|action| action == Action::Allow);
+        check_helper(node, helper, forwards, service.as_ref().filter(|_| enabled), report)?;
+    }
     if !enabled {
         return None;
     }
@@ -152,10 +161,38 @@ pub(crate) fn read(
         accelerate: accelerate?,
         take_up: take_up?,
         mss_clamp: mss_clamp?,
+        helper: helper?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),
     };
     Some(Placed { at: table.at, what: rule })
+}
+
+/// A helper keeps all connections of its rule on the `user` path and reads what they say, so the rule has to be about
+/// services that speak its protocol.
+fn check_helper(
+    node: Node<'_>,
+    helper: Helper,
+    forwards: bool,
+    service: Option<&ServiceSet>,
+    report: &mut Report<'_>,
+) -> Option<()> {
+    let (what, expected) = if !forwards {
+        let what = "\"helper\" of a rule that forwards nothing".to_owned();
+        (what, "action = \"allow\", and not to = \"self\"")
+    } else if service.is_some_and(|service| !service.names_ports_of(helper.protocol())) {
+        let transport = if helper.protocol() == TCP { "TCP" } else { "UDP" };
+        let what = format!("helper = {:?} of a rule that is not for ports of {transport} alone", helper.name());
+        let expected = match helper {
+            Helper::Ftp => "a service such as \"tcp/21\"",
+            Helper::Tftp => "a service such as \"udp/69\"",
+        };
+        (what, expected)
+    } else {
+        return Some(());
+    };
+    report.error(node.at, &Problem::Contradiction { what, expected });
+    None
 }
 
 /// A name that no other enabled table of its kind has.

@@ -1,0 +1,485 @@
+//! Connections whose payload is looked at, because it announces others (FTP, TFTP).
+//!
+//! # What
+//! A connection under a rule with a helper stays on the user path ([`PathReason::Helper`](crate::PathReason::Helper)):
+//! every packet of it comes here, and a module is shown what each side says, every byte once and in order. It may have
+//! texts replaced, which makes the stream longer or shorter ([`Shift`]), and it notes which connections are to come;
+//! what becomes of those is in `related`.
+//!
+//! # Rules
+//! * Only payload that the TCP check accepts is shown. A segment behind one that has not come is dropped
+//!   (`helper_incomplete`), so is one in fragments; its sender repeats it.
+//! * All numbers of the record are those that the sender of each segment has chosen: acknowledgments are put back before
+//!   the check, sequence numbers are moved on after it.
+//! * A packet that has to wait, or that is answered, is as it came: what leaves is a copy.
+//! * A segment that no longer fits the MTU leaves as two.
+//! * By how much each direction is shifted is in the record as well, so that another process goes on with it; texts that
+//!   were not acknowledged by then are repeated as they came.
+
+use std::collections::HashMap;
+
+use flowhop_flow::forward::wire_length;
+use flowhop_flow::parse::Segment;
+use flowhop_flow::record::{Block, NextHop, TcpHalf};
+use flowhop_flow::tcp::{self, flag};
+use flowhop_flow::{Kind, Parsed, Reason, Transport};
+use flowhop_table::BlockIndex;
+use flowhop_wire::options::{TcpOption, TcpOptions};
+use flowhop_wire::{Ipv4, Ipv6, Tcp, Udp, checksum, protocol, tcp_flags};
+use zerocopy::FromBytes;
+
+use crate::buffer::{Buffer, Offload};
+use crate::engine::{Arrived, Engine, Io, Outcome, view_of};
+use crate::interfaces::PathReason;
+use crate::module::{Context, Payload, SessionView};
+use crate::shift::Shift;
+
+/// Connections whose payload is looked at, by serial number.
+#[derive(Debug, Default)]
+pub(crate) struct Dialogues(pub(crate) HashMap<u32, Dialogue>);
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct Dialogue {
+    pub(crate) block: BlockIndex,
+    /// Its two streams, once they have begun.
+    streams: Option<[Stream; 2]>,
+    /// Something was passed on that was not shown, because no module wanted it.
+    paused: bool,
+    /// Connections that it has announced and that were made, with their serial numbers.
+    pub(crate) children: Vec<(BlockIndex, u32)>,
+}
+
+/// What one side says.
+#[derive(Debug)]
+struct Stream {
+    shift: Shift,
+    /// Up to where it was looked at.
+    next: u32,
+}
+
+impl Stream {
+    /// One that goes on from what the record says.
+    fn of(half: &TcpHalf) -> Self {
+        Self { shift: Shift::by(half.shift()), next: half.end() }
+    }
+}
+
+impl Dialogue {
+    pub(crate) const fn of(block: BlockIndex) -> Self {
+        Self { block, streams: None, paused: false, children: Vec::new() }
+    }
+}
+
+impl Dialogues {
+    /// The numbers of a direction, if they are not what they were when they came.
+    pub(crate) fn shift(&self, serial: u32, direction: usize) -> Option<&Shift> {
+        let streams = self.0.get(&serial)?.streams.as_ref()?;
+        Some(&streams[direction & 1].shift).filter(|shift| !shift.is_none())
+    }
+}
+
+/// A packet as it leaves, and what the check is to see of it.
+struct Leaving {
+    bytes: Vec<u8>,
+    parsed: Parsed,
+}
+
+impl Engine {
+    /// Whether a connection's payload is looked at, or its numbers are shifted.
+    pub(crate) fn has_helper(&self, number: BlockIndex) -> bool {
+        let flags = self.table.block(number).map_or(0, |block| block.owner.flags.load());
+        PathReason::from_number(flags as u8) == PathReason::Helper
+    }
+
+    /// Whether the payload of connections under a rule is looked at.
+    pub(crate) fn helps(&self, rule: u16) -> bool {
+        self.modules.iter().any(|module| module.helper(rule).is_some())
+    }
+
+    /// A packet of a connection with a helper.
+    pub(crate) fn helped(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let declined = match self.look(arrived, parsed, number, direction, packet, io) {
+            Ok(declined) => declined,
+            Err(reason) => {
+                let Some(block) = self.table.block(number) else { return Outcome::of(Reason::BadRecord) };
+                let (serial, rule) = (block.owner.serial.load(), block.owner.rules.load() as u16);
+                return Outcome { session: Some((number, serial)), rule, ..Outcome::of(reason) };
+            }
+        };
+        let mut outcome = self.leave(arrived, parsed, number, direction, packet, io);
+        if declined && outcome.reason == Reason::Forwarded {
+            outcome.reason = Reason::HelperDeclined;
+        }
+        outcome
+    }
+
+    /// Shows the module what a packet says; tells whether it would not act on something.
+    fn look(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Result<bool, Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let view = view_of(block);
+        if matches!(&parsed.transport, Transport::Tcp(segment) if segment.flags & tcp_flags::SYN != 0) {
+            return Ok(false);
+        }
+        if !self.helps(view.rule) {
+            self.pause_dialogue(view.serial);
+            return Ok(false);
+        }
+        self.begin_dialogue(number, &view);
+        let (payload, stream_at) = match &parsed.transport {
+            Transport::Tcp(segment) => {
+                let Some((first, next)) = self.fresh(number, &view, direction, segment)? else { return Ok(false) };
+                let payload = payload_of(packet, parsed).ok_or(Reason::HelperIncomplete)?;
+                (payload.get(first..).unwrap_or_default(), Some(next))
+            }
+            Transport::Udp => (payload_of(packet, parsed).ok_or(Reason::HelperIncomplete)?, None),
+            Transport::Echo | Transport::Opaque => return Ok(false),
+        };
+        let said = self.ask_helpers(&view, direction, payload, arrived)?;
+        if said.announced {
+            // Whoever connects to what was announced has to meet it.
+            io.opened();
+        }
+        match stream_at {
+            Some(at) => self.replace(number, &view, direction, at, payload.len() as u32, &said)?,
+            // Helpers change nothing but streams.
+            None if !said.replacements.is_empty() => return Err(Reason::BadRecord),
+            None => {}
+        }
+        Ok(said.declined)
+    }
+
+    /// Where in an acceptable segment there is something new, and its number; `None` when there is nothing.
+    fn fresh(
+        &self,
+        number: BlockIndex,
+        view: &SessionView,
+        direction: usize,
+        segment: &Segment,
+    ) -> Result<Option<(usize, u32)>, Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let streams = self.dialogues.0.get(&view.serial).and_then(|dialogue| dialogue.streams.as_ref());
+        let Some(streams) = streams else { return Ok(None) };
+        let acknowledgment = streams[direction ^ 1].shift.acknowledged(segment.acknowledgment);
+        let segment = Segment { acknowledgment, ..*segment };
+        if segment.payload == 0 || !tcp::accepts(&block.tcp[direction], &block.tcp[direction ^ 1], &segment) {
+            return Ok(None);
+        }
+        let next = streams[direction].next;
+        let known = next.wrapping_sub(segment.sequence);
+        if (known as i32) < 0 {
+            return Err(Reason::HelperIncomplete);
+        }
+        Ok((known < segment.payload).then_some((known as usize, next)))
+    }
+
+    fn ask_helpers(
+        &mut self,
+        view: &SessionView,
+        direction: usize,
+        payload: &[u8],
+        arrived: &Arrived,
+    ) -> Result<Payload, Reason> {
+        let mut all = Payload::default();
+        for module in &mut self.modules {
+            let mut context = Context {
+                routing: &mut self.routing,
+                interfaces: &self.interfaces,
+                random: &mut self.random,
+                sources: &self.sources,
+                now: arrived.now,
+            };
+            let said = module.payload(view, direction, payload, &mut context)?;
+            all.replacements.extend(said.replacements);
+            all.announced |= said.announced;
+            all.declined |= said.declined;
+        }
+        Ok(all)
+    }
+
+    /// Notes that `length` bytes from the number `at` on were looked at, and what becomes of them.
+    fn replace(
+        &mut self,
+        number: BlockIndex,
+        view: &SessionView,
+        direction: usize,
+        at: u32,
+        length: u32,
+        said: &Payload,
+    ) -> Result<(), Reason> {
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
+        let acknowledged = block.tcp[direction ^ 1].acknowledged();
+        let dialogue = self.dialogues.0.get_mut(&view.serial).and_then(|dialogue| dialogue.streams.as_mut());
+        let Some(streams) = dialogue else { return Err(Reason::BadRecord) };
+        let stream = &mut streams[direction];
+        let mut shift = stream.shift.clone();
+        shift.forget(at, acknowledged);
+        for replacement in &said.replacements {
+            let place = at.wrapping_add(replacement.at as u32);
+            if !shift.replace(place, replacement.old as u32, replacement.new.clone(), acknowledged) {
+                return Err(Reason::HelperLimit);
+            }
+        }
+        stream.shift = shift;
+        stream.next = at.wrapping_add(length);
+        block.tcp[direction].set_shift(stream.shift.total());
+        Ok(())
+    }
+
+    /// Begins to look at a connection, unless that has begun.
+    fn begin_dialogue(&mut self, number: BlockIndex, view: &SessionView) {
+        let Some(block) = self.table.block(number) else { return };
+        let dialogue = self.dialogues.0.entry(view.serial).or_insert_with(|| Dialogue::of(number));
+        let paused = std::mem::take(&mut dialogue.paused);
+        match &mut dialogue.streams {
+            Some(_) if !paused => return,
+            Some(streams) => streams.iter_mut().zip(&block.tcp).for_each(|(stream, half)| stream.next = half.end()),
+            None => dialogue.streams = Some([0, 1].map(|direction| Stream::of(&block.tcp[direction]))),
+        }
+        let running = view.keys[0].protocol() == protocol::TCP && is_running(block);
+        for module in &mut self.modules {
+            module.payload_begins(view, running);
+        }
+    }
+
+    /// A connection was taken up with a segment of Forward: that is looked at, and of the other side what follows the
+    /// segment's acknowledgment.
+    pub(crate) fn take_up_dialogue(&mut self, number: BlockIndex, segment: &Segment) {
+        if !self.has_helper(number) {
+            return;
+        }
+        let Some(view) = self.table.block(number).map(view_of) else { return };
+        self.begin_dialogue(number, &view);
+        let dialogue = self.dialogues.0.get_mut(&view.serial).and_then(|dialogue| dialogue.streams.as_mut());
+        if let Some([forward, reverse]) = dialogue {
+            forward.next = segment.sequence;
+            reverse.next = segment.acknowledgment;
+        }
+    }
+
+    /// What a connection says is passed on without being shown.
+    pub(crate) fn pause_dialogue(&mut self, serial: u32) {
+        if let Some(dialogue) = self.dialogues.0.get_mut(&serial) {
+            dialogue.paused = true;
+        }
+    }
+
+    /// A connection begins anew in the place of one that has ended: what was said is of the old one.
+    pub(crate) fn end_dialogue(&mut self, number: BlockIndex) {
+        let Some(block) = self.table.block(number) else { return };
+        if let Some(dialogue) = self.dialogues.0.get_mut(&block.owner.serial.load()) {
+            dialogue.streams = None;
+        }
+    }
+
+    /// Sends a packet on by its entry with the numbers and the payload that it leaves with.
+    fn leave(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let Some(mut leaving) = self.prepare(parsed, number, direction, packet) else {
+            return self.by_entry(arrived, parsed, number, direction, packet, None, io);
+        };
+        if self.has_outgrown(number, direction, parsed, &leaving, packet)
+            && let Some(pieces) = split(packet, parsed)
+        {
+            return self.leave_in_two(arrived, pieces, number, direction, packet.offload, io);
+        }
+        let offload = packet.offload;
+        let mut changed = Buffer::new(&mut leaving.bytes, offload);
+        self.by_entry(arrived, &leaving.parsed, number, direction, packet, Some(&mut changed), io)
+    }
+
+    fn leave_in_two(
+        &mut self,
+        arrived: &Arrived,
+        pieces: [Leaving; 2],
+        number: BlockIndex,
+        direction: usize,
+        offload: Offload,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let mut last = Outcome::of(Reason::BadRecord);
+        for mut piece in pieces {
+            let mut half = Buffer::new(&mut piece.bytes, offload);
+            last = self.leave(arrived, &piece.parsed, number, direction, &mut half, io);
+            if last.kind != Kind::Forward {
+                return last;
+            }
+        }
+        Outcome { kind: Reason::Fragmented.slow_kind(), reason: Reason::Fragmented, ..last }
+    }
+
+    /// Whether a segment that would have fit the output does not, now that it is longer.
+    fn has_outgrown(
+        &self,
+        number: BlockIndex,
+        direction: usize,
+        parsed: &Parsed,
+        leaving: &Leaving,
+        packet: &Buffer<'_>,
+    ) -> bool {
+        let Some(hop) = self.hop_of(number, direction) else { return false };
+        let [before, after] = [parsed, &leaving.parsed].map(|parsed| wire_length(parsed, packet.segment()));
+        // One whose neighbour is not known waits as it came.
+        hop.flags & NextHop::RESOLVED != 0 && before <= hop.mtu && after > hop.mtu
+    }
+
+    /// A segment with its numbers and payload as they leave; `None` when it leaves as it came.
+    fn prepare(&self, parsed: &Parsed, number: BlockIndex, direction: usize, packet: &Buffer<'_>) -> Option<Leaving> {
+        let Transport::Tcp(segment) = &parsed.transport else { return None };
+        let block = self.table.block(number)?;
+        let dialogue = self.dialogues.0.get(&block.owner.serial.load());
+        // Nobody wants to look any more, but what was replaced before another process began shifts it still.
+        let recorded = [0, 1].map(|direction| Shift::by(block.tcp[direction].shift()));
+        let shifts = match dialogue.and_then(|dialogue| dialogue.streams.as_ref()) {
+            Some(streams) => [&streams[0].shift, &streams[1].shift],
+            None => [&recorded[0], &recorded[1]],
+        };
+        let [own, peer] = [shifts[direction & 1], shifts[(direction & 1) ^ 1]];
+        if segment.flags & tcp_flags::SYN != 0 || (own.is_none() && peer.is_none()) {
+            return None;
+        }
+        let payload = own.splice(segment.sequence, payload_of(packet, parsed)?);
+        let mut bytes = packet.bytes().get(..parsed.transport_offset + usize::from(segment.header))?.to_vec();
+        let header = bytes.get_mut(parsed.transport_offset..)?;
+        let mut seen = *segment;
+        let (fields, options) = Tcp::mut_from_prefix(header).ok()?;
+        fields.sequence.set(own.sent(segment.sequence));
+        if segment.flags & tcp_flags::ACK != 0 {
+            seen.acknowledgment = peer.acknowledged(segment.acknowledgment);
+            fields.acknowledgment.set(seen.acknowledgment);
+            put_back_selected(options, peer);
+        }
+        if segment.flags & tcp_flags::URG != 0 {
+            let urgent = segment.sequence.wrapping_add(u32::from(fields.urgent.get()));
+            fields.urgent.set(own.sent(urgent).wrapping_sub(own.sent(segment.sequence)) as u16);
+        }
+        bytes.extend_from_slice(&payload);
+        let length = finish(&mut bytes, parsed, &packet.offload)?;
+        let parsed = Parsed { length, transport: Transport::Tcp(seen), ..*parsed };
+        Some(Leaving { bytes, parsed })
+    }
+}
+
+/// Whether both sides have acknowledged each other's SYN.
+fn is_running(block: &Block) -> bool {
+    block.tcp[0].flags() & block.tcp[1].flags() & flag::GRANTED != 0
+}
+
+/// The payload of a packet; `None` when not all of it is in the packet.
+fn payload_of<'a>(packet: &'a Buffer<'_>, parsed: &Parsed) -> Option<&'a [u8]> {
+    let end = parsed.network + parsed.length as usize;
+    match &parsed.transport {
+        Transport::Tcp(segment) => {
+            let first = parsed.transport_offset + usize::from(segment.header);
+            (end == first + segment.payload as usize).then_some(packet.bytes().get(first..end)?)
+        }
+        Transport::Udp => {
+            let datagram = packet.bytes().get(parsed.transport_offset..end)?;
+            let (header, payload) = Udp::ref_from_prefix(datagram).ok()?;
+            payload.get(..usize::from(header.length.get()).checked_sub(Udp::LEN)?)
+        }
+        Transport::Echo | Transport::Opaque => None,
+    }
+}
+
+/// Puts the blocks of selective acknowledgments back to what the sender of the data has chosen. Blocks of which nothing is
+/// left make room for "no operation".
+fn put_back_selected(options: &mut [u8], shift: &Shift) {
+    let mut list = TcpOptions::new(options);
+    while let Some(Ok(option)) = list.next() {
+        let TcpOption::Sack(blocks) = option else { continue };
+        let at = list.offset();
+        let length = 2 + 8 * blocks.len();
+        let kept: Vec<u8> = blocks
+            .iter()
+            .filter_map(|block| shift.selected(block))
+            .flat_map(|(first, end)| [first.to_be_bytes(), end.to_be_bytes()])
+            .flatten()
+            .collect();
+        let Some(place) = options.get_mut(at..at + length) else { return };
+        place.fill(flowhop_wire::options::tcp_option::NO_OPERATION);
+        if let Some((head, room)) = place.split_at_mut_checked(2)
+            && !kept.is_empty()
+        {
+            head.copy_from_slice(&[flowhop_wire::options::tcp_option::SACK, 2 + kept.len() as u8]);
+            room.get_mut(..kept.len()).unwrap_or_default().copy_from_slice(&kept);
+        }
+        return;
+    }
+}
+
+/// Sets lengths and checksums of a frame with a TCP segment that ends with the frame. Returns its length from the IP header
+/// on; `None` when no packet can be that long. What came in with a checksum that is to be completed leaves so.
+fn finish(bytes: &mut [u8], parsed: &Parsed, offload: &Offload) -> Option<u32> {
+    let segment = u32::try_from(bytes.len() - parsed.transport_offset).ok()?;
+    let ip = bytes.get_mut(parsed.network..)?;
+    let length = ip.len() as u32;
+    let pseudo = if parsed.key.family() == 4 {
+        let header_bytes = ip.get_mut(..parsed.transport_offset - parsed.network)?;
+        let (header, _) = Ipv4::mut_from_prefix(header_bytes).ok()?;
+        header.total_length.set(u16::try_from(length).ok()?);
+        header.checksum.set(0);
+        let sum = checksum::finish(checksum::sum(header_bytes));
+        let (header, _) = Ipv4::mut_from_prefix(header_bytes).ok()?;
+        header.checksum.set(sum);
+        checksum::pseudo_v4(header.source, header.destination, protocol::TCP, segment as u16)
+    } else {
+        let (header, _) = Ipv6::mut_from_prefix(ip).ok()?;
+        header.payload_length.set(u16::try_from(length as usize - Ipv6::LEN).ok()?);
+        checksum::pseudo_v6(header.source, header.destination, protocol::TCP, segment)
+    };
+    let segment = bytes.get_mut(parsed.transport_offset..)?;
+    let (header, _) = Tcp::mut_from_prefix(segment).ok()?;
+    header.checksum.set(0);
+    let sum = if offload.partial { checksum::fold(pseudo) } else { checksum::finish(pseudo + checksum::sum(segment)) };
+    let (header, _) = Tcp::mut_from_prefix(segment).ok()?;
+    header.checksum.set(sum);
+    Some(length)
+}
+
+/// A segment as two, each as if its sender had sent it so. `None` for one that cannot be: of one byte, or one that a device
+/// is to cut anyway.
+fn split(packet: &Buffer<'_>, parsed: &Parsed) -> Option<[Leaving; 2]> {
+    let Transport::Tcp(segment) = &parsed.transport else { return None };
+    let payload = payload_of(packet, parsed).filter(|payload| payload.len() > 1 && packet.offload.segmentation == 0)?;
+    let (first, second) = payload.split_at(payload.len() / 2);
+    let headers = packet.bytes().get(..parsed.transport_offset + usize::from(segment.header))?;
+    let piece = |at: usize, payload: &[u8], flags: u8| {
+        let mut bytes = [headers, payload].concat();
+        let (fields, _) = Tcp::mut_from_prefix(bytes.get_mut(parsed.transport_offset..)?).ok()?;
+        let urgent = fields.urgent.get().saturating_sub(at as u16);
+        let flags = if urgent == 0 { flags & !tcp_flags::URG } else { flags };
+        let sequence = segment.sequence.wrapping_add(at as u32);
+        fields.sequence.set(sequence);
+        fields.urgent.set(urgent);
+        fields.flags = flags;
+        let length = finish(&mut bytes, parsed, &packet.offload)?;
+        let transport = Transport::Tcp(Segment { sequence, flags, payload: payload.len() as u32, ..*segment });
+        Some(Leaving { bytes, parsed: Parsed { length, transport, ..*parsed } })
+    };
+    let not_last = segment.flags & !(tcp_flags::FIN | tcp_flags::PSH);
+    Some([piece(0, first, not_last)?, piece(first.len(), second, segment.flags)?])
+}
