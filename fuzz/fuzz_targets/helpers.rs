@@ -1,4 +1,4 @@
-//! What helpers read: lines of FTP, however they are cut, and requests of TFTP; and control connections through the slow
+//! What helpers read: lines of FTP, however they are cut, requests of TFTP, and messages of SIP; and control connections through the slow
 //! path, whose two ends have to have one stream each way, whatever is repeated and replaced.
 #![no_main]
 #![allow(dead_code, unreachable_pub, reason = "the bed has more than is used here")]
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use bed::{Bed, LAN, WAN, at, ends, is_sound};
 use flowhop_flow::Kind;
 use flowhop_modules::helpers::ftp::{Dialogue, Heard};
-use flowhop_modules::helpers::tftp;
+use flowhop_modules::helpers::{sip, tftp};
 use flowhop_wire::Tcp;
 use flowhop_wire::build::Spec;
 use flowhop_wire::tcp_flags::{ACK, SYN};
@@ -66,6 +66,23 @@ fn heard(direction: usize, pieces: &[&[u8]]) -> Vec<(Option<u16>, isize)> {
         at += piece.len() as isize;
     }
     all
+}
+
+/// What is written in a message is in its places, in their order, and makes a message again.
+fn rewritten(data: &[u8]) {
+    let Some(message) = sip::read(data) else { return };
+    let [own, known] = [at("10.1.0.2:5060"), at("198.51.100.1:40001")];
+    let ports: Vec<_> = message.streams.iter().map(|stream| Some((stream.port ^ 2).max(1))).collect();
+    let (mut out, mut done) = (Vec::new(), 0);
+    for (place, new) in message.rewrite(&[(own, known), (known, own)], &ports) {
+        assert!(done <= place.start && place.start < place.end && place.end <= data.len());
+        out.extend_from_slice(&data[done..place.start]);
+        out.extend_from_slice(&new);
+        done = place.end;
+    }
+    out.extend_from_slice(&data[done..]);
+    let again = sip::read(&out).expect("a message again");
+    assert_eq!(again.streams.len(), message.streams.len());
 }
 
 /// One end's stream, and what the other end has got of it.
@@ -130,6 +147,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((mode, data)) = data.split_first() else { return };
     if *mode < 64 {
         let _ = tftp::is_request(data);
+        rewritten(data);
         let cut = usize::from(*mode).min(data.len());
         let (head, tail) = data.split_at(cut);
         for direction in 0..2 {

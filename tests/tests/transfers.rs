@@ -1,8 +1,8 @@
-//! File transfers by servers and clients of others, vsftpd, tftpd-hpa and curl, through helpers: in every mode, both ways,
-//! in both families, translated.
+//! File transfers and calls by servers and clients of others, vsftpd, tftpd-hpa, curl and SIPp, through helpers: in every
+//! mode, both ways, in both families, translated.
 //!
 //! The tests need root, the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`) and Debian's packages `vsftpd`,
-//! `tftpd-hpa` and `curl`; a test whose tool is not installed says so and does nothing.
+//! `tftpd-hpa`, `curl` and `sip-tester`; a test whose tool is not installed says so and does nothing.
 #![expect(clippy::expect_used, reason = "helpers of tests fail the test on the spot")]
 
 use std::fs;
@@ -147,7 +147,9 @@ fn data_flows(daemon: &Daemon, path: &str, helper: &str) -> usize {
     for reason in ["helper_refused", "helper_limit", "tcp_window", "bad_checksum"] {
         assert_eq!(daemon.drops(Some(reason)), 0, "{path}: {}", daemon.json("show drops"));
     }
-    assert_eq!(daemon.json("show status")["status"]["helpers"]["declined"], 0, "{path}");
+    // SIPp writes its IPv6 address in brackets where a description has none (RFC 8866 section 9).
+    let declined = u64::from(helper == "sip");
+    assert_eq!(daemon.json("show status")["status"]["helpers"]["declined"], declined, "{path}");
     data.len()
 }
 
@@ -284,5 +286,56 @@ fn tftp_passes_a_masquerade() {
             drop(server);
         }
         assert_eq!(data_flows(&daemon, path, "tftp"), 4, "{path}");
+    }
+}
+
+// RFC 3261, RFC 3264: calls of SIPp through the masquerade. The telephone sends recorded media, of which no rule knows,
+// and the far end echoes it.
+#[test]
+fn calls_pass_a_masquerade() {
+    if !has(&["sipp"]) {
+        return;
+    }
+    let _turn = alone();
+    let folder = Folder::new(0);
+    // Where SIPp looks for recordings.
+    std::os::unix::fs::symlink("/usr/share/sip-tester", folder.path.join("pcap")).expect("a link");
+    for path in PATHS {
+        let bed = Bed::for_path("sip", path);
+        let rule = "[[rule]]\nname = \"telephones\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"udp/5060\"\n\
+                    action = \"allow\"\nhelper = \"sip\"\n";
+        let policy = Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"]).extra(rule);
+        let daemon = Daemon::start(&bed.router, &policy);
+        let calls = Family::BOTH.map(|family| {
+            let [own, far] = [family.inside_host(), family.outside_host()].map(|address| match address {
+                IpAddr::V4(v4) => v4.to_string(),
+                IpAddr::V6(v6) => format!("[{v6}]"),
+            });
+            let [own_media, far_media] =
+                [family.inside_host(), family.outside_host()].map(|address| address.to_string());
+            let far_end =
+                ["-sn", "uas", "-i", &far, "-mi", &far_media, "-p", "5060", "-mp", "6000", "-rtp_echo", "-nostdin"];
+            let answers = bed.outside.spawn("sipp", &far_end);
+            let listening = format!("{far}:5060 ");
+            until("the far end to listen", LIMIT, || {
+                bed.outside.run("ss", &["-lunH"]).stdout.contains(&listening).then_some(())
+            });
+            let command = format!(
+                "cd {} && exec sipp -sn uac_pcap {far}:5060 -i {own} -mi {own_media} -p 5060 -mp 7000 -m 1 -nostdin",
+                folder.name("")
+            );
+            (answers, bed.inside.spawn("sh", &["-c", &command]))
+        });
+        let _answers = calls.map(|(answers, caller)| {
+            let output = caller.finish(LIMIT);
+            assert!(output.status.success(), "{path}: {output:?}");
+            answers
+        });
+        assert_eq!(data_flows(&daemon, path, "sip"), 2, "{path}");
+        let flows = daemon.json("show flows");
+        for media in flows["flows"].as_array().expect("a list").iter().filter(|flow| !flow["parent"].is_null()) {
+            let [out, back] = ["forward", "reverse"].map(|way| media[way]["packets"].as_u64());
+            assert!(out > Some(200) && back >= out.map(|out| out - 5), "{path}: {media}");
+        }
     }
 }

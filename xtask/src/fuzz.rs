@@ -96,13 +96,19 @@ fn instrumented(command: &mut Command) -> &mut Command {
     command.current_dir(root().join("fuzz")).env("RUSTC_BOOTSTRAP", "1")
 }
 
-/// Something to begin with: what was kept, and policies where policies are read.
+/// Something to begin with: what was kept, policies where policies are read, and a message where messages are.
 fn seed(target: &str) -> Result<()> {
     let corpus = root().join("fuzz/corpus").join(target);
     fs::create_dir_all(&corpus)?;
     for (number, line) in fs::read_to_string(kept(target)).unwrap_or_default().lines().enumerate() {
         let input = unhex(line).with_context(|| format!("{}: line {}", kept(target).display(), number + 1))?;
         fs::write(corpus.join(format!("kept-{number}")), input)?;
+    }
+    if target == "helpers" {
+        let body = "c=IN IP4 10.1.0.2\r\nm=audio 30000 RTP/AVP 0\r\na=rtcp:30001\r\n";
+        let head = "INVITE sip:b@10.1.0.2 SIP/2.0\r\nVia: SIP/2.0/UDP 10.1.0.2;branch=1\r\nm: <sip:a@10.1.0.2:5060>\r\n\
+                    c: application/sdp\r\nl: ";
+        fs::write(corpus.join("invite"), format!("\0{head}{}\r\n\r\n{body}", body.len()))?;
     }
     if target == "policy" {
         for name in ["everything.toml", "contract.toml"] {

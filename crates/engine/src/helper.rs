@@ -1,4 +1,4 @@
-//! Connections whose payload is looked at, because it announces others (FTP, TFTP).
+//! Connections whose payload is looked at, because it announces others (FTP, TFTP, SIP).
 //!
 //! # What
 //! A connection under a rule with a helper stays on the user path ([`PathReason::Helper`](crate::PathReason::Helper)):
@@ -12,7 +12,7 @@
 //! * All numbers of the record are those that the sender of each segment has chosen: acknowledgments are put back before
 //!   the check, sequence numbers are moved on after it.
 //! * A packet that has to wait, or that is answered, is as it came: what leaves is a copy.
-//! * A segment that no longer fits the MTU leaves as two.
+//! * A segment that no longer fits the MTU leaves as two, a datagram of IPv4 in fragments.
 //! * By how much each direction is shifted is in the record as well, so that another process goes on with it; texts that
 //!   were not acknowledged by then are repeated as they came.
 
@@ -107,22 +107,27 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
-        let declined = match self.look(arrived, parsed, number, direction, packet, io) {
-            Ok(declined) => declined,
+        let said = match self.look(arrived, parsed, number, direction, packet, io) {
+            Ok(said) => said,
             Err(reason) => {
                 let Some(block) = self.table.block(number) else { return Outcome::of(Reason::BadRecord) };
                 let (serial, rule) = (block.owner.serial.load(), block.owner.rules.load() as u16);
                 return Outcome { session: Some((number, serial)), rule, ..Outcome::of(reason) };
             }
         };
-        let mut outcome = self.leave(arrived, parsed, number, direction, packet, io);
-        if declined && outcome.reason == Reason::Forwarded {
+        let datagram = matches!(parsed.transport, Transport::Udp) && !said.replacements.is_empty();
+        let mut outcome = if datagram {
+            self.leave_replaced(arrived, parsed, number, direction, packet, &said, io)
+        } else {
+            self.leave(arrived, parsed, number, direction, packet, io)
+        };
+        if said.declined && outcome.reason == Reason::Forwarded {
             outcome.reason = Reason::HelperDeclined;
         }
         outcome
     }
 
-    /// Shows the module what a packet says; tells whether it would not act on something.
+    /// Shows the module what a packet says, and notes what is to be replaced in a stream.
     fn look(
         &mut self,
         arrived: &Arrived,
@@ -131,38 +136,38 @@ impl Engine {
         direction: usize,
         packet: &Buffer<'_>,
         io: &mut dyn Io,
-    ) -> Result<bool, Reason> {
+    ) -> Result<Payload, Reason> {
+        let nothing = || Ok(Payload::default());
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         let view = view_of(block);
         if matches!(&parsed.transport, Transport::Tcp(segment) if segment.flags & tcp_flags::SYN != 0) {
-            return Ok(false);
+            return nothing();
         }
         if !self.helps(view.rule) {
             self.pause_dialogue(view.serial);
-            return Ok(false);
+            return nothing();
         }
         self.begin_dialogue(number, &view);
         let (payload, stream_at) = match &parsed.transport {
             Transport::Tcp(segment) => {
-                let Some((first, next)) = self.fresh(number, &view, direction, segment)? else { return Ok(false) };
+                let Some((first, next)) = self.fresh(number, &view, direction, segment)? else { return nothing() };
                 let payload = payload_of(packet, parsed).ok_or(Reason::HelperIncomplete)?;
                 (payload.get(first..).unwrap_or_default(), Some(next))
             }
+            // Datagrams that a device is to cut apart.
+            Transport::Udp if packet.offload.segmentation != 0 => return Err(Reason::HelperIncomplete),
             Transport::Udp => (payload_of(packet, parsed).ok_or(Reason::HelperIncomplete)?, None),
-            Transport::Echo | Transport::Opaque => return Ok(false),
+            Transport::Echo | Transport::Opaque => return nothing(),
         };
         let said = self.ask_helpers(&view, direction, payload, arrived)?;
         if said.announced {
             // Whoever connects to what was announced has to meet it.
             io.opened();
         }
-        match stream_at {
-            Some(at) => self.replace(number, &view, direction, at, payload.len() as u32, &said)?,
-            // Helpers change nothing but streams.
-            None if !said.replacements.is_empty() => return Err(Reason::BadRecord),
-            None => {}
+        if let Some(at) = stream_at {
+            self.replace(number, &view, direction, at, payload.len() as u32, &said)?;
         }
-        Ok(said.declined)
+        Ok(said)
     }
 
     /// Where in an acceptable segment there is something new, and its number; `None` when there is nothing.
@@ -311,6 +316,27 @@ impl Engine {
         self.by_entry(arrived, &leaving.parsed, number, direction, packet, Some(&mut changed), io)
     }
 
+    /// Sends a datagram on with other texts in it. One that does not fit the output any more leaves in fragments, whatever
+    /// its sender wanted: it cannot know. Over IPv6 it is too big.
+    #[expect(clippy::too_many_arguments, reason = "the state of one packet's judgement")]
+    fn leave_replaced(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &mut Buffer<'_>,
+        said: &Payload,
+        io: &mut dyn Io,
+    ) -> Outcome {
+        let Some(mut leaving) = replaced(packet, parsed, said) else { return Outcome::of(Reason::HelperLimit) };
+        if parsed.key.family() == 4 && self.has_outgrown(number, direction, parsed, &leaving, packet) {
+            allow_fragments(&mut leaving.bytes, parsed);
+        }
+        let mut changed = Buffer::new(&mut leaving.bytes, packet.offload);
+        self.by_entry(arrived, &leaving.parsed, number, direction, packet, Some(&mut changed), io)
+    }
+
     fn leave_in_two(
         &mut self,
         arrived: &Arrived,
@@ -431,27 +457,72 @@ fn put_back_selected(options: &mut [u8], shift: &Shift) {
     }
 }
 
-/// Sets lengths and checksums of a frame with a TCP segment that ends with the frame. Returns its length from the IP header
-/// on; `None` when no packet can be that long. What came in with a checksum that is to be completed leaves so.
+/// A datagram with other texts in it; `None` when no packet can be that long.
+fn replaced(packet: &Buffer<'_>, parsed: &Parsed, said: &Payload) -> Option<Leaving> {
+    let payload = payload_of(packet, parsed)?;
+    let mut bytes = packet.bytes().get(..parsed.transport_offset + Udp::LEN)?.to_vec();
+    let mut done = 0;
+    for replacement in &said.replacements {
+        bytes.extend_from_slice(payload.get(done..replacement.at)?);
+        bytes.extend_from_slice(&replacement.new);
+        done = replacement.at + replacement.old;
+    }
+    bytes.extend_from_slice(payload.get(done..)?);
+    let length = finish(&mut bytes, parsed, &packet.offload)?;
+    Some(Leaving { bytes, parsed: Parsed { length, ..*parsed } })
+}
+
+/// Takes "don't fragment" off an IPv4 packet.
+fn allow_fragments(bytes: &mut [u8], parsed: &Parsed) {
+    let Some(header) = bytes.get_mut(parsed.network..parsed.transport_offset) else { return };
+    if let Some(flags) = header.get_mut(6) {
+        *flags &= !0x40;
+    }
+    let _whole = set_header_checksum(header);
+}
+
+fn set_header_checksum(header: &mut [u8]) -> Option<()> {
+    Ipv4::mut_from_prefix(header).ok()?.0.checksum.set(0);
+    let sum = checksum::finish(checksum::sum(header));
+    Ipv4::mut_from_prefix(header).ok()?.0.checksum.set(sum);
+    Some(())
+}
+
+/// Sets lengths and checksums of a frame whose TCP segment or UDP datagram ends with it. Returns its length from the IP
+/// header on; `None` when no packet can be that long. What came in with a checksum that is to be completed leaves so, and
+/// a datagram without one.
 fn finish(bytes: &mut [u8], parsed: &Parsed, offload: &Offload) -> Option<u32> {
     let segment = u32::try_from(bytes.len() - parsed.transport_offset).ok()?;
+    let transport = parsed.key.protocol();
     let ip = bytes.get_mut(parsed.network..)?;
     let length = ip.len() as u32;
     let pseudo = if parsed.key.family() == 4 {
         let header_bytes = ip.get_mut(..parsed.transport_offset - parsed.network)?;
-        let (header, _) = Ipv4::mut_from_prefix(header_bytes).ok()?;
-        header.total_length.set(u16::try_from(length).ok()?);
-        header.checksum.set(0);
-        let sum = checksum::finish(checksum::sum(header_bytes));
-        let (header, _) = Ipv4::mut_from_prefix(header_bytes).ok()?;
-        header.checksum.set(sum);
-        checksum::pseudo_v4(header.source, header.destination, protocol::TCP, segment as u16)
+        Ipv4::mut_from_prefix(header_bytes).ok()?.0.total_length.set(u16::try_from(length).ok()?);
+        set_header_checksum(header_bytes)?;
+        let (header, _) = Ipv4::ref_from_prefix(header_bytes).ok()?;
+        checksum::pseudo_v4(header.source, header.destination, transport, segment as u16)
     } else {
         let (header, _) = Ipv6::mut_from_prefix(ip).ok()?;
         header.payload_length.set(u16::try_from(length as usize - Ipv6::LEN).ok()?);
-        checksum::pseudo_v6(header.source, header.destination, protocol::TCP, segment)
+        checksum::pseudo_v6(header.source, header.destination, transport, segment)
     };
     let segment = bytes.get_mut(parsed.transport_offset..)?;
+    if transport == protocol::UDP {
+        let (header, _) = Udp::mut_from_prefix(segment).ok()?;
+        header.length.set(u16::try_from(length as usize - (parsed.transport_offset - parsed.network)).ok()?);
+        if header.checksum.get() == 0 {
+            return Some(length);
+        }
+        header.checksum.set(0);
+        let sum = if offload.partial {
+            checksum::fold(pseudo)
+        } else {
+            checksum::finish_nonzero(pseudo + checksum::sum(segment))
+        };
+        Udp::mut_from_prefix(segment).ok()?.0.checksum.set(sum);
+        return Some(length);
+    }
     let (header, _) = Tcp::mut_from_prefix(segment).ok()?;
     header.checksum.set(0);
     let sum = if offload.partial { checksum::fold(pseudo) } else { checksum::finish(pseudo + checksum::sum(segment)) };

@@ -99,7 +99,7 @@ impl Engine {
                 Reason::TooBig => {
                     // Fragments are of what leaves, an answer is about what came.
                     let mut leaving = match &mut changed {
-                        Some(changed) if answers::may_fragment(packet, &parsed) => changed.reborrow(),
+                        Some(changed) if answers::may_fragment(changed, &parsed) => changed.reborrow(),
                         _ => packet.reborrow(),
                     };
                     return self.too_big(arrived, &parsed, number, direction, &mut leaving, outcome(reason), io);

@@ -81,7 +81,7 @@ pub struct Replacement {
 /// What becomes of payload that a module was shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    /// Texts that are replaced, in their order. Only of streams (TCP).
+    /// Texts that are replaced, in their order.
     pub replacements: Vec<Replacement>,
     /// A connection is expected that was not before.
     pub announced: bool,

@@ -38,7 +38,7 @@
 //! source_connections = 200          # a source that has so many gets no more by this rule
 //! accelerate = false                # stay on the user path
 //! take_up = true                    # TCP connections that were there before flowhop go on
-//! helper = "ftp"                    # connections that its payload announces are allowed with it; "tftp" as well
+//! helper = "ftp"                    # connections that its payload announces are allowed with it; "tftp", "sip" as well
 //! mss_clamp = true                  # or 1400: what SYNs may announce as the largest segment
 //!
 //! [[nat]]

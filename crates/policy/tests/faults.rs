@@ -368,12 +368,12 @@ nat = [ { name = \"a\" } ]
     ),
     // Helpers: of what is forwarded, and of services that speak their protocol.
     (
-        "[[rule]]\nname = \"a\"\naction = \"allow\"\nhelper = \"ftp\"\n[[rule]]\nname = \"b\"\nservice = [\"udp/69\", \"tcp/69\"]\naction = \"allow\"\nhelper = \"tftp\"\n[[rule]]\nname = \"c\"\nservice = \"tcp/21\"\naction = \"drop\"\nhelper = \"ftp\"\n[[rule]]\nname = \"d\"\nservice = \"udp/5060\"\naction = \"allow\"\nhelper = \"sip\"\n[[rule]]\nname = \"e\"\nservice = \"tcp/21\"\naction = \"allow\"\nhelper = \"ftps\"\n[[rule]]\nname = \"f\"\nto = \"self\"\nservice = \"tcp/21\"\naction = \"allow\"\nhelper = \"ftp\"\n[[rule]]\nname = \"g\"\nservice = \"udp\"\naction = \"allow\"\nhelper = \"tftp\"\n",
+        "[[rule]]\nname = \"a\"\naction = \"allow\"\nhelper = \"ftp\"\n[[rule]]\nname = \"b\"\nservice = [\"udp/69\", \"tcp/69\"]\naction = \"allow\"\nhelper = \"tftp\"\n[[rule]]\nname = \"c\"\nservice = \"tcp/21\"\naction = \"drop\"\nhelper = \"ftp\"\n[[rule]]\nname = \"d\"\nservice = \"tcp/5060\"\naction = \"allow\"\nhelper = \"sip\"\n[[rule]]\nname = \"e\"\nservice = \"tcp/21\"\naction = \"allow\"\nhelper = \"ftps\"\n[[rule]]\nname = \"f\"\nto = \"self\"\nservice = \"tcp/21\"\naction = \"allow\"\nhelper = \"ftp\"\n[[rule]]\nname = \"g\"\nservice = \"udp\"\naction = \"allow\"\nhelper = \"tftp\"\n",
         &[
             (9, "helper = \"ftp\" of a rule that is not for ports of TCP alone"),
             (14, "helper = \"tftp\" of a rule that is not for ports of UDP alone"),
             (19, "\"helper\" of a rule that forwards nothing"),
-            (24, "helper = \"sip\" is not supported yet by this version"),
+            (24, "helper = \"sip\" of a rule that is not for ports of UDP alone"),
             (29, "did you mean \"ftp\"?"),
             (35, "\"helper\" of a rule that forwards nothing"),
             (40, "helper = \"tftp\" of a rule that is not for ports of UDP alone"),

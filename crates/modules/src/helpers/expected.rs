@@ -12,7 +12,7 @@ use crate::nat::Opening;
 /// How long one is waited for, in ticks: a minute.
 pub(super) const LIFE: Tick = 57_220;
 /// Of one connection; the oldest makes room.
-pub(super) const OF_ONE: usize = 4;
+pub(super) const OF_ONE: usize = 16;
 /// Of all together; the oldest makes room.
 pub(super) const OF_ALL: usize = 4096;
 

@@ -5,13 +5,15 @@
 //! announced it. An end may announce only itself, and no port below 1024 (RFC 2577). Where the end that listens is known
 //! by another address or port than it says, the text is rewritten.
 //!
-//! The parsers of the protocols ([`ftp`], [`tftp`]) know nothing of all that.
+//! The parsers of the protocols ([`ftp`], [`tftp`], [`sip`]) know nothing of all that.
 
 mod expected;
 pub mod ftp;
+pub mod sip;
 pub mod tftp;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::{Context, Kept, Module, NewSession, Payload, Related, Replacement, SessionView, Step};
@@ -61,21 +63,71 @@ struct End {
     nat: u16,
     /// Port of the box on its side.
     port: u8,
+    /// Its own port, and that by which the other end knows it.
+    ports: [u16; 2],
 }
 
 impl End {
     const fn of(session: &SessionView, which: usize) -> Self {
         let [forward, reverse] = &session.keys;
         if which == CLIENT {
-            Self { address: forward.source, known: reverse.destination, nat: session.nat, port: session.ports[0] }
+            Self {
+                address: forward.source,
+                known: reverse.destination,
+                nat: session.nat,
+                port: session.ports[0],
+                ports: [forward.source_port(), reverse.destination_port()],
+            }
         } else {
             Self {
                 address: reverse.source,
                 known: forward.destination,
                 nat: session.destination_nat,
                 port: session.ports[1],
+                ports: [reverse.source_port(), forward.destination_port()],
             }
         }
+    }
+
+    /// As it knows itself, and as the other end knows it.
+    fn names(&self) -> [SocketAddr; 2] {
+        let [own, known] = self.ports;
+        [SocketAddr::new(ip(&self.address), own), SocketAddr::new(ip(&self.known), known)]
+    }
+}
+
+/// Who listens, who connects, and what becomes of it.
+struct Meeting {
+    listener: Listener,
+    related: Related,
+    /// Address of who connects, as received.
+    connects: Address,
+    /// Identity word of the keys.
+    identity: u32,
+}
+
+impl Meeting {
+    /// Of the end of a connection that listens at a port, and the other one.
+    fn of(session: &SessionView, which: usize, port: u16, context: &Context<'_>) -> Result<Self, Reason> {
+        let [listens, connects] = [End::of(session, which), End::of(session, which ^ 1)];
+        let zone = |port: u8| context.interfaces.port(port).map(|interface| interface.zone).ok_or(Reason::NoZone);
+        let (from, to) = (zone(connects.port)?, zone(listens.port)?);
+        let [forward, _] = &session.keys;
+        let protocol = forward.protocol();
+        // As the end that listens addresses the other one: what a mapping may depend on.
+        let remote = if which == CLIENT { forward.destination_port() } else { 0 };
+        let listener = Listener {
+            inside: Endpoint { protocol, address: listens.address, port },
+            known: listens.known,
+            nat: listens.nat,
+            remote: Endpoint { protocol, address: connects.known, port: remote },
+            from,
+            rule: session.rule,
+        };
+        let translated = connects.address != connects.known;
+        let source = translated.then_some((connects.nat, connects.known));
+        let related = Related { parent: session.serial, from, to, source };
+        Ok(Self { listener, related, connects: connects.address, identity: forward.identity })
     }
 }
 
@@ -110,36 +162,39 @@ impl Helpers {
         port: u16,
         context: &mut Context<'_>,
     ) -> Result<(Wanted, Endpoint), Reason> {
-        let [listens, connects] = [End::of(session, which), End::of(session, which ^ 1)];
-        let zone = |port: u8| context.interfaces.port(port).map(|interface| interface.zone).ok_or(Reason::NoZone);
-        let (from, to) = (zone(connects.port)?, zone(listens.port)?);
-        let [forward, _] = &session.keys;
-        let protocol = forward.protocol();
-        // As the end that listens addresses the other one: what a mapping may depend on.
-        let remote = if which == CLIENT { forward.destination_port() } else { 0 };
-        let listener = Listener {
-            inside: Endpoint { protocol, address: listens.address, port },
-            known: listens.known,
-            nat: listens.nat,
-            remote: Endpoint { protocol, address: connects.known, port: remote },
-            from,
-            rule: session.rule,
-        };
-        let opening = self.openings.open(&listener, context)?;
-        let translated = connects.address != connects.known;
-        let source = translated.then_some((connects.nat, connects.known));
-        let related = Related { parent: session.serial, from, to, source };
+        let meeting = Meeting::of(session, which, port, context)?;
+        let opening = self.openings.open(&meeting.listener, context)?;
+        Ok((self.wait_for(&meeting, opening, context.now), opening.external))
+    }
+
+    /// The same for a port and the one behind it; tells where the first will come in.
+    fn expect_pair(
+        &mut self,
+        session: &SessionView,
+        which: usize,
+        port: u16,
+        context: &mut Context<'_>,
+    ) -> Result<Endpoint, Reason> {
+        let meeting = Meeting::of(session, which, port, context)?;
+        let pair = self.openings.open_pair(&meeting.listener, context)?;
+        for opening in pair {
+            self.wait_for(&meeting, opening, context.now);
+        }
+        Ok(pair[0].external)
+    }
+
+    fn wait_for(&mut self, meeting: &Meeting, opening: Opening, now: Tick) -> Wanted {
         let key = Key {
-            source: connects.address,
+            source: meeting.connects,
             destination: opening.external.address,
             ports: key::ports(0, opening.external.port),
-            identity: forward.identity,
+            identity: meeting.identity,
         };
-        let expectation = Expectation { opening, related, rule: session.rule, since: context.now };
         let wanted = Wanted::of(&key);
-        let gone = self.expected.add(wanted, expectation);
-        self.close(&gone, context.now);
-        Ok((wanted, opening.external))
+        let rule = meeting.listener.rule;
+        let gone = self.expected.add(wanted, Expectation { opening, related: meeting.related, rule, since: now });
+        self.close(&gone, now);
+        wanted
     }
 
     fn close(&self, gone: &[Opening], now: Tick) {
@@ -177,6 +232,37 @@ impl Helpers {
             }
         }
         self.dialogues.insert(session.serial, dialogue);
+        Ok(said)
+    }
+
+    /// A message of SIP: who is named in it is named as the other end knows it, and media is expected where its sender
+    /// listens.
+    fn hear_sip(
+        &mut self,
+        session: &SessionView,
+        direction: usize,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<Payload, Reason> {
+        let Some(message) = sip::read(payload) else { return Ok(Payload::default()) };
+        let [sender, receiver] = [End::of(session, direction), End::of(session, direction ^ 1)];
+        let [own, known] = sender.names();
+        let [other, other_known] = receiver.names();
+        let mut said = Payload::default();
+        let mut ports = Vec::new();
+        for stream in &message.streams {
+            let usable = stream.port >= FIRST_PORT && stream.port < u16::MAX && ports.len() < sip::STREAMS;
+            if !usable || stream.address != Some(own.ip()) {
+                said.declined = true;
+                ports.push(None);
+                continue;
+            }
+            ports.push(Some(self.expect_pair(session, direction, stream.port, context)?.port));
+            said.announced = true;
+        }
+        let changes = message.rewrite(&[(own, known), (other_known, other)], &ports);
+        said.replacements =
+            changes.into_iter().map(|(place, new)| Replacement { at: place.start, old: place.len(), new }).collect();
         Ok(said)
     }
 
@@ -294,6 +380,7 @@ impl Module for Helpers {
                 self.expect(session, CLIENT, session.keys[0].source_port(), context)?;
                 Ok(Payload { announced: true, ..Payload::default() })
             }
+            (Some(Helper::Sip), protocol::UDP) => self.hear_sip(session, direction, payload, context),
             _ => Ok(Payload::default()),
         }
     }

@@ -10,7 +10,7 @@ use flowhop_flow::{Key, Reason};
 use flowhop_policy::NatRule;
 
 use super::bindings::{Bindings, Endpoint};
-use super::source::{Request, allocate, parent_choice};
+use super::source::{Likeness, Request, allocate, parent_choice};
 use super::{destination, nat_of};
 use crate::shared::{Current, Shared};
 
@@ -54,6 +54,9 @@ pub(crate) struct Listener {
     pub(crate) rule: u16,
 }
 
+/// How often two ports that follow each other are looked for.
+const PAIR_TRIES: usize = 16;
+
 /// Makes openings.
 #[derive(Clone, Debug)]
 pub(crate) struct Openings {
@@ -71,6 +74,33 @@ impl Openings {
     /// # Errors
     /// When no port is free, or the listener has all that it may have.
     pub(crate) fn open(&self, listener: &Listener, context: &mut Context<'_>) -> Result<Opening, Reason> {
+        self.open_like(listener, Likeness::Usual, context)
+    }
+
+    /// The same for a listener and for the port behind its own, with external ports that follow each other likewise, the
+    /// first of them even or odd as its own (RFC 3550 section 11).
+    ///
+    /// # Errors
+    /// When no two ports are free that do, or the listener has all that it may have.
+    pub(crate) fn open_pair(&self, listener: &Listener, context: &mut Context<'_>) -> Result<[Opening; 2], Reason> {
+        let next = |endpoint: Endpoint| Endpoint { port: endpoint.port.wrapping_add(1), ..endpoint };
+        let second_listener = Listener { inside: next(listener.inside), ..*listener };
+        for _ in 0..PAIR_TRIES {
+            let first = self.open_like(listener, Likeness::Parity, context)?;
+            let behind = next(first.external);
+            let second = self.open_like(&second_listener, Likeness::Port(behind.port), context);
+            if let Ok(second) = second
+                && second.external == behind
+            {
+                return Ok([first, second]);
+            }
+            self.close(&first, context.now);
+            self.close(&second?, context.now);
+        }
+        Err(Reason::NatExhausted)
+    }
+
+    fn open_like(&self, listener: &Listener, port: Likeness, context: &mut Context<'_>) -> Result<Opening, Reason> {
         let Listener { inside, known, nat, remote, .. } = *listener;
         let current = self.shared.current();
         let same = Endpoint { address: known, ..inside };
@@ -85,6 +115,7 @@ impl Openings {
             choice: parent_choice(&current, nat),
             addresses: vec![known],
             expected: true,
+            port,
         };
         let external = allocate(&self.shared, &self.bindings, &current, &request, context)?;
         Ok(Opening { external, mapped: true, ..opening })

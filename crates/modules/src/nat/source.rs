@@ -75,6 +75,19 @@ pub(super) struct Request<'a> {
     pub(super) addresses: Vec<Address>,
     /// It is for one who is expected, and for nobody else.
     pub(super) expected: bool,
+    /// What its port should be like: as the inside one even or odd, or this one.
+    pub(super) port: Likeness,
+}
+
+/// What an external port should be like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Likeness {
+    /// As the translation says.
+    Usual,
+    /// Even or odd as the inside one.
+    Parity,
+    /// This one.
+    Port(u16),
 }
 
 /// An external address and the first and last port of it.
@@ -139,14 +152,17 @@ pub(super) fn allocate(
     };
     let sided = Some(inside_port).filter(|_| !is_echo(protocol));
     let ranges = lot.map_or_else(|| pool.ranges(sided), |(_, ports)| vec![ports]);
-    let like = sided.filter(|_| pool.parity);
+    let like = sided.filter(|_| pool.parity || request.port == Likeness::Parity);
     let holder = if pool.allocation == Allocation::Ports { Holder::Endpoint } else { Holder::Address };
     let choices = Choices {
         addresses,
         keeps: &keeps,
         bar: &bar,
         paired: pool.pooling == Pooling::Paired && matches!(choice.new_source(), Some(SourceTranslation::Ranges(_))),
-        wanted: pool.keeps(inside_port).then_some(inside_port),
+        wanted: match request.port {
+            Likeness::Port(port) => Some(port),
+            _ => pool.keeps(inside_port).then_some(inside_port),
+        },
         ports: &pool::of_parity(&ranges, like),
         like,
         holder,
@@ -231,6 +247,7 @@ impl Source {
             choice: *choice,
             addresses,
             expected: false,
+            port: Likeness::Usual,
         };
         let external = match allocate(&self.shared, &self.bindings, current, &request, context) {
             Ok(external) => external,

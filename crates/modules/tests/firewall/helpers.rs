@@ -38,6 +38,13 @@ to = "outside"
 service = "udp/69"
 action = "allow"
 helper = "tftp"
+[[rule]]
+name = "telephones"
+from = "inside"
+to = "outside"
+service = "udp/5060"
+action = "allow"
+helper = "sip"
 "#;
 const MASQUERADE: &str = r#"
 [[nat]]
@@ -687,10 +694,10 @@ fn what_does_not_come_is_not_waited_for() {
     let syn = segment(at("198.51.100.2:20"), told, SYN, (1, 0), &[]);
     bed.refused(WAN, &syn, Kind::Stack, Reason::Local);
     // At most so many at a time, and what has come counts no more.
-    let all: Vec<SocketAddr> = (0..6).map(|port| bed.active(&mut control, 51_000 + port)).collect();
-    assert_eq!(bed.bindings.len(), 1 + 4);
+    let all: Vec<SocketAddr> = (0..18).map(|port| bed.active(&mut control, 51_000 + port)).collect();
+    assert_eq!(bed.bindings.len(), 1 + 16);
     bed.refused(WAN, &segment(at("198.51.100.2:20"), all[0], SYN, (1, 0), &[]), Kind::Stack, Reason::Local);
-    bed.data([WAN, LAN], at("198.51.100.2:20"), all[5]);
+    bed.data([WAN, LAN], at("198.51.100.2:20"), all[17]);
 }
 
 // N13: what makes room for others is not a request whose transfer runs, though nothing ever answers it.
@@ -824,4 +831,123 @@ fn a_transfer_by_tftp_passes() {
         assert!(!bed.goes_on(child));
         bed.ends_clean();
     }
+}
+
+/// A message of SIP with a description of where audio is listened for.
+fn message(first: &str, via: &str, contact: &str, media: (&str, u16)) -> String {
+    let (address, port) = media;
+    let family = if address.contains(':') { "IP6" } else { "IP4" };
+    let body = format!(
+        "v=0\r\no=- 1 1 IN {family} {address}\r\ns=-\r\nc=IN {family} {address}\r\nt=0 0\r\nm=audio {port} RTP/AVP 0\r\n"
+    );
+    format!(
+        "{first}\r\nVia: SIP/2.0/UDP {via};branch=z9hG4bK1\r\nContact: <sip:a@{contact}>\r\nContent-Type: application/sdp\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// What a datagram carries.
+fn carried(frame: &[u8]) -> String {
+    assert!(is_sound(frame));
+    let at = if frame[12..14] == [8, 0] { 42 } else { 62 };
+    let length = usize::from(u16::from_be_bytes([frame[at - 4], frame[at - 3]])) - 8;
+    String::from_utf8(frame[at..at + length].to_vec()).unwrap()
+}
+
+/// The words behind a prefix of a line, up to the end or one of these.
+fn behind<'a>(text: &'a str, prefix: &str) -> &'a str {
+    let rest = &text[text.find(prefix).unwrap_or_else(|| panic!("{prefix} in {text}")) + prefix.len()..];
+    rest.split(['\r', ';', '>', ' ']).next().unwrap()
+}
+
+// RFC 3261, RFC 3264, RFC 3550 section 11: a telephone behind a masquerade calls; what each end is told is where it meets
+// the other, for the media and, at the next port, for its control.
+#[test]
+fn a_call_passes_the_masquerade() {
+    for (client, server, external, stranger) in [
+        ("10.1.0.2:5060", "198.51.100.2:5060", "198.51.100.1", "198.51.100.3:7000"),
+        ("[fd00:0:0:1::2]:5060", "[2001:db8:0:2::2]:5060", "[2001:db8:0:2::1]", "[2001:db8:0:2::3]:7000"),
+    ] {
+        let mut bed = Bed::with(&nats());
+        let (client, server) = (at(client), at(server));
+        let (own, far) = (client.ip().to_string(), server.ip().to_string());
+        let invite = message(
+            &format!("INVITE sip:b@{server} SIP/2.0"),
+            &client.to_string(),
+            &client.to_string(),
+            (&own, 30_000),
+        );
+        let parent = bed.send(LAN, &Spec::udp(client, server, invite.as_bytes()));
+        assert_eq!(parent.reason, Reason::Forwarded);
+        let (_, frame) = bed.last();
+        let (seen, _) = ends(&frame);
+        let text = carried(&frame);
+        assert_eq!((behind(&text, "SIP/2.0/UDP "), behind(&text, "sip:a@")), (&*seen.to_string(), &*seen.to_string()));
+        assert!(!text.contains(&own), "{text}");
+        let port: u16 = behind(&text, "m=audio ").parse().unwrap();
+        assert!(port.is_multiple_of(2));
+        let told = at(&format!("{external}:{port}"));
+        // The same again is told the same.
+        bed.send(LAN, &Spec::udp(client, server, invite.as_bytes()));
+        assert_eq!(carried(&bed.last().1), text);
+        let answer = message("SIP/2.0 200 OK", &seen.to_string(), &server.to_string(), (&far, 40_000));
+        assert_eq!(bed.send(WAN, &Spec::udp(server, seen, answer.as_bytes())).reason, Reason::Forwarded);
+        let back = carried(&bed.last().1);
+        assert_eq!(behind(&back, "SIP/2.0/UDP "), client.to_string());
+        assert_eq!((behind(&back, "m=audio "), behind(&back, "sip:a@")), ("40000", &*server.to_string()));
+        assert_ne!(bed.send(WAN, &Spec::udp(at(stranger), told, b"rtp")).kind, Kind::Forward);
+        for more in 0..2 {
+            // The telephone speaks first about one, the far end about the other.
+            let inside = SocketAddr::new(client.ip(), 30_000 + more);
+            let outside = SocketAddr::new(server.ip(), 40_000 + more);
+            let at_box = SocketAddr::new(told.ip(), told.port() + more);
+            let (out, back) = (Spec::udp(inside, outside, b"rtp"), Spec::udp(outside, at_box, b"rtp"));
+            let first = if more == 0 { bed.send(LAN, &out) } else { bed.send(WAN, &back) };
+            assert_eq!(first.reason, Reason::Forwarded);
+            assert_eq!(bed.parent_of(first.session.unwrap().0), parent.session.unwrap().1);
+            bed.outside.sent.clear();
+            assert_eq!(bed.passes(LAN, &out), (WAN, at_box, outside));
+            assert_eq!(bed.passes(WAN, &back), (LAN, outside, inside));
+        }
+        bed.engine.delete(parent.session.unwrap().1);
+        bed.pass(100);
+        assert_eq!(bed.engine.table().live(), 0);
+        bed.pass(70 * 954);
+        bed.ends_clean();
+    }
+}
+
+// A description of somebody else, or of a port below 1024, opens nothing; so does what is no message.
+#[test]
+fn only_the_sender_of_a_description_is_expected() {
+    let mut bed = Bed::with(&nats());
+    let (client, server) = (at("10.1.0.2:5060"), at("198.51.100.2:5060"));
+    for media in [("10.1.0.3", 30_000), ("10.1.0.2", 1022), ("10.1.0.2", 65_535)] {
+        let invite = message("INVITE sip:b@198.51.100.2 SIP/2.0", "10.1.0.2:5060", "10.1.0.2:5060", media);
+        let outcome = bed.send(LAN, &Spec::udp(client, server, invite.as_bytes()));
+        assert_eq!((outcome.kind, outcome.reason), (Kind::Forward, Reason::HelperDeclined));
+        assert_eq!(behind(&carried(&bed.last().1), "m=audio "), media.1.to_string());
+        assert_eq!(bed.bindings.len(), 1);
+    }
+    let junk = [b"INVITE ".repeat(40), vec![0xff; 300], b"\r\n\r\n".to_vec()].concat();
+    bed.passes(LAN, &Spec::udp(client, server, &junk));
+}
+
+// RFC 791 section 3.2: a message that outgrows the MTU leaves in fragments, though its sender did not want any.
+#[test]
+fn a_message_that_outgrows_the_output_leaves_in_fragments() {
+    let mut bed = Bed::with(&nats());
+    bed.event(Event::LinkUpsert(Link { mtu: 1300, ..Link::ethernet(12, "wan0", WAN_MAC) }));
+    bed.neighbours();
+    let (client, server) = (at("10.1.0.2:5060"), at("198.51.100.2:5060"));
+    let mut invite =
+        message("INVITE sip:b@198.51.100.2 SIP/2.0", "10.1.0.2:5060", "10.1.0.2:5060", ("10.1.0.2", 30_000));
+    let fill = "x".repeat(1300 - 28 - invite.len() - "X: \r\n".len());
+    invite = invite.replacen("Via:", &format!("X: {fill}\r\nVia:"), 1);
+    assert_eq!(invite.len(), 1272);
+    let outcome = bed.send(LAN, &Spec::udp(client, server, invite.as_bytes()));
+    assert_eq!(outcome.reason, Reason::Fragmented);
+    assert_eq!(bed.outside.sent.len(), 2);
+    assert!(bed.outside.sent.iter().all(|(_, frame)| frame.len() <= 1314 && crate::bed::header(frame).is_fragment()));
 }

@@ -79,6 +79,8 @@ pub enum Helper {
     Ftp,
     /// Trivial file transfer (RFC 1350).
     Tftp,
+    /// Session initiation over UDP (RFC 3261), with RTP (RFC 3550).
+    Sip,
 }
 
 impl Helper {
@@ -88,6 +90,7 @@ impl Helper {
         match self {
             Self::Ftp => "ftp",
             Self::Tftp => "tftp",
+            Self::Sip => "sip",
         }
     }
 
@@ -96,7 +99,7 @@ impl Helper {
     pub const fn protocol(self) -> u8 {
         match self {
             Self::Ftp => TCP,
-            Self::Tftp => UDP,
+            Self::Tftp | Self::Sip => UDP,
         }
     }
 }

@@ -33,7 +33,8 @@ const KEYS: [&str; 16] = [
 ];
 const ACTIONS: [Choice<Action>; 3] =
     [("allow", Some(Action::Allow)), ("drop", Some(Action::Drop)), ("reject", Some(Action::Reject))];
-const HELPERS: [Choice<Helper>; 3] = [("ftp", Some(Helper::Ftp)), ("tftp", Some(Helper::Tftp)), ("sip", None)];
+const HELPERS: [Choice<Helper>; 3] =
+    [("ftp", Some(Helper::Ftp)), ("tftp", Some(Helper::Tftp)), ("sip", Some(Helper::Sip))];
 const A_ZONE: &str = "a zone, a list of zones or \"any\"";
 
 /// What names in rules and translations stand for.
@@ -186,6 +187,7 @@ fn check_helper(
         let expected = match helper {
             Helper::Ftp => "a service such as \"tcp/21\"",
             Helper::Tftp => "a service such as \"udp/69\"",
+            Helper::Sip => "a service such as \"udp/5060\"",
         };
         (what, expected)
     } else {
