@@ -330,7 +330,9 @@ pub(crate) fn set_fragment(frame: &mut [u8], header_length: usize, total: usize,
     header[0] = 0x40 | (header_length / 4) as u8;
     header[2..4].copy_from_slice(&(total as u16).to_be_bytes());
     let flags = offset & 0x1fff | if more { 0x2000 } else { 0 };
-    header[6..8].copy_from_slice(&flags.to_be_bytes());
+    let [high, low] = flags.to_be_bytes();
+    // The reserved bit goes into every fragment (RFC 1812 section 5.2.5).
+    (header[6], header[7]) = (header[6] & 0x80 | high, low);
     header[10..12].fill(0);
     let sum = checksum::finish(checksum::sum(header));
     header[10..12].copy_from_slice(&sum.to_be_bytes());

@@ -3,17 +3,17 @@
 //! # What
 //! An error is about a packet that left this box in one direction of a connection. The quoted packet's addresses and
 //! ports in exchange are the key of the other direction: the error goes the way that packets of that direction go, with
-//! the quote put back to what the sender of the packet sent (RFC 5508 REQ-4, REQ-5; RFC 4787 REQ-10; RFC 5382 REQ-9).
+//! the quote put back to what the sender of the packet sent (RFC 5508 REQ-4, REQ-5; RFC 4787 REQ-12 b; RFC 5382 REQ-9).
 //! Errors about what a rule allowed pass with it; no rule is asked.
 //!
 //! # Rules
-//! * It is sent to the source of the packet that it is about (RFC 1122 section 3.2.2, RFC 4443 section 2.2), it came in
+//! * It is sent to the source of the packet that it is about (RFC 1122 section 3.2.2, RFC 4443 section 3.1), it came in
 //!   where answers to that packet may come in, what it quotes of a TCP segment is in flight (RFC 5927 section 4.1), and it
 //!   names no MTU that cannot be (section 7). Otherwise anybody could send errors about anybody's connections.
 //! * It changes nothing of the connection: no state, no counter, no timer (RFC 5508 REQ-6, RFC 4787 REQ-12, RFC 5382
 //!   REQ-10). What the entry lacks (route, policy) is mended as for any packet.
 //! * Redirects are for the link they were sent on (RFC 1812 section 5.2.7.2); source quench is not forwarded (RFC 6633
-//!   section 6); an error is never answered, but cut where the output's MTU is too small for it.
+//!   section 8); an error is never answered, but cut where the output's MTU is too small for it.
 
 mod quote;
 

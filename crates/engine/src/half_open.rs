@@ -203,7 +203,7 @@ mod tests {
         order
     }
 
-    // RFC 4987 section 3.3 (recycling the oldest half-open).
+    // RFC 4987 section 3.4 (recycling the oldest half-open).
     #[test]
     fn the_oldest_makes_room() {
         let mut half_open = HalfOpen::new(8);

@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::refusals::is_refusal;
 use crate::validate::{Martians, addresses};
 
-/// Where the source of a packet has to be reachable (RFC 3704, RFC 8704).
+/// Where the source of a packet has to be reachable (RFC 3704).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ReversePath {
     /// Anywhere.

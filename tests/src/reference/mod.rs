@@ -510,7 +510,7 @@ impl World {
     }
 }
 
-/// Multicast, limited broadcast and link-local destinations (RFC 1812 section 5.3.4, RFC 4291 section 2.5.6).
+/// Multicast, limited broadcast and link-local destinations (RFC 1812 section 5.3.5, RFC 4291 section 2.5.6).
 fn stays_on_link(destination: IpAddr) -> bool {
     match destination {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),

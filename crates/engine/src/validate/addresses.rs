@@ -34,7 +34,7 @@ pub fn judge(key: &Key, martians: Martians) -> Result<(), Reason> {
 }
 
 fn ipv4(source: [u8; 4], destination: [u8; 4], martians: Martians) -> Result<(), Reason> {
-    // RFC 1122 section 3.2.1.3 g; RFC 1812 section 5.3.7 has no switch for network 127 on the wire.
+    // RFC 1122 section 3.2.1.3 g: never outside a host. The switch that RFC 1812 section 5.3.7 allows is not for these.
     if source[0] == 127 || destination[0] == 127 {
         return Err(Reason::LoopbackAddress);
     }

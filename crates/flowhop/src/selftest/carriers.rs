@@ -1,19 +1,22 @@
 //! Clauses for carriers: pools, limits, blocks, what is deterministic.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use flowhop_wire::build::Spec;
+use flowhop_wire::tcp_flags::SYN;
 use flowhop_wire::{icmp4, protocol};
 
-use super::clause::Level::Should;
-use super::clause::{Clause, must, should, unmet};
+use super::clause::Level::{Must, Should};
+use super::clause::{Clause, may, must, should, unmet};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::nat_tcp::syn_out;
-use super::policies::{BLOCKS, DETERMINISTIC, OPEN, POOL, QUICK};
+use super::policies::{BLOCKS, DETERMINISTIC, OPEN, POOL, QUICK, SCATTERED};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
     must(6888, "REQ-2", &POOL, paired_protocols, "pairs inside and external addresses by default, for all protocols"),
+    must(6888, "REQ-3", &SCATTERED, scattered, "takes external addresses that are not next to each other"),
     must(
         6888,
         "REQ-4",
@@ -21,6 +24,9 @@ pub(super) static CLAUSES: &[Clause] = &[
         limit,
         "limits the ports of an inside address to `limit.ports`, of one protocol or several",
     ),
+    should(6888, "REQ-4 c", &SCATTERED, rate, "limits the new connections of an address by `source_limit` of a rule"),
+    should(6888, "REQ-5 b", &SCATTERED, rate, "limits how fast an address gets new connections, as the same key says"),
+    should(7857, "4", &SCATTERED, anchored, "drops what would need a port of another address than the host has"),
     should(
         6888,
         "REQ-5",
@@ -29,8 +35,55 @@ pub(super) static CLAUSES: &[Clause] = &[
         "limits the state of an inside address by `limit.ports` and `limit.connections`",
     ),
     must(6888, "REQ-6", &POOL, exempt, "leaves untranslated what goes to destinations that the translation excludes"),
-    should(6888, "REQ-7", &OPEN, open, "offers filtering that does not depend on the remote end"),
-    should(6888, "REQ-8", &QUICK, resting, "gives a port that was freed to nobody else for 120 seconds"),
+    should(
+        6888,
+        "REQ-7",
+        &OPEN,
+        open,
+        "does not filter by the remote end where `filtering` is \"endpoint-independent\"",
+    ),
+    unmet(
+        6888,
+        "REQ-7 default",
+        Should,
+        "filters by address and port by default",
+        "a firewall admits by default only what was asked for; one key of the translation opens it",
+    ),
+    should(
+        6888,
+        "REQ-8",
+        &QUICK,
+        resting,
+        "gives a port that was freed to nobody else for 120 seconds, as long as there are others",
+    ),
+    unmet(
+        6888,
+        "REQ-8, keys",
+        Must,
+        "has ports rest for 120 seconds, half as many at a time as the table has connections",
+        "neither is a key of the policy by itself",
+    ),
+    unmet(
+        6888,
+        "REQ-8, restart",
+        Should,
+        "does not know after a start which ports rested before",
+        "what rests is not kept anywhere; connections themselves are taken over",
+    ),
+    unmet(
+        6888,
+        "REQ-9",
+        Must,
+        "has no protocol by which hosts open mappings",
+        "the Port Control Protocol is not built",
+    ),
+    unmet(
+        6888,
+        "REQ-1",
+        Must,
+        "meets RFC 4787, 5382 and 5508 but for what is said there, and translates no DCCP (RFC 5597)",
+        "RFC 4787 REQ-7 and RFC 6864 are not met",
+    ),
     must(6888, "REQ-11 A", &POOL, over_the_limit, "drops what cannot have a mapping, counted as `nat_limit`"),
     should(5508, "REQ-8", &POOL, told, "tells who cannot have a mapping that it is prohibited (code 13)"),
     unmet(
@@ -40,7 +93,21 @@ pub(super) static CLAUSES: &[Clause] = &[
         "tells who cannot have a mapping that it is prohibited (code 13), not that the host is unreachable (code 1)",
         "RFC 5508 REQ-8 and this one cannot both be met",
     ),
-    must(6888, "REQ-11 D", &POOL, keeps_old, "ends no mapping to make room for another one"),
+    must(6888, "REQ-11 D", &POOL, keeps_old, "ends no mapping to make room for one beyond `limit`"),
+    unmet(
+        6888,
+        "REQ-11 D, full table",
+        Must,
+        "ends half-open, closed and unanswered connections, and so their mappings, while the table is nearly full",
+        "or else a flood could shut out everybody; connections with traffic both ways are never ended",
+    ),
+    unmet(
+        6888,
+        "REQ-13",
+        Should,
+        "gives no port to two mappings at a time, whatever their destinations",
+        "RFC 4787 REQ-3 and RFC 6888 REQ-15 pull the other way; RFC 7857 section 3 leaves it open",
+    ),
     should(6888, "REQ-12", &BLOCKS, logs, "logs no destination: lines are about blocks, or mappings"),
     should(
         6888,
@@ -57,9 +124,9 @@ pub(super) static CLAUSES: &[Clause] = &[
         "there is no management protocol; `flowhop show drops` is what monitoring can ask",
     ),
     unmet(6888, "REQ-10", Should, "has no MIB", "there is no SNMP; `flowhop show nat -j` has what the MIB would have"),
-    must(
+    may(
         7422,
-        "2.2",
+        "2",
         &DETERMINISTIC,
         deterministic,
         "derives external address and ports from the inside address by the formula of docs/nat.md",
@@ -104,6 +171,49 @@ fn limit(field: &Field) -> Result<(), Fault> {
     field.nothing(Side::Outside, "another identifier", |seen| seen.frame.ends_with(b"one too many"))?;
     let again = field.udp_out(first, to)?;
     holds(again == mapped, || format!("{mapped} became {again}"))
+}
+
+fn scattered(field: &Field) -> Result<(), Fault> {
+    let mut found = Vec::new();
+    for host in 50..90 {
+        let from = SocketAddr::new(Ipv4Addr::new(10, 1, 0, host).into(), field.fresh());
+        found.push(field.udp_out(from, field.at(Side::Outside, false))?.ip());
+        let all = [128, 131, 140, 141].map(|last| IpAddr::from(Ipv4Addr::new(198, 51, 100, last)));
+        holds(found.iter().all(|address| all.contains(address)), || format!("external addresses are {found:?}"))?;
+        if all.iter().all(|address| found.contains(address)) {
+            return Ok(());
+        }
+    }
+    Err(Fault(format!("external addresses are {found:?} alone")))
+}
+
+fn rate(field: &Field) -> Result<(), Fault> {
+    let before = field.drops("source_limit")?;
+    // A host that has not been limited before.
+    let (host, to) = ((field.fresh() % 100) as u8 + 60, Side::Outside.host(false, 0));
+    for _ in 0..12 {
+        let syn = Spec::tcp(inside(host, field.fresh()), SocketAddr::new(to, 80), SYN, &[]);
+        field.send(Side::Inside, &syn.with_sequence(1, 0))?;
+    }
+    // Another host has a rate of its own.
+    syn_out(field, inside(host + 1, field.fresh()), SocketAddr::new(to, 80))?;
+    let counted = field.drops("source_limit")? - before;
+    holds((1..12).contains(&counted), || format!("{counted} of 12 counted as source_limit"))
+}
+
+fn anchored(field: &Field) -> Result<(), Fault> {
+    // A host whose external address others have taken little of: then it uses all eight ports itself.
+    let (host, to) = (45, field.at(Side::Outside, false));
+    let mut mapped: Vec<SocketAddr> = Vec::new();
+    for _ in 0..9 {
+        let from = inside(host, field.fresh());
+        field.send(Side::Inside, &Spec::udp(from, to, b"anchored"))?;
+        let is = |seen: &Seen| seen.to() == to && seen.frame.ends_with(b"anchored");
+        let Ok(seen) = field.expect_within(Side::Outside, Duration::from_millis(500), "a datagram", is) else { break };
+        mapped.push(seen.from());
+    }
+    holds((1..9).contains(&mapped.len()), || format!("{} mappings of eight ports", mapped.len()))?;
+    holds(mapped.iter().all(|one| one.ip() == mapped[0].ip()), || format!("mappings are {mapped:?}"))
 }
 
 fn connections(field: &Field) -> Result<(), Fault> {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flowhop_wire::build::Spec;
-use flowhop_wire::protocol;
+use flowhop_wire::{checksum, protocol};
 use serde_json::Value;
 
 use super::policies::Policy;
@@ -376,6 +376,14 @@ impl Field {
         let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.to() == inside;
         self.nothing(Side::Inside, &format!("a datagram from {from} to {to}"), is)
     }
+}
+
+/// Makes the checksum of the IPv4 header of a frame right.
+pub(super) fn right_header(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let length = usize::from(frame[14] & 15).clamp(1, 5) * 4;
+    let sum = checksum::finish(checksum::sum(&frame[14..14 + length]));
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// A condition that has to hold.

@@ -8,7 +8,7 @@ use flowhop_wire::build::{Extension, Ip, L4, Spec};
 use flowhop_wire::tcp_flags::SYN;
 use flowhop_wire::{icmp6, protocol};
 
-use super::clause::{Clause, must};
+use super::clause::{Clause, may, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::policies::{MASQUERADE, PLAIN};
 
@@ -24,14 +24,34 @@ pub(super) static CLAUSES: &[Clause] = &[
         flood,
         "passes whole packets and fragments in order while many fragments never become whole",
     ),
-    must(1858, "3", &PLAIN, tiny, "drops first fragments that do not hold the whole transport header"),
-    must(3128, "2", &PLAIN, into_header, "drops fragments that reach into the TCP header"),
+    should(1858, "3.2", &PLAIN, tiny, "drops first fragments that do not hold the whole transport header"),
+    should(3128, "3", &PLAIN, into_header, "drops fragments that reach into the TCP header"),
     must(5722, "4", &PLAIN, |field| overlap(field, true), "drops all fragments of a datagram that overlaps itself"),
-    must(1858, "4", &PLAIN, |field| overlap(field, false), "drops all fragments of a datagram that overlaps itself"),
+    must(
+        8200,
+        "4.5, overlap",
+        &PLAIN,
+        |field| overlap(field, true),
+        "drops all fragments of a datagram that overlaps itself",
+    ),
+    should(
+        1858,
+        "4.2",
+        &PLAIN,
+        |field| overlap(field, false),
+        "drops all fragments of a datagram that overlaps itself, more than those alone that reach into a header",
+    ),
+    must(
+        1812,
+        "5.2.6",
+        &PLAIN,
+        as_they_came,
+        "forwards fragments as they came, though none before all are here, and never what they make",
+    ),
     must(6946, "4", &PLAIN, atomic, "takes a packet that is whole in spite of its fragment header as whole"),
-    must(7112, "5", &PLAIN, chain, "drops first fragments that do not hold the whole chain of headers"),
+    may(7112, "5", &PLAIN, chain, "drops first fragments that do not hold the whole chain of headers"),
     must(8200, "4.5, lengths", &PLAIN, odd_length, "answers fragments of impossible length with Parameter Problem"),
-    must(6864, "4", &MASQUERADE, same_identification, "passes whole datagrams whatever their identification is"),
+    must(6864, "4.1", &MASQUERADE, same_identification, "passes atomic datagrams whatever their identification is"),
 ];
 
 /// A part of a datagram: offset, whether more follow, and its bytes.
@@ -132,6 +152,21 @@ fn any_order(field: &Field, six: bool) -> Result<(), Fault> {
         send_in(field, Side::Inside, &datagram, &data, order)?;
         let source = datagram.arrives(field, Side::Outside, to, &LONG)?;
         holds(source == from, || format!("it came from {source}"))?;
+    }
+    Ok(())
+}
+
+fn as_they_came(field: &Field) -> Result<(), Fault> {
+    for six in [false, true] {
+        let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
+        let (datagram, data) = datagram(field, from, to, &LONG)?;
+        send_in(field, Side::Inside, &datagram, &data, [2, 0, 1])?;
+        for (start, end) in CUTS {
+            let is = |seen: &Seen| seen.destination == to.ip() && place(seen).is_some_and(|(id, ..)| id == datagram.id);
+            let seen = field.expect(Side::Outside, "a fragment", is)?;
+            let found = place(&seen).map(|(_, offset, data)| (offset, offset + data.len()));
+            holds(found == Some((start, end)), || format!("bytes {found:?} instead of {start} to {end}"))?;
+        }
     }
     Ok(())
 }

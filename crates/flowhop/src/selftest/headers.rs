@@ -1,41 +1,72 @@
 //! Clauses about options of IPv4 and extension headers of IPv6.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use flowhop_wire::build::{Extension, Ip, Spec};
 use flowhop_wire::{icmp6, protocol};
 
 use super::clause::{Clause, may, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
-use super::policies::{OPTIONS, PLAIN};
+use super::policies::{LOOSE as LOOSE_SOURCES, OPTIONS, PLAIN};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
+    should(
+        7126,
+        "4.1, 4.2",
+        &PLAIN,
+        padding,
+        "does not drop packets because of padding between options or behind them",
+    ),
+    should(7126, "4.12 to 4.14", &LOOSE_SOURCES, labels, "passes security labels, unaltered, unless `[ip]` drops them"),
     must(
         1812,
-        "5.2.4",
-        &PLAIN,
-        passing,
-        "forwards packets with options that it lets pass, of new flows and known ones",
+        "5.3.13.1",
+        &OPTIONS,
+        |field| passes(field, &UNKNOWN),
+        "passes unknown options unchanged where `[ip]` says so",
     ),
-    must(791, "3.1", &PLAIN, malformed, "drops packets whose options run over or below their length"),
+    may(791, "3.1", &PLAIN, malformed, "drops packets whose options run over or below their length"),
     should(7126, "4.3", &PLAIN, |field| dropped(field, &LOOSE), "drops loose source routes"),
     should(7126, "4.4", &PLAIN, |field| dropped(field, &STRICT), "drops strict source routes"),
     should(7126, "4.5", &PLAIN, |field| dropped(field, &RECORD), "drops record route unless `[ip]` lets it pass"),
     should(7126, "4.7", &PLAIN, |field| dropped(field, &TIMESTAMP), "drops timestamps unless `[ip]` lets them pass"),
     should(
         7126,
-        "4.23",
+        "4.6 to 4.20",
+        &PLAIN,
+        obsolete,
+        "drops the options of sections 4.6, 4.9 to 4.11 and 4.15 to 4.20 unless `[ip]` lets unknown ones pass",
+    ),
+    should(
+        7126,
+        "4.22",
         &PLAIN,
         |field| dropped(field, &UNKNOWN),
-        "drops packets with unknown options unless `[ip]` lets them pass",
+        "drops packets with options for experiments unless `[ip]` lets unknown ones pass",
     ),
-    may(7126, "4.5", &OPTIONS, allowed, "passes record route, timestamps and unknown options where `[ip]` says so"),
-    should(2113, "2.1", &PLAIN, router_alert, "passes packets with router alert on, as nothing here listens to them"),
-    should(6398, "5", &OPTIONS, no_router_alert, "drops packets with router alert where `[ip]` says so"),
-    must(5095, "3", &PLAIN, routing_zero, "does not forward packets with a routing header of type 0"),
+    should(
+        7126,
+        "4.22, 4.23, keys",
+        &OPTIONS,
+        allowed,
+        "passes record route, timestamps and unknown options where `[ip]` says so",
+    ),
+    should(7126, "4.8", &PLAIN, router_alert, "ignores router alert by default"),
+    should(7126, "4.8, key", &OPTIONS, no_router_alert, "drops packets with router alert where `[ip]` says so"),
+    must(2113, "2.2", &PLAIN, router_alert, "passes packets with router alert on, as nothing here listens to them"),
+    should(6398, "5", &PLAIN, router_alert, "ignores the presence of router alert, of both families"),
+    may(6398, "5, filter", &OPTIONS, no_router_alert, "drops packets with router alert where `[ip]` says so"),
+    should(5095, "4.1", &PLAIN, routing_zero, "does not forward packets with a routing header of type 0"),
+    must(
+        5095,
+        "4.2",
+        &OPTIONS,
+        routing_other,
+        "drops routing headers of type 0 and passes others where `[ip]` says `routing_header = \"pass\"`",
+    ),
     must(8200, "4.2", &PLAIN, unknown_options, "treats unknown hop-by-hop options as their type says"),
-    must(8200, "4.1", &PLAIN, hop_by_hop_first, "drops hop-by-hop options elsewhere than first"),
+    should(8200, "4, order", &PLAIN, hop_by_hop_first, "drops hop-by-hop options elsewhere than first"),
     must(
         8200,
         "4",
@@ -85,9 +116,23 @@ fn dropped(field: &Field, options: &[u8]) -> Result<(), Fault> {
     field.nothing(Side::Inside, "an answer", |seen| seen.icmp().is_some() && seen.destination == from.ip())
 }
 
-fn passing(field: &Field) -> Result<(), Fault> {
+fn padding(field: &Field) -> Result<(), Fault> {
     passes(field, &[1, 1, 1, 0])?;
-    passes(field, &SECURITY)
+    passes(field, &[1, 1, 1, 1, 0, 0, 0, 0])
+}
+
+/// The host beyond complains about a label of a domain that it does not know: not where answers are looked for.
+fn labels(field: &Field) -> Result<(), Fault> {
+    passes(field, &SECURITY)?;
+    passes(field, &[133, 4, 1, 2])?;
+    passes(field, &[134, 10, 0, 0, 0, 1, 1, 4, 0, 1, 0, 0])
+}
+
+fn obsolete(field: &Field) -> Result<(), Fault> {
+    for kind in [136, 11, 12, 82, 142, 145, 147, 149, 151, 152] {
+        dropped(field, &[kind, 4, 0, 1])?;
+    }
+    Ok(())
 }
 
 fn malformed(field: &Field) -> Result<(), Fault> {
@@ -150,6 +195,15 @@ fn routing_zero(field: &Field) -> Result<(), Fault> {
         holds(!reached, || format!("one with {left} segments left passed"))?;
     }
     Ok(())
+}
+
+/// A routing header of type 2, as Mobile IPv6 has it, whose address is the packet's own destination.
+fn routing_other(field: &Field) -> Result<(), Fault> {
+    routing_zero(field)?;
+    let IpAddr::V6(address) = Side::Outside.host(true, 0) else { return Err(Fault("no IPv6 address".to_owned())) };
+    let header = [&[0, 2, 2, 1, 0, 0, 0, 0][..], &address.octets()].concat();
+    let reached = reaches(field, &[(protocol::ROUTING, &header)])?;
+    holds(reached, || "one of type 2 was dropped".to_owned())
 }
 
 fn unknown_options(field: &Field) -> Result<(), Fault> {

@@ -7,7 +7,7 @@ use flowhop_wire::{icmp4, protocol};
 
 use super::clause::{Clause, may, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
-use super::policies::{MASQUERADE, OPEN};
+use super::policies::{MASQUERADE, OPEN, PAIRS};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -23,6 +23,13 @@ pub(super) static CLAUSES: &[Clause] = &[
     should(5508, "REQ-3 a", &MASQUERADE, bad_quote, "drops errors that quote a header with a wrong checksum silently"),
     must(5508, "REQ-3 b", &MASQUERADE, quoted_options, "finds the transport header behind quoted IP options"),
     should(5508, "REQ-3 c", &MASQUERADE, quoted_checksum, "does not look at quoted transport checksums"),
+    must(
+        5508,
+        "REQ-3 d",
+        &MASQUERADE,
+        extensions,
+        "does not take padding and extensions of an error for the packet that it quotes, and passes them unaltered",
+    ),
     must(
         5508,
         "REQ-4",
@@ -45,6 +52,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         "passes errors about echo requests without refreshing or ending anything",
     ),
     must(5508, "REQ-7", &OPEN, hairpinned_error, "translates errors about packets between two inside hosts both ways"),
+    must(
+        5508,
+        "REQ-7, Basic NAT",
+        &PAIRS,
+        hairpinned_query,
+        "connects echo requests between inside hosts that have external addresses of their own",
+    ),
     may(5508, "REQ-11", &MASQUERADE, others, "drops ICMP messages that are neither echo nor errors"),
 ];
 
@@ -229,6 +243,46 @@ fn errors_about_echo(field: &Field) -> Result<(), Fault> {
     let idle = flow["idle_s"].as_f64().unwrap_or(0.0);
     holds(idle >= 1.0, || format!("idle for {idle} s: the error refreshed it"))?;
     reply(field, &out, identifier)
+}
+
+fn hairpinned_query(field: &Field) -> Result<(), Fault> {
+    let [a, b] = [0, 1].map(|host| Side::Inside.host(false, host));
+    let external = |inside: IpAddr| match inside {
+        IpAddr::V4(inside) => {
+            let [.., last] = inside.octets();
+            Ok(IpAddr::from([198, 51, 100, last - 48 + 128]))
+        }
+        IpAddr::V6(_) => Err(Fault("no IPv4 address".to_owned())),
+    };
+    let (external_a, external_b) = (external(a)?, external(b)?);
+    let identifier = field.fresh();
+    field.send(Side::Inside, &Spec::echo_request(a, external_b, identifier, 1, b"x"))?;
+    let is = |kind: u8, at: IpAddr| move |seen: &Seen| seen.icmp() == Some((kind, 0)) && seen.destination == at;
+    let seen = field.expect(Side::Inside, "the request", is(icmp4::ECHO_REQUEST, b))?;
+    holds(seen.source == external_a, || format!("it came from {} instead of {external_a}", seen.source))?;
+    field.send(Side::Inside, &Spec::echo_reply(b, external_a, seen.word(4), 1, b"x"))?;
+    let seen = field.expect(Side::Inside, "the reply", is(icmp4::ECHO_REPLY, a))?;
+    holds(seen.source == external_b, || format!("it came from {} instead of {external_b}", seen.source))?;
+    holds(seen.word(4) == identifier, || format!("identifier {identifier} became {}", seen.word(4)))
+}
+
+fn extensions(field: &Field) -> Result<(), Fault> {
+    // An extension of 8 bytes behind a quote of 128 (RFC 4884 section 7), whose transport checksum is right without it.
+    const EXTENSION: [u8; 12] = [0x20, 0, 0x5c, 0xb8, 0, 8, 0xf7, 1, 1, 2, 3, 4];
+    let (from, out) = datagram(field)?;
+    let mut quote = out.frame.get(14..).unwrap_or_default().to_vec();
+    quote.truncate(20 + 8 + b"question".len());
+    quote.resize(128, 0);
+    quote.extend_from_slice(&EXTENSION);
+    let kind = Kind::with(icmp4::TIME_EXCEEDED, 0, [0, 32, 0, 0]);
+    field.send_frame(Side::Outside, error_with(field, Side::Outside, out.destination, out.source, &quote, kind)?)?;
+    let (error, inner) = arrives(field, Side::Inside, from.ip(), kind)?;
+    holds(inner.from() == from, || format!("it quotes what {} sent", inner.from()))?;
+    let length = error.l4().get(5).copied();
+    holds(length == Some(32), || format!("the length of the quote became {length:?}"))?;
+    holds(error.l4().get(8 + 128..) == Some(&EXTENSION), || "the extension was changed".to_owned())?;
+    let padding = error.l4().get(8 + 36..8 + 128).unwrap_or_default();
+    holds(padding == [0; 92], || "the padding was changed".to_owned())
 }
 
 fn hairpinned_error(field: &Field) -> Result<(), Fault> {

@@ -4,86 +4,62 @@ use std::net::{IpAddr, SocketAddr};
 
 use flowhop_wire::build::Spec;
 use flowhop_wire::tcp_flags::SYN;
-use flowhop_wire::{checksum, icmp4, icmp6, protocol};
+use flowhop_wire::{icmp4, icmp6, protocol};
 
-use super::clause::Clause;
-use super::clause::How::Tried;
-use super::clause::Level::Must;
-use super::field::{Fault, Field, Seen, Side, holds};
+use super::clause::{Clause, may, must, should};
+use super::field::{Fault, Field, Seen, Side, holds, right_header};
 use super::policies::PLAIN;
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
-    Clause {
-        rfc: 1812,
-        clause: "5.2.2",
-        level: Must,
-        does: "discards packets whose header checksum is wrong silently and counts them",
-        how: Tried(&PLAIN, header_checksum),
-    },
-    Clause {
-        rfc: 1812,
-        clause: "5.2.2, lengths",
-        level: Must,
-        does: "discards packets with a wrong version, header length or total length silently",
-        how: Tried(&PLAIN, wrong_headers),
-    },
-    Clause {
-        rfc: 8200,
-        clause: "3, lengths",
-        level: Must,
-        does: "discards packets with a wrong version or payload length silently",
-        how: Tried(&PLAIN, wrong_headers_six),
-    },
-    Clause {
-        rfc: 1812,
-        clause: "5.3.7, land",
-        level: Must,
-        does: "drops packets whose source is their destination",
-        how: Tried(&PLAIN, land),
-    },
-    Clause {
-        rfc: 1812,
-        clause: "5.3.1",
-        level: Must,
-        does: "lowers the time to live by one, answers an expired one with Time Exceeded",
-        how: Tried(&PLAIN, time_to_live),
-    },
-    Clause {
-        rfc: 1812,
-        clause: "5.3.7",
-        level: Must,
-        does: "drops packets from and to loopback addresses, class E and network zero",
-        how: Tried(&PLAIN, martians),
-    },
-    Clause {
-        rfc: 2644,
-        clause: "4",
-        level: Must,
-        does: "does not forward directed broadcasts",
-        how: Tried(&PLAIN, directed_broadcast),
-    },
-    Clause {
-        rfc: 8200,
-        clause: "3",
-        level: Must,
-        does: "lowers the hop limit by one, answers an expired one with Time Exceeded",
-        how: Tried(&PLAIN, hop_limit),
-    },
-    Clause {
-        rfc: 4291,
-        clause: "2.5.6",
-        level: Must,
-        does: "does not forward packets with link-local source or destination",
-        how: Tried(&PLAIN, link_local),
-    },
-    Clause {
-        rfc: 4291,
-        clause: "2.5.3",
-        level: Must,
-        does: "does not forward packets with the loopback address as source or destination",
-        how: Tried(&PLAIN, loopback6),
-    },
+    must(
+        1812,
+        "5.2.2",
+        &PLAIN,
+        header_checksum,
+        "discards packets whose header checksum is wrong silently and counts them",
+    ),
+    must(
+        1812,
+        "5.2.2, lengths",
+        &PLAIN,
+        wrong_headers,
+        "discards packets with a wrong version, header length or total length, the latter above what came included",
+    ),
+    must(
+        8200,
+        "3, lengths",
+        &PLAIN,
+        wrong_headers_six,
+        "discards packets with a wrong version or payload length silently",
+    ),
+    may(1812, "5.3.8, land", &PLAIN, land, "drops packets whose source is their destination, which no RFC names"),
+    must(
+        1812,
+        "5.3.1",
+        &PLAIN,
+        time_to_live,
+        "lowers the time to live by one, answers an expired one with Time Exceeded",
+    ),
+    should(
+        1812,
+        "5.3.7",
+        &PLAIN,
+        martians,
+        "drops packets from and to loopback addresses, class E and network zero, and from broadcast and multicast ones",
+    ),
+    must(1812, "5.3.5.1", &PLAIN, limited_broadcast, "does not forward limited broadcasts"),
+    must(2644, "3", &PLAIN, directed_broadcast, "does not forward directed broadcasts"),
+    must(8200, "3", &PLAIN, hop_limit, "lowers the hop limit by one, and discards what would have none left"),
+    must(4443, "3.3", &PLAIN, hop_limit, "answers a hop limit that has expired with Time Exceeded"),
+    must(4291, "2.5.6", &PLAIN, link_local, "does not forward packets with link-local source or destination"),
+    must(
+        4291,
+        "2.5.3",
+        &PLAIN,
+        loopback6,
+        "does not forward packets with the loopback address as source or destination",
+    ),
 ];
 
 fn header_checksum(field: &Field) -> Result<(), Fault> {
@@ -106,10 +82,7 @@ fn altered(field: &Field, six: bool, fix: bool, what: &str, changes: &[(usize, u
         frame[*at] = *value;
     }
     if fix {
-        frame[24..26].fill(0);
-        let length = usize::from(frame[14] & 15).clamp(1, 5) * 4;
-        let sum = checksum::finish(checksum::sum(&frame[14..14 + length]));
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        right_header(&mut frame);
     }
     field.send_frame(Side::Inside, frame)?;
     field.nothing(Side::Outside, what, |seen| seen.frame.ends_with(b"altered"))?;
@@ -194,6 +167,11 @@ fn martians(field: &Field) -> Result<(), Fault> {
         refused(field, Side::Outside, &[(ip(text)?, inside)])?;
     }
     refused(field, Side::Outside, &[(ip("224.0.0.1")?, inside)])
+}
+
+fn limited_broadcast(field: &Field) -> Result<(), Fault> {
+    refused(field, Side::Inside, &[(Side::Inside.host(false, 0), ip("255.255.255.255")?)])?;
+    refused(field, Side::Outside, &[(Side::Outside.host(false, 0), ip("255.255.255.255")?)])
 }
 
 fn directed_broadcast(field: &Field) -> Result<(), Fault> {

@@ -7,6 +7,7 @@ mod checksums;
 pub mod clause;
 mod connection;
 mod field;
+mod forwarding;
 mod fragments;
 mod headers;
 mod icmp;
@@ -23,6 +24,7 @@ mod sources;
 mod tcp;
 mod tcp_options;
 mod timers;
+mod unmet;
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -80,9 +82,12 @@ pub fn selftest(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure>
         for outcome in &outcomes {
             writeln!(out, "{}", outcome.text()).map_err(Failure::Output)?;
         }
-        let unmet = outcomes.iter().filter(|outcome| matches!(outcome.clause.how, How::Unmet(_))).count();
+        let unmet = outcomes.iter().filter(|outcome| outcome.clause.is_unmet()).count();
+        let musts = outcomes.iter().filter(|outcome| outcome.clause.is_unmet_must()).count();
         let passed = outcomes.len() - failed - unmet;
-        let line = format!("{passed} passed, {failed} failed, {unmet} not met; paths: {}", paths.join(", "));
+        let paths = paths.join(", ");
+        let line =
+            format!("{passed} passed, {failed} failed, {unmet} not met, {musts} of which are MUSTs; paths: {paths}");
         writeln!(out, "{line}").map_err(Failure::Output)?;
     }
     Ok(if failed == 0 { Exit::Done } else { Exit::Refused })

@@ -5,31 +5,111 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{icmp6, protocol};
 
-use super::clause::{Clause, must};
+use super::clause::Level::{Must, Should};
+use super::clause::{Clause, must, unmet};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::icmp::{Kind, error_about, quoted};
-use super::policies::PREFIX;
+use super::policies::{PREFIX, SHORT_PREFIX};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
     must(6296, "2.6", &PREFIX, neutral, "exchanges prefixes without changing any transport checksum"),
-    must(6296, "3.1", &PREFIX, both_ways, "maps addresses one to one, in both directions and without state of its own"),
-    must(6296, "3.5", &PREFIX, unchanged, "changes addresses of the inside prefix alone, and no ports"),
-    must(6296, "2.6", &PREFIX, errors, "translates ICMPv6 errors with the packet that they quote"),
-    must(4291, "2.5.4", &PREFIX, every_protocol, "translates protocols whose checksum it does not know"),
+    must(6296, "2.5", &PREFIX, both_ways, "maps addresses one to one, in both directions and without state of its own"),
+    must(6296, "3.5", &PREFIX, words, "changes behind longer prefixes the first word that is not ffff"),
+    must(
+        6296,
+        "3.4",
+        &SHORT_PREFIX,
+        short,
+        "changes behind prefixes of 48 bits the subnet, and no interface identifier",
+    ),
+    must(6296, "3.7", &PREFIX, ones, "drops what has an interface identifier of all ones"),
+    must(6296, "4.3", &PREFIX, hairpin, "connects inside hosts by their external addresses, source included"),
+    must(6296, "6", &PREFIX, unchanged, "changes addresses of the inside prefix alone, and no ports"),
+    must(6296, "2.6, errors", &PREFIX, errors, "translates ICMPv6 errors with the packet that they quote"),
+    must(6296, "2.6, protocols", &PREFIX, every_protocol, "translates protocols whose checksum it does not know"),
+    unmet(
+        6296,
+        "4.1",
+        Must,
+        "takes prefixes of one length alone, and none longer than 64 bits",
+        "prefixes of two lengths map some addresses to none; longer ones leave no word to be changed for all",
+    ),
+    unmet(
+        6296,
+        "3.7, answer",
+        Should,
+        "tells who has an identifier of all ones that it is prohibited (Destination Unreachable, code 1)",
+        "it is told what others are told for whom there is no mapping, instead of Parameter Problem",
+    ),
+    unmet(
+        6296,
+        "3.7, zeros",
+        Must,
+        "translates an interface identifier of zero like others",
+        "the reason that the RFC gives is that of the identifier of all ones, which is dropped",
+    ),
 ];
 
 /// The external twin of the inside host, by another way of counting: the sums of both are the same.
 fn twin(inside: IpAddr) -> Result<Ipv6Addr, Fault> {
+    twin_with(inside, &[0x2001, 0xdb8, 0x77, 1])
+}
+
+/// The same with another external prefix.
+fn twin_with(inside: IpAddr, prefix: &[u16]) -> Result<Ipv6Addr, Fault> {
     let IpAddr::V6(inside) = inside else { return Err(Fault("no IPv6 address".to_owned())) };
     let sum = |words: &[u16]| words.iter().map(|word| u32::from(*word)).sum::<u32>() % 0xffff;
     let mut words = inside.segments();
     let before = sum(&words);
-    words[..4].copy_from_slice(&[0x2001, 0xdb8, 0x77, 1]);
-    // Behind prefixes longer than 48 bits the first word of the interface identifier is changed.
+    words[..prefix.len()].copy_from_slice(prefix);
+    // Behind prefixes of 48 bits the subnet is changed, behind longer ones the first word that has room.
     let change = (before + 0xffff - sum(&words)) % 0xffff;
-    words[4] = ((u32::from(words[4]) + change) % 0xffff) as u16;
+    let word = words.iter_mut().skip(prefix.len()).find(|word| **word != 0xffff);
+    let word = word.ok_or_else(|| Fault("an identifier of all ones".to_owned()))?;
+    *word = ((u32::from(*word) + change) % 0xffff) as u16;
     Ok(Ipv6Addr::from(words))
+}
+
+fn short(field: &Field) -> Result<(), Fault> {
+    for host in 0..4 {
+        let (from, to) = (SocketAddr::new(Side::Inside.host(true, host), field.fresh()), field.at(Side::Outside, true));
+        let expected = twin_with(from.ip(), &[0x2001, 0xdb8, 0x77])?;
+        let seen = field.udp_out(from, to)?;
+        holds(seen.ip() == expected, || format!("{} became {} instead of {expected}", from.ip(), seen.ip()))?;
+    }
+    Ok(())
+}
+
+fn words(field: &Field) -> Result<(), Fault> {
+    let to = field.at(Side::Outside, true);
+    for text in
+        ["fd00:0:0:1:ffff::5", "fd00:0:0:1:ffff:ffff:1:5", "fd00:0:0:1:ffff:ffff:ffff:5", "fd00:0:0:1:1:ffff::5"]
+    {
+        let from = SocketAddr::new(text.parse().map_err(|_| Fault("no address".to_owned()))?, field.fresh());
+        let (seen, expected) = (field.udp_out(from, to)?, twin(from.ip())?);
+        holds(seen.ip() == expected, || format!("{text} became {} instead of {expected}", seen.ip()))?;
+    }
+    Ok(())
+}
+
+fn ones(field: &Field) -> Result<(), Fault> {
+    let address = "fd00:0:0:1:ffff:ffff:ffff:ffff".parse().map_err(|_| Fault("no address".to_owned()))?;
+    let (from, to) = (SocketAddr::new(address, field.fresh()), field.at(Side::Outside, true));
+    field.send(Side::Inside, &Spec::udp(from, to, b"x"))?;
+    field.nothing(Side::Outside, "what cannot be translated", |seen| seen.to() == to)
+}
+
+fn hairpin(field: &Field) -> Result<(), Fault> {
+    let [a, b] = [0, 1].map(|host| SocketAddr::new(Side::Inside.host(true, host), field.fresh()));
+    let external = |inside: SocketAddr| Ok::<_, Fault>(SocketAddr::new(twin(inside.ip())?.into(), inside.port()));
+    let (external_a, external_b) = (external(a)?, external(b)?);
+    for (from, to, at, shown) in [(a, external_b, b, external_a), (b, external_a, a, external_b)] {
+        field.send(Side::Inside, &Spec::udp(from, to, b"hello"))?;
+        let seen = field.expect(Side::Inside, &format!("a datagram from {from} to {to}"), |seen| seen.to() == at)?;
+        holds(seen.from() == shown, || format!("it came from {} instead of {shown}", seen.from()))?;
+    }
+    Ok(())
 }
 
 fn neutral(field: &Field) -> Result<(), Fault> {

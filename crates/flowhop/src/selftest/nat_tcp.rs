@@ -12,7 +12,7 @@ use super::clause::{Clause, may, must, should, unmet};
 use super::connection::Connection;
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::icmp::{Kind, error_about, quoted};
-use super::policies::{ADDRESS, MASQUERADE, OPEN};
+use super::policies::{ADDRESS, MASQUERADE, OPEN, SILENT};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -46,23 +46,33 @@ pub(super) static CLAUSES: &[Clause] = &[
         "filters by address and port by default, more strictly than either behaviour that is recommended",
         "a firewall admits by default only what was asked for; one key of the translation opens it",
     ),
+    may(5382, "REQ-3 a", &ADDRESS, address_filtering, "has `filtering` in the policy"),
     must(
         5382,
         "REQ-4",
         &MASQUERADE,
         unsolicited,
-        "says nothing for six seconds to a SYN that a mapping does not admit, then ICMP port unreachable",
+        "says nothing for six seconds to a SYN that a mapping does not admit",
     ),
+    should(5382, "REQ-4, error", &MASQUERADE, unsolicited, "sends ICMP port unreachable about such a SYN then"),
     must(
         5382,
-        "REQ-4 a",
+        "REQ-4, opened",
         &MASQUERADE,
         solicited,
         "forgets such a SYN when the inside host opens the same connection meanwhile",
     ),
     should(5382, "REQ-6", &MASQUERADE, payloads, "changes nothing in payloads unless a rule names a helper"),
+    must(
+        5382,
+        "REQ-4 a",
+        &SILENT,
+        silent,
+        "says nothing at all to such a SYN where the translation has `unsolicited = \"drop\"`",
+    ),
     must(5382, "REQ-7", &MASQUERADE, no_overloading, "does not give one external endpoint to two inside ones"),
-    must(5382, "REQ-8", &OPEN, hairpin, "connects inside hosts by their external endpoints, source included"),
+    must(5382, "REQ-8", &OPEN, hairpin, "connects inside hosts by their external endpoints"),
+    must(5382, "REQ-8 a", &OPEN, hairpin, "shows them to each other by their external endpoints, source included"),
     should(
         5382,
         "REQ-9",
@@ -75,6 +85,7 @@ pub(super) static CLAUSES: &[Clause] = &[
     should(7857, "6", &OPEN, filtering_by_protocol, "admits strangers to a mapping of the same protocol alone"),
     may(7857, "8", &MASQUERADE, random_ports, "does not keep the parity of ports unless it is told to"),
     should(7857, "9", &MASQUERADE, random_ports, "draws external ports at random (RFC 6056)"),
+    should(6888, "REQ-15", &MASQUERADE, random_ports, "draws external ports at random"),
 ];
 
 /// Sends a SYN out; from where it arrives at `to`.
@@ -167,6 +178,18 @@ fn solicited(field: &Field) -> Result<(), Fault> {
     match field.expect_within(Side::Outside, Duration::from_secs(7), "an error", is) {
         Err(_) => Ok(()),
         Ok(seen) => Err(Fault(format!("the SYN that is forgotten was answered with {:?}", seen.icmp()))),
+    }
+}
+
+fn silent(field: &Field) -> Result<(), Fault> {
+    let [from, mapped, _] = filtered(field)?;
+    let stranger = SocketAddr::new(Side::Outside.host(false, 2), field.fresh());
+    syn_in(field, stranger, mapped)?;
+    field.nothing(Side::Inside, "a stranger's SYN", |seen| seen.to() == from)?;
+    let is = |seen: &Seen| seen.destination == stranger.ip();
+    match field.expect_within(Side::Outside, Duration::from_secs(8), "an answer", is) {
+        Err(_) => Ok(()),
+        Ok(seen) => Err(Fault(format!("the SYN was answered with {:?}", seen.icmp()))),
     }
 }
 

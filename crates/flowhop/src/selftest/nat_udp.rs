@@ -21,6 +21,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         "maps an inside endpoint to the same external one whatever it talks to",
     ),
     should(4787, "REQ-2", &POOL, paired, "gives all mappings of an inside address the same external address"),
+    should(
+        7857,
+        "8, parity",
+        &ADDRESS,
+        parity,
+        "keeps the parity of ports where the operator says so; a host cannot ask for it",
+    ),
     must(4787, "REQ-3", &MASQUERADE, no_overloading, "does not give one external endpoint to two inside ones"),
     should(4787, "REQ-3 a", &MASQUERADE, port_ranges, "keeps ports below 1024 below, and others above"),
     should(4787, "REQ-4", &ADDRESS, parity, "keeps the parity of ports where the translation says `parity`"),
@@ -50,7 +57,7 @@ pub(super) static CLAUSES: &[Clause] = &[
         "REQ-8 a",
         &MASQUERADE,
         strict_filtering,
-        "lets by default only those send to a mapping whose address and port it has sent to",
+        "has `filtering` in the policy; without it, those alone may send to a mapping whose address and port it has sent to",
     ),
     unmet(
         4787,
@@ -82,8 +89,15 @@ pub(super) static CLAUSES: &[Clause] = &[
         "maps and filters in the same way when hosts use the same port and when many mappings exist",
     ),
     must(4787, "REQ-12", &MASQUERADE, errors_end_nothing, "ends no mapping because of an ICMP error"),
+    should(
+        4787,
+        "REQ-12 b",
+        &MASQUERADE,
+        errors_end_nothing,
+        "translates ICMP Destination Unreachable and Time Exceeded, and has them arrive",
+    ),
     should(4787, "REQ-12 a", &MASQUERADE, errors_of_routers, "admits ICMP errors about a mapping from any router"),
-    must(
+    should(
         4787,
         "REQ-8",
         &MASQUERADE,

@@ -17,16 +17,17 @@ use super::policies::{MASQUERADE, PLAIN};
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
     should(1812, "4.3.2.3", &PLAIN, quotes, "quotes as much of a packet as makes an error of 576 bytes"),
-    must(1812, "4.3.2.4", &PLAIN, sources, "sends errors from the address of the interface that the packet came by"),
+    must(1812, "4.3.2.4", &PLAIN, sources, "sends errors from an address of the interface that they leave by"),
+    must(4443, "2.2", &PLAIN, sources, "sends errors from an address of its own"),
     should(1812, "4.3.2.5", &PLAIN, precedence, "sends errors with precedence 6"),
     must(
         1812,
         "4.3.2.7",
         &PLAIN,
         |field| never(field, false),
-        "sends no error about ICMP errors, later fragments, resets, or packets that went to or came from many",
+        "sends no error about ICMP errors, later fragments, packets to or from many or nobody, and none about resets",
     ),
-    must(1812, "4.3.2.8", &PLAIN, |field| rate(field, false), "limits how many errors it sends in a second"),
+    should(1812, "4.3.2.8", &PLAIN, |field| rate(field, false), "limits how many errors it sends in a second"),
     should(
         1812,
         "5.2.7.1",
@@ -35,7 +36,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         "answers what a rule rejects with code 13, and what it drops not at all",
     ),
     must(4443, "2.4 c", &PLAIN, quotes, "quotes as much of a packet as makes an error of 1280 bytes"),
-    must(4443, "2.4 e", &PLAIN, |field| never(field, true), "sends no error about ICMPv6 errors"),
+    must(
+        4443,
+        "2.4 e",
+        &PLAIN,
+        |field| never(field, true),
+        "sends no error about ICMPv6 errors, redirects, and packets to or from many or nobody",
+    ),
     must(4443, "2.4 f", &PLAIN, |field| rate(field, true), "limits how many errors it sends in a second"),
     should(
         4443,
@@ -44,8 +51,10 @@ pub(super) static CLAUSES: &[Clause] = &[
         |field| prohibited(field, true, (icmp6::UNREACHABLE, 1)),
         "answers what a rule rejects with code 1, and what it drops not at all",
     ),
-    must(6633, "3", &MASQUERADE, quench, "sends no source quench, and forwards none"),
-    must(5508, "REQ-10", &MASQUERADE, expired, "sends Time Exceeded about the packet as its sender sent it"),
+    must(6633, "8", &MASQUERADE, quench, "discards source quench silently"),
+    must(6633, "4", &MASQUERADE, quench, "takes no notice of source quench"),
+    should(5508, "REQ-10 c", &MASQUERADE, quench, "sends no source quench, and forwards none"),
+    must(5508, "REQ-10 a", &MASQUERADE, expired, "sends Time Exceeded about the packet as its sender sent it"),
 ];
 
 fn exceeded(six: bool) -> (u8, u8) {
@@ -110,15 +119,24 @@ fn never(field: &Field, six: bool) -> Result<(), Fault> {
     // The same about what may be answered: or nothing would be shown.
     expires(field, &Spec::udp(from, to, b"x"), from.ip())?;
     let inner = Spec::udp(to, from, b"x").without_link().to_vec().map_err(|error| Fault(error.to_string()))?;
-    let errors = if six { [icmp6::UNREACHABLE, 3] } else { [icmp4::UNREACHABLE, icmp4::TIME_EXCEEDED] };
-    for kind in errors {
+    let errors: &[u8] = if six {
+        &[icmp6::UNREACHABLE, icmp6::TIME_EXCEEDED, icmp6::REDIRECT]
+    } else {
+        &[icmp4::UNREACHABLE, icmp4::TIME_EXCEEDED]
+    };
+    for &kind in errors {
         let error = Spec::new(from.ip(), to.ip(), L4::Icmp { kind, code: 0, rest: [0; 4] }, &inner);
         unanswered(field, "an error", &error)?;
     }
     unanswered(field, "a reset", &Spec::tcp(from, to, RST, &[]))?;
     if six {
         let many = SocketAddr::new("ff0e::1".parse().map_err(|_| Fault("no address".to_owned()))?, 9);
-        return unanswered(field, "a packet to many", &Spec::udp(from, many, b"x"));
+        unanswered(field, "a packet to many", &Spec::udp(from, many, b"x"))?;
+        for text in ["::", "ff0e::1", "::1"] {
+            let nobody = SocketAddr::new(text.parse().map_err(|_| Fault("no address".to_owned()))?, 9);
+            unanswered(field, "a packet from nobody", &Spec::udp(nobody, to, b"x"))?;
+        }
+        return Ok(());
     }
     let mut later = Spec::new(from.ip(), to.ip(), L4::Raw { protocol: protocol::UDP }, &[0x5a; 64]);
     if let Ip::V4(ip) = &mut later.ip {

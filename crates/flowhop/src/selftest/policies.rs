@@ -108,6 +108,42 @@ pub static QUICK: Policy = Policy::new(
     ),
 );
 
+/// As [`MASQUERADE`], and everything of TCP is forgotten soon.
+pub static TIMEOUTS: Policy = Policy::new(
+    "timeouts",
+    hidden!(
+        "translate.source = \"interface\"\n[timeouts]\ntcp_opening = \"2s\"\ntcp_closing = \"3s\"\n\
+         tcp_established = \"4s\"\n"
+    ),
+);
+
+/// As [`MASQUERADE`], and strangers are told nothing.
+pub static SILENT: Policy =
+    Policy::new("silent", hidden!("translate.source = \"interface\"\nunsolicited = \"drop\"\n"));
+
+/// Hidden behind four addresses that are not next to each other, with eight ports each; few new connections in a second.
+pub static SCATTERED: Policy = Policy::new(
+    "scattered",
+    concat!(
+        "[[rule]]\nname = \"inside may go out\"\nfrom = \"inside\"\nto = \"outside\"\naction = \"allow\"\n\
+         service = [\"udp\", \"icmp/echo-request\"]\n\
+         [[rule]]\nname = \"slowly\"\nfrom = \"inside\"\nto = \"outside\"\naction = \"allow\"\n\
+         service = \"tcp\"\nsource_limit = \"4/s\"\n",
+        "[[nat]]\nname = \"hide\"\nto = \"outside\"\nsource = \"10.1.0.0/24\"\n\
+         translate.source = [\"198.51.100.128\", \"198.51.100.131\", \"198.51.100.140-198.51.100.141\"]\n\
+         translate.ports = \"10000-10007\"\n"
+    ),
+);
+
+/// Inside and external addresses in pairs (Basic NAT).
+pub static PAIRS: Policy = Policy::new(
+    "pairs",
+    outgoing!(
+        "[[nat]]\nname = \"pairs\"\nto = \"outside\"\nsource = \"10.1.0.48/29\"\n\
+         translate.source = \"198.51.100.128/29\"\none_to_one = true\n"
+    ),
+);
+
 /// As [`MASQUERADE`], with an outside link of the smallest MTU.
 pub static NARROW: Policy =
     Policy { mtu: Some(1280), ..Policy::new("narrow", hidden!("translate.source = \"interface\"\n")) };
@@ -135,11 +171,21 @@ pub static PREFIX: Policy = Policy::new(
     ),
 );
 
+/// The same with prefixes of 48 bits.
+pub static SHORT_PREFIX: Policy = Policy::new(
+    "short-prefix",
+    outgoing!(
+        "[[nat]]\nname = \"other prefix\"\nfamily = \"ipv6\"\nto = \"outside\"\nsource = \"fd00::/48\"\n\
+         translate.prefix = \"2001:db8:77::/48\"\n"
+    ),
+);
+
 /// As [`PLAIN`] for what goes out, with other choices about options and extension headers.
 pub static OPTIONS: Policy = Policy::new(
     "options",
     outgoing!(
-        "[ip]\nrecord_route = \"pass\"\ntimestamp = \"pass\"\nunknown_options = \"pass\"\nrouter_alert = \"drop\"\n"
+        "[ip]\nrecord_route = \"pass\"\ntimestamp = \"pass\"\nunknown_options = \"pass\"\nrouter_alert = \"drop\"\n\
+         routing_header = \"pass\"\n"
     ),
 );
 

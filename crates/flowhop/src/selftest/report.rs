@@ -73,8 +73,27 @@ pub fn json(results: &[Result]) -> Value {
         "clauses": results.iter().map(Result::json).collect::<Vec<_>>(),
         "passed": passed,
         "failed": results.iter().filter(|result| !result.passed()).count(),
-        "unmet": results.iter().filter(|result| matches!(result.clause.how, How::Unmet(_))).count(),
+        "unmet": results.iter().filter(|result| result.clause.is_unmet()).count(),
+        "unmet_musts": results.iter().filter(|result| result.clause.is_unmet_must()).count(),
     })
+}
+
+/// What does not hold, MUSTs first, as a table.
+fn not_met(clauses: &[Clause]) -> String {
+    let (musts, others): (Vec<_>, Vec<_>) =
+        clauses.iter().filter(|clause| clause.is_unmet()).partition(|clause| clause.is_unmet_must());
+    let mut table = format!(
+        "## What is not met\n\n{} clauses of {}, {} of which are MUSTs; the reasons are with the clauses below.\n\n\
+         | RFC | clause | level | what flowhop does |\n|---|---|---|---|\n",
+        musts.len() + others.len(),
+        clauses.len(),
+        musts.len(),
+    );
+    for Clause { rfc, clause, level, does, .. } in musts.into_iter().chain(others) {
+        let _written = writeln!(table, "| {rfc} | {clause} | {} | {does} |", level.name());
+    }
+    table.push('\n');
+    table
 }
 
 /// The page of documentation.
@@ -86,8 +105,14 @@ pub fn markdown(clauses: &[Clause]) -> String {
 Made by `flowhop selftest --markdown docs/rfc-compliance.md`, and by nothing else, from the list of clauses that
 `flowhop selftest` tries: each on every path (`driver`, `skb`, `user`), by packets through the shipped data path.
 
+The level is that of the RFC's own words (RFC 2119). Where it has none of these, since it is older or informational, it is
+MUST for what the text says has to be or is, SHOULD for what it advises, and MAY for what is a way of doing things, or
+stricter than it asks. What an RFC demands of the ends of a connection is here where a firewall that follows the
+connection must not stand in its way.
+
 "
     .to_owned();
+    page += &not_met(clauses);
     let mut last = None;
     for clause in clauses {
         if last.replace(clause.rfc) != Some(clause.rfc) {

@@ -6,7 +6,7 @@ use flowhop_wire::build::Spec;
 use flowhop_wire::tcp_flags::{ACK, FIN, PSH, RST, SYN, URG};
 use flowhop_wire::{icmp4, icmp6};
 
-use super::clause::{Clause, may, must};
+use super::clause::{Clause, may, must, should};
 use super::connection::Connection;
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::icmp::{Kind, error_about};
@@ -14,21 +14,21 @@ use super::policies::{MASQUERADE, PLAIN};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
-    must(
+    should(
         5961,
-        "3.2",
+        "3.2, 9.3",
         &MASQUERADE,
         resets,
         "passes a reset in the window that is not exact, without ending anything, and no reset out of it",
     ),
-    must(
+    should(
         5961,
         "4.2",
         &MASQUERADE,
         challenge,
         "passes a SYN on an established connection and the challenge that answers it, without ending anything",
     ),
-    must(
+    may(
         5961,
         "5.2",
         &MASQUERADE,
@@ -45,12 +45,12 @@ pub(super) static CLAUSES: &[Clause] = &[
     ),
     must(9293, "3.5", &PLAIN, handshakes, "passes the handshake, repeated segments included, and simultaneous open"),
     must(9293, "3.6", &PLAIN, half_close, "passes data towards the side that has closed until the other one closes"),
-    must(9293, "3.6.1", &PLAIN, reopen, "lets a new connection take the place of one in TIME-WAIT"),
+    may(9293, "3.6.1", &PLAIN, reopen, "lets a new connection take the place of one in TIME-WAIT"),
     must(9293, "3.8.1", &MASQUERADE, retransmission, "passes what is sent again, whole or in part, and late"),
     may(9293, "3.8.4", &MASQUERADE, keep_alive, "passes keep-alives, which lie before the window, and their answers"),
     must(9293, "3.8.6.1", &MASQUERADE, zero_window, "passes probes of a window of zero"),
-    must(9293, "3.1", &PLAIN, flags, "drops combinations of flags that no TCP sends, and segments of no connection"),
-    must(5927, "4.1", &PLAIN, errors_in_window, "drops ICMP errors that quote a segment which is not under way"),
+    may(9293, "3.1", &PLAIN, flags, "drops combinations of flags that no TCP sends, and segments of no connection"),
+    may(5927, "4.1", &PLAIN, errors_in_window, "drops ICMP errors that quote a segment which is not under way"),
 ];
 
 fn resets(field: &Field) -> Result<(), Fault> {

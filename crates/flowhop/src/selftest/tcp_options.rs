@@ -20,7 +20,7 @@ pub(super) static CLAUSES: &[Clause] = &[
     must(7323, "2.3", &MASQUERADE, largest_scale, "takes shifts above 14 as 14"),
     must(7323, "3.2", &PLAIN, timestamps, "passes timestamps as they are"),
     must(2018, "3", &PLAIN, selective, "passes selective acknowledgments as they are, permitted and used"),
-    must(7413, "4.1", &MASQUERADE, data_in_syn, "passes data in SYN segments with its cookie, acknowledged or not"),
+    must(7413, "4.2", &MASQUERADE, data_in_syn, "passes data in SYN segments with its cookie, acknowledged or not"),
     must(8684, "3", &PLAIN, multipath, "passes options of Multipath TCP as they are, in all segments"),
     must(3168, "6.1", &MASQUERADE, congestion_flags, "passes the flags ECE and CWR of all segments"),
     must(3168, "5", &MASQUERADE, congestion_bits, "passes the congestion bits of IP headers in all their values"),

@@ -8,18 +8,24 @@ use flowhop_wire::build::Spec;
 use flowhop_wire::icmp4;
 use flowhop_wire::tcp_flags::{ACK, FIN, RST};
 
-use super::clause::Level::Should;
-use super::clause::{Clause, may, must, should, unmet};
+use super::clause::{Clause, may, must, should};
 use super::connection::Connection;
 use super::field::{Fault, Field, Side, holds};
 use super::icmp::{Kind, error_about};
 use super::nat_tcp::{refuse, syn_out};
-use super::policies::{MASQUERADE, QUICK};
+use super::policies::{MASQUERADE, QUICK, TIMEOUTS};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
-    must(4787, "REQ-5", &MASQUERADE, udp_default, "keeps UDP mappings for 300 seconds by default, at least 120"),
-    should(4787, "REQ-5 a", &QUICK, udp_expires, "keeps them for as long as `[timeouts]` says, and no longer"),
+    must(
+        4787,
+        "REQ-5",
+        &MASQUERADE,
+        udp_default,
+        "keeps UDP mappings for more than 120 seconds, unless `[timeouts]` has less, of which it warns",
+    ),
+    should(4787, "REQ-5 c", &MASQUERADE, udp_default, "keeps UDP mappings for 300 seconds by default"),
+    may(4787, "REQ-5 b", &QUICK, udp_expires, "keeps them for as long as `[timeouts]` says, and no longer"),
     must(4787, "REQ-6", &QUICK, outbound_refresh, "keeps a mapping alive by what goes out through it"),
     must(
         5382,
@@ -37,20 +43,24 @@ pub(super) static CLAUSES: &[Clause] = &[
         tcp_defaults,
         "follows the state of connections from both sides' segments: opening, established, closing",
     ),
-    may(7857, "2.1", &QUICK, tcp_expires, "has separate timeouts for what opens, is established, and closes"),
-    must(
+    should(7857, "2.1", &TIMEOUTS, tcp_expires, "has a timeout for what opens, and another for what closes"),
+    may(5382, "REQ-5 a", &TIMEOUTS, tcp_expires, "has these timeouts in the policy"),
+    should(7857, "2.1, default", &MASQUERADE, tcp_defaults, "keeps what opens or closes for four minutes by default"),
+    must(7857, "2.2", &MASQUERADE, reset_stays, "translates a reset as the mapping has it"),
+    should(
         7857,
-        "2.2",
+        "2.2, four minutes",
         &MASQUERADE,
         reset_stays,
-        "passes a reset and keeps the connection until it has been silent for four minutes",
+        "keeps the connection after a reset until it has been silent for four minutes",
     ),
     should(
         7857,
         "7",
         &QUICK,
         no_inbound_refresh,
-        "does not keep the connection of a stranger, and its mapping, alive by what the stranger sends",
+        "does not keep the connection of a stranger, and its mapping, alive by what the stranger sends; \
+         the external port is nobody else's until such a connection has ended",
     ),
     should(
         7857,
@@ -58,13 +68,6 @@ pub(super) static CLAUSES: &[Clause] = &[
         &QUICK,
         answers_do_not_refresh,
         "does not keep the connection of a stranger, and its mapping, alive by resets and ICMP errors that answer it",
-    ),
-    unmet(
-        7857,
-        "7, every stranger",
-        Should,
-        "holds the external port for as long as the connection of a stranger that was admitted has left, but admits no others by it",
-        "each makes a connection of its own, which lasts for its timeout even if nobody answers",
     ),
     may(7857, "11", &QUICK, icmp_expires, "ends the mapping of an ICMP query with its last session"),
 ];
@@ -126,10 +129,10 @@ fn tcp_expires(field: &Field) -> Result<(), Fault> {
     expect_timeout(field, opening, "a SYN", 2)?;
     let mut connection = Connection::open(field, false)?;
     connection.talks()?;
-    expect_timeout(field, connection.client, "an established connection", 3)?;
+    expect_timeout(field, connection.client, "an established connection", 4)?;
     connection.client_sends(FIN | ACK, b"")?;
     connection.at_server("the FIN", FIN | ACK)?;
-    expect_timeout(field, connection.client, "a closing connection", 2)?;
+    expect_timeout(field, connection.client, "a closing connection", 3)?;
     field.forgets(opening)?;
     field.forgets(connection.client)?;
     connection.server_answers(ACK, b"late")?;

@@ -115,7 +115,7 @@ pub(super) enum Share {
     /// One of its host, to this remote address.
     Own(Address),
     /// One that came in. It keeps the external port, since it uses it, but neither the mapping, nor does its sender count
-    /// as one whom the host has sent to (RFC 4787 REQ-6, RFC 7857 section 3).
+    /// as one whom the host has sent to (RFC 4787 REQ-6, RFC 7857 section 7).
     Inbound,
 }
 

@@ -183,7 +183,7 @@ impl ForwardingPath {
     }
 }
 
-/// Source validation by reverse path (RFC 3704, RFC 8704).
+/// Source validation by reverse path (RFC 3704).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ReversePath {
     /// None.

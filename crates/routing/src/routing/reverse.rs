@@ -1,4 +1,4 @@
-//! The reverse path: where a source address may come from (RFC 3704, RFC 8704).
+//! The reverse path: where a source address may come from (RFC 3704).
 
 use std::net::IpAddr;
 
