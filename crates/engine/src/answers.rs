@@ -196,11 +196,7 @@ impl Engine {
 
     /// Whom an answer to a packet goes to, if anybody may be answered.
     fn whom(&self, packet: &Buffer<'_>, headers: &Headers) -> Option<IpAddr> {
-        let is_broadcast = |address| match address {
-            IpAddr::V4(address) => self.routing.is_directed_broadcast(address),
-            IpAddr::V6(_) => false,
-        };
-        whom::sender(packet, headers).filter(|source| !is_broadcast(*source))
+        whom::sender(packet, headers).filter(|source| !self.is_directed_broadcast(*source))
     }
 
     /// The address of the interface that an answer to `source` carries.

@@ -41,6 +41,9 @@ impl Engine {
         if [source, destination].into_iter().any(|address| is_link_local(address, interface.martians)) {
             return Some(Reason::LinkLocalTransit);
         }
+        if interface.martians != Martians::Off && self.is_directed_broadcast(source) {
+            return Some(Reason::MartianSource);
+        }
         if self.routing.is_own(source) {
             return Some(Reason::SpoofedSource);
         }
@@ -54,6 +57,11 @@ impl Engine {
             ReversePath::Strict => self.routing.is_reachable_through(source, interface.ifindex),
         };
         (!returns).then_some(Reason::ReversePath)
+    }
+
+    /// Whether an address is everybody's on a link of this box (RFC 1812 section 4.2.2.11 d: never a source).
+    pub(crate) fn is_directed_broadcast(&self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V4(address) if self.routing.is_directed_broadcast(address))
     }
 
     /// Whether a connection may follow packets from this source to a port.

@@ -33,6 +33,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         wrong_headers_six,
         "discards packets with a wrong version or payload length silently",
     ),
+    should(
+        1812,
+        "5.3.7, links",
+        &PLAIN,
+        broadcast_source,
+        "drops packets whose source is the broadcast address of a link",
+    ),
     may(1812, "5.3.8, land", &PLAIN, land, "drops packets whose source is their destination, which no RFC names"),
     must(
         1812,
@@ -172,6 +179,14 @@ fn martians(field: &Field) -> Result<(), Fault> {
 fn limited_broadcast(field: &Field) -> Result<(), Fault> {
     refused(field, Side::Inside, &[(Side::Inside.host(false, 0), ip("255.255.255.255")?)])?;
     refused(field, Side::Outside, &[(Side::Outside.host(false, 0), ip("255.255.255.255")?)])
+}
+
+fn broadcast_source(field: &Field) -> Result<(), Fault> {
+    let before = field.drops("martian_source")?;
+    refused(field, Side::Inside, &[(ip("10.1.0.255")?, Side::Outside.host(false, 0))])?;
+    refused(field, Side::Outside, &[(ip("198.51.100.255")?, Side::Inside.host(false, 0))])?;
+    let counted = field.drops("martian_source")? - before;
+    holds(counted == 2, || format!("{counted} of 2 counted as martian_source"))
 }
 
 fn directed_broadcast(field: &Field) -> Result<(), Fault> {

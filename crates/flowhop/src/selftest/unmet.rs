@@ -7,6 +7,13 @@ use super::clause::{Clause, unmet};
 pub(super) static CLAUSES: &[Clause] = &[
     unmet(
         1812,
+        "4.2.3.1",
+        Should,
+        "forwards to the first address of a link's network as to any host of it",
+        "the address is a broadcast address nowhere any more, and Linux gives it to hosts",
+    ),
+    unmet(
+        1812,
         "4.3.2.5, type of service",
         Should,
         "sends errors with class selector 6, whatever the packet had",
