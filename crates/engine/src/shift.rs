@@ -14,6 +14,7 @@
 //! Inside a text of which `old` bytes become `new` ones, byte `i` becomes byte `min(i, new)`; the last one brings what is
 //! left. The texts are kept until they are acknowledged, and a few of them longer, at most [`MOST`]; behind them the sum of
 //! their differences is left, which is all that is needed for new data.
+//! What is repeated from before that has numbers which its receiver has acknowledged, and takes no notice of.
 
 use std::collections::VecDeque;
 
@@ -244,6 +245,34 @@ mod tests {
                 shift.acknowledged(stream.wrapping_add(sent.len() as u32)),
                 stream.wrapping_add(TEXT.len() as u32)
             );
+        }
+    }
+
+    // What is forgotten may be repeated all the same: its receiver, which has acknowledged it, takes none of it for new
+    // data (RFC 9293 section 3.10.7.4), and new data behind it has its place.
+    #[test]
+    fn repeats_of_what_is_forgotten_stay_behind_the_acknowledgment() {
+        for stream in STREAMS {
+            let place = |number: u32| stream.wrapping_add(number);
+            let mut shift = Shift::default();
+            for number in 0..6 {
+                let new = [&b"1"[..], b"123456789", b"", b"12", b"1234567", b"12345"][number as usize];
+                assert!(shift.replace(place(10 * number), 4, new.to_vec(), stream));
+            }
+            for acknowledged in 0..=70 {
+                let mut later = shift.clone();
+                later.forget(place(70), place(acknowledged));
+                assert!(later.edits.len() >= shift.edits.len().min(ACKNOWLEDGED));
+                let limit = shift.sent(place(acknowledged));
+                for number in 0..=80 {
+                    let [before, after] = [&shift, &later].map(|shift| shift.sent(place(number)));
+                    if number >= acknowledged {
+                        assert_eq!(before, after);
+                    } else {
+                        assert!(at_most(after, limit), "{stream} {acknowledged} {number}");
+                    }
+                }
+            }
         }
     }
 
