@@ -7,8 +7,11 @@
 //! what becomes of those is in `related`.
 //!
 //! # Rules
-//! * Only payload that the TCP check accepts is shown. A segment behind one that has not come is dropped
-//!   (`helper_incomplete`), so is one in fragments; its sender repeats it.
+//! * Only payload that the TCP check accepts is shown, of packets that come in where the connection does and may go on. A
+//!   segment behind one that has not come is dropped (`helper_incomplete`), so is one in fragments, and a SYN with data;
+//!   its sender repeats it.
+//! * What was shown and is binding may be repeated until it is acknowledged, but nothing else may come in its place
+//!   (`helper_refused`): its first copy may never have arrived.
 //! * All numbers of the record are those that the sender of each segment has chosen: acknowledgments are put back before
 //!   the check, sequence numbers are moved on after it.
 //! * A packet that has to wait, or that is answered, is as it came: what leaves is a copy.
@@ -20,7 +23,7 @@ use std::collections::HashMap;
 
 use flowhop_flow::forward::wire_length;
 use flowhop_flow::parse::Segment;
-use flowhop_flow::record::{Block, NextHop, TcpHalf};
+use flowhop_flow::record::{Block, NextHop, Steer, TcpHalf};
 use flowhop_flow::tcp::{self, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_table::BlockIndex;
@@ -50,18 +53,53 @@ pub(crate) struct Dialogue {
     pub(crate) children: Vec<(BlockIndex, u32)>,
 }
 
+/// Bytes that are remembered of a stream because they are binding, unless one segment alone has more.
+const SHOWN: usize = 9216;
+
 /// What one side says.
 #[derive(Debug)]
 struct Stream {
     shift: Shift,
     /// Up to where it was looked at.
     next: u32,
+    /// What in front of that is binding and was not acknowledged.
+    shown: Vec<u8>,
 }
 
 impl Stream {
     /// One that goes on from what the record says.
     fn of(half: &TcpHalf) -> Self {
-        Self { shift: Shift::by(half.shift()), next: half.end() }
+        Self { shift: Shift::by(half.shift()), next: half.end(), shown: Vec::new() }
+    }
+
+    /// It goes on from a number; what is in front of it was not looked at.
+    fn go_on_from(&mut self, next: u32) {
+        self.next = next;
+        self.shown = Vec::new();
+    }
+
+    /// Forgets what its receiver has.
+    fn forget(&mut self, acknowledged: u32) {
+        let open = self.next.wrapping_sub(acknowledged);
+        let open = if (open as i32) < 0 { 0 } else { open as usize };
+        if open == 0 {
+            self.shown = Vec::new();
+        } else {
+            self.shown.drain(..self.shown.len().saturating_sub(open));
+        }
+    }
+
+    /// Whether payload that begins so many bytes in front of what is next says what was said there.
+    fn repeats(&self, known: usize, payload: &[u8]) -> bool {
+        let first = self.shown.len().saturating_sub(known);
+        let behind = known.saturating_sub(self.shown.len());
+        let [before, now] = [self.shown.get(first..), payload.get(behind..)].map(Option::unwrap_or_default);
+        before.iter().zip(now).all(|(before, now)| before == now)
+    }
+
+    /// Whether there is room for what a module may make of so many bytes.
+    fn has_room(&self, length: usize, acknowledged: u32) -> bool {
+        (self.shown.is_empty() || self.shown.len() + length <= SHOWN) && self.shift.has_room(acknowledged)
     }
 }
 
@@ -107,13 +145,16 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
+        if let Err(reason) = self.mend_before_reading(arrived, parsed, number, direction) {
+            self.answer_undeliverable(arrived, reason, packet, io);
+            return self.not_shown(number, reason);
+        }
+        if parsed.ttl <= 1 {
+            return self.by_entry(arrived, parsed, number, direction, packet, None, io);
+        }
         let said = match self.look(arrived, parsed, number, direction, packet, io) {
             Ok(said) => said,
-            Err(reason) => {
-                let Some(block) = self.table.block(number) else { return Outcome::of(Reason::BadRecord) };
-                let (serial, rule) = (block.owner.serial.load(), block.owner.rules.load() as u16);
-                return Outcome { session: Some((number, serial)), rule, ..Outcome::of(reason) };
-            }
+            Err(reason) => return self.not_shown(number, reason),
         };
         let datagram = matches!(parsed.transport, Transport::Udp) && !said.replacements.is_empty();
         let mut outcome = if datagram {
@@ -125,6 +166,33 @@ impl Engine {
             outcome.reason = Reason::HelperDeclined;
         }
         outcome
+    }
+
+    /// Mends what the entry lacks for packets that come in so, before anything of them is read.
+    fn mend_before_reading(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+    ) -> Result<(), Reason> {
+        let steer = |engine: &Self| {
+            let block = engine.table.block(number).ok_or(Reason::BadRecord)?;
+            Ok(Steer::unpack(block.hot[direction & 1].steer.load()))
+        };
+        if steer(self)?.ingress != arrived.port {
+            self.follow_interface(number, direction, arrived, parsed)?;
+        }
+        if self.is_stale(steer(self)?) {
+            self.revalidate(number, arrived.now)?;
+        }
+        Ok(())
+    }
+
+    fn not_shown(&self, number: BlockIndex, reason: Reason) -> Outcome {
+        let Some(block) = self.table.block(number) else { return Outcome::of(Reason::BadRecord) };
+        let (serial, rule) = (block.owner.serial.load(), block.owner.rules.load() as u16);
+        Outcome { session: Some((number, serial)), rule, ..Outcome::of(reason) }
     }
 
     /// Shows the module what a packet says, and notes what is to be replaced in a stream.
@@ -140,19 +208,27 @@ impl Engine {
         let nothing = || Ok(Payload::default());
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         let view = view_of(block);
-        if matches!(&parsed.transport, Transport::Tcp(segment) if segment.flags & tcp_flags::SYN != 0) {
-            return nothing();
-        }
         if !self.helps(view.rule) {
             self.pause_dialogue(view.serial);
             return nothing();
         }
+        if let Transport::Tcp(segment) = &parsed.transport
+            && segment.flags & tcp_flags::SYN != 0
+        {
+            // Its receiver may not take it, and is then told something else.
+            return if segment.payload == 0 { nothing() } else { Err(Reason::HelperIncomplete) };
+        }
         self.begin_dialogue(number, &view);
         let (payload, stream_at) = match &parsed.transport {
             Transport::Tcp(segment) => {
-                let Some((first, next)) = self.fresh(number, &view, direction, segment)? else { return nothing() };
+                if segment.payload == 0 || !self.is_acceptable(number, &view, direction, segment) {
+                    return nothing();
+                }
                 let payload = payload_of(packet, parsed).ok_or(Reason::HelperIncomplete)?;
-                (payload.get(first..).unwrap_or_default(), Some(next))
+                let Some((fresh, next)) = self.fresh(number, &view, direction, segment.sequence, payload)? else {
+                    return nothing();
+                };
+                (fresh, Some(next))
             }
             // Datagrams that a device is to cut apart.
             Transport::Udp if packet.offload.segmentation != 0 => return Err(Reason::HelperIncomplete),
@@ -165,33 +241,44 @@ impl Engine {
             io.opened();
         }
         if let Some(at) = stream_at {
-            self.replace(number, &view, direction, at, payload.len() as u32, &said)?;
+            self.replace(number, &view, direction, at, payload, &said)?;
         }
         Ok(said)
     }
 
-    /// Where in an acceptable segment there is something new, and its number; `None` when there is nothing.
-    fn fresh(
-        &self,
+    /// Whether the TCP check would accept a segment.
+    fn is_acceptable(&self, number: BlockIndex, view: &SessionView, direction: usize, segment: &Segment) -> bool {
+        let streams = self.dialogues.0.get(&view.serial).and_then(|dialogue| dialogue.streams.as_ref());
+        let (Some(block), Some(streams)) = (self.table.block(number), streams) else { return false };
+        let acknowledgment = streams[direction ^ 1].shift.acknowledged(segment.acknowledgment);
+        tcp::accepts(&block.tcp[direction], &block.tcp[direction ^ 1], &Segment { acknowledgment, ..*segment })
+    }
+
+    /// What is new in the payload of an acceptable segment, and its number; `None` when nothing is.
+    fn fresh<'a>(
+        &mut self,
         number: BlockIndex,
         view: &SessionView,
         direction: usize,
-        segment: &Segment,
-    ) -> Result<Option<(usize, u32)>, Reason> {
-        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
-        let streams = self.dialogues.0.get(&view.serial).and_then(|dialogue| dialogue.streams.as_ref());
-        let Some(streams) = streams else { return Ok(None) };
-        let acknowledgment = streams[direction ^ 1].shift.acknowledged(segment.acknowledgment);
-        let segment = Segment { acknowledgment, ..*segment };
-        if segment.payload == 0 || !tcp::accepts(&block.tcp[direction], &block.tcp[direction ^ 1], &segment) {
-            return Ok(None);
-        }
-        let next = streams[direction].next;
-        let known = next.wrapping_sub(segment.sequence);
+        sequence: u32,
+        payload: &'a [u8],
+    ) -> Result<Option<(&'a [u8], u32)>, Reason> {
+        let acknowledged = self.table.block(number).ok_or(Reason::BadRecord)?.tcp[direction ^ 1].acknowledged();
+        let streams = self.dialogues.0.get_mut(&view.serial).and_then(|dialogue| dialogue.streams.as_mut());
+        let Some(stream) = streams.map(|streams| &mut streams[direction]) else { return Ok(None) };
+        stream.forget(acknowledged);
+        let known = stream.next.wrapping_sub(sequence);
         if (known as i32) < 0 {
             return Err(Reason::HelperIncomplete);
         }
-        Ok((known < segment.payload).then_some((known as usize, next)))
+        if !stream.repeats(known as usize, payload) {
+            return Err(Reason::HelperRefused);
+        }
+        let Some(fresh) = payload.get(known as usize..).filter(|fresh| !fresh.is_empty()) else { return Ok(None) };
+        if !stream.has_room(fresh.len(), acknowledged) {
+            return Err(Reason::HelperLimit);
+        }
+        Ok(Some((fresh, stream.next)))
     }
 
     fn ask_helpers(
@@ -214,18 +301,19 @@ impl Engine {
             all.replacements.extend(said.replacements);
             all.announced |= said.announced;
             all.declined |= said.declined;
+            all.binding |= said.binding;
         }
         Ok(all)
     }
 
-    /// Notes that `length` bytes from the number `at` on were looked at, and what becomes of them.
+    /// Notes that payload from the number `at` on was looked at, and what becomes of it.
     fn replace(
         &mut self,
         number: BlockIndex,
         view: &SessionView,
         direction: usize,
         at: u32,
-        length: u32,
+        payload: &[u8],
         said: &Payload,
     ) -> Result<(), Reason> {
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
@@ -242,7 +330,12 @@ impl Engine {
             }
         }
         stream.shift = shift;
-        stream.next = at.wrapping_add(length);
+        stream.next = at.wrapping_add(payload.len() as u32);
+        if said.binding {
+            stream.shown.extend_from_slice(payload);
+        } else {
+            stream.shown = Vec::new();
+        }
         block.tcp[direction].set_shift(stream.shift.total());
         Ok(())
     }
@@ -250,14 +343,21 @@ impl Engine {
     /// Begins to look at a connection, unless that has begun.
     fn begin_dialogue(&mut self, number: BlockIndex, view: &SessionView) {
         let Some(block) = self.table.block(number) else { return };
+        let is_tcp = view.keys[0].protocol() == protocol::TCP;
+        if is_tcp && block.tcp[0].flags() & block.tcp[1].flags() & flag::KNOWN == 0 {
+            // Not both sides have said where they begin.
+            return;
+        }
         let dialogue = self.dialogues.0.entry(view.serial).or_insert_with(|| Dialogue::of(number));
         let paused = std::mem::take(&mut dialogue.paused);
         match &mut dialogue.streams {
             Some(_) if !paused => return,
-            Some(streams) => streams.iter_mut().zip(&block.tcp).for_each(|(stream, half)| stream.next = half.end()),
+            Some(streams) => {
+                streams.iter_mut().zip(&block.tcp).for_each(|(stream, half)| stream.go_on_from(half.end()));
+            }
             None => dialogue.streams = Some([0, 1].map(|direction| Stream::of(&block.tcp[direction]))),
         }
-        let running = view.keys[0].protocol() == protocol::TCP && is_running(block);
+        let running = is_tcp && is_running(block);
         for module in &mut self.modules {
             module.payload_begins(view, running);
         }
@@ -273,8 +373,8 @@ impl Engine {
         self.begin_dialogue(number, &view);
         let dialogue = self.dialogues.0.get_mut(&view.serial).and_then(|dialogue| dialogue.streams.as_mut());
         if let Some([forward, reverse]) = dialogue {
-            forward.next = segment.sequence;
-            reverse.next = segment.acknowledgment;
+            forward.go_on_from(segment.sequence);
+            reverse.go_on_from(segment.acknowledgment);
         }
     }
 
@@ -303,8 +403,10 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
-        let Some(mut leaving) = self.prepare(parsed, number, direction, packet) else {
-            return self.by_entry(arrived, parsed, number, direction, packet, None, io);
+        let mut leaving = match self.prepare(parsed, number, direction, packet) {
+            Ok(Some(leaving)) => leaving,
+            Ok(None) => return self.by_entry(arrived, parsed, number, direction, packet, None, io),
+            Err(reason) => return self.not_shown(number, reason),
         };
         if self.has_outgrown(number, direction, parsed, &leaving, packet)
             && let Some(pieces) = split(packet, parsed)
@@ -373,9 +475,15 @@ impl Engine {
     }
 
     /// A segment with its numbers and payload as they leave; `None` when it leaves as it came.
-    fn prepare(&self, parsed: &Parsed, number: BlockIndex, direction: usize, packet: &Buffer<'_>) -> Option<Leaving> {
-        let Transport::Tcp(segment) = &parsed.transport else { return None };
-        let block = self.table.block(number)?;
+    fn prepare(
+        &self,
+        parsed: &Parsed,
+        number: BlockIndex,
+        direction: usize,
+        packet: &Buffer<'_>,
+    ) -> Result<Option<Leaving>, Reason> {
+        let Transport::Tcp(segment) = &parsed.transport else { return Ok(None) };
+        let block = self.table.block(number).ok_or(Reason::BadRecord)?;
         let dialogue = self.dialogues.0.get(&block.owner.serial.load());
         // Nobody wants to look any more, but what was replaced before another process began shifts it still.
         let recorded = [0, 1].map(|direction| Shift::by(block.tcp[direction].shift()));
@@ -385,28 +493,34 @@ impl Engine {
         };
         let [own, peer] = [shifts[direction & 1], shifts[(direction & 1) ^ 1]];
         if segment.flags & tcp_flags::SYN != 0 || (own.is_none() && peer.is_none()) {
-            return None;
+            return Ok(None);
         }
-        let payload = own.splice(segment.sequence, payload_of(packet, parsed)?);
-        let mut bytes = packet.bytes().get(..parsed.transport_offset + usize::from(segment.header))?.to_vec();
-        let header = bytes.get_mut(parsed.transport_offset..)?;
-        let mut seen = *segment;
-        let (fields, options) = Tcp::mut_from_prefix(header).ok()?;
-        fields.sequence.set(own.sent(segment.sequence));
-        if segment.flags & tcp_flags::ACK != 0 {
-            seen.acknowledgment = peer.acknowledged(segment.acknowledgment);
-            fields.acknowledgment.set(seen.acknowledgment);
-            put_back_selected(options, peer);
-        }
-        if segment.flags & tcp_flags::URG != 0 {
-            let urgent = segment.sequence.wrapping_add(u32::from(fields.urgent.get()));
-            fields.urgent.set(own.sent(urgent).wrapping_sub(own.sent(segment.sequence)) as u16);
-        }
-        bytes.extend_from_slice(&payload);
-        let length = finish(&mut bytes, parsed, &packet.offload)?;
-        let parsed = Parsed { length, transport: Transport::Tcp(seen), ..*parsed };
-        Some(Leaving { bytes, parsed })
+        shifted(packet, parsed, segment, [own, peer]).map(Some).ok_or(Reason::HelperIncomplete)
     }
+}
+
+/// A segment with the numbers and texts of its own stream, and with acknowledgments of its peer's; `None` when not all of
+/// it is in the packet.
+fn shifted(packet: &Buffer<'_>, parsed: &Parsed, segment: &Segment, [own, peer]: [&Shift; 2]) -> Option<Leaving> {
+    let payload = own.splice(segment.sequence, payload_of(packet, parsed)?);
+    let mut bytes = packet.bytes().get(..parsed.transport_offset + usize::from(segment.header))?.to_vec();
+    let header = bytes.get_mut(parsed.transport_offset..)?;
+    let mut seen = *segment;
+    let (fields, options) = Tcp::mut_from_prefix(header).ok()?;
+    fields.sequence.set(own.sent(segment.sequence));
+    if segment.flags & tcp_flags::ACK != 0 {
+        seen.acknowledgment = peer.acknowledged(segment.acknowledgment);
+        fields.acknowledgment.set(seen.acknowledgment);
+        put_back_selected(options, peer);
+    }
+    if segment.flags & tcp_flags::URG != 0 {
+        let urgent = segment.sequence.wrapping_add(u32::from(fields.urgent.get()));
+        fields.urgent.set(own.sent(urgent).wrapping_sub(own.sent(segment.sequence)) as u16);
+    }
+    bytes.extend_from_slice(&payload);
+    let length = finish(&mut bytes, parsed, &packet.offload)?;
+    let parsed = Parsed { length, transport: Transport::Tcp(seen), ..*parsed };
+    Some(Leaving { bytes, parsed })
 }
 
 /// Whether both sides have acknowledged each other's SYN.

@@ -128,7 +128,7 @@ impl Engine {
 
     /// A packet that came in through another interface than the entry names: accepted, and the entry follows,
     /// if the interface is of the same zone and the route back to the sender may lead through it.
-    fn follow_interface(
+    pub(crate) fn follow_interface(
         &mut self,
         number: BlockIndex,
         direction: usize,

@@ -87,6 +87,9 @@ pub struct Payload {
     pub announced: bool,
     /// Something was announced that is not acted on: it is forwarded as it is.
     pub declined: bool,
+    /// What was shown decided what passes: until it is acknowledged it may be repeated, but nothing else may be said in its
+    /// place. Only of streams (TCP).
+    pub binding: bool,
 }
 
 /// A connection being made.

@@ -19,7 +19,11 @@
 use std::collections::VecDeque;
 
 /// Replaced texts that are remembered, of one direction.
-pub const MOST: usize = 8;
+pub const MOST: usize = WAITING + AT_ONCE + ACKNOWLEDGED;
+/// Those that are not acknowledged; with more of them nothing new is looked at.
+const WAITING: usize = 8;
+/// Those that come together.
+pub const AT_ONCE: usize = 4;
 /// Acknowledged ones that are kept in case that they are repeated all the same.
 const ACKNOWLEDGED: usize = 2;
 /// A text so far behind is forgotten, before its number could be taken for one ahead.
@@ -50,6 +54,11 @@ impl Edit {
     /// Its first byte, as sent.
     const fn sent_at(&self) -> u32 {
         self.at.wrapping_add(self.before)
+    }
+
+    /// Its receiver has it.
+    const fn is_done(&self, acknowledged: u32) -> bool {
+        at_most(self.at.wrapping_add(self.old), acknowledged)
     }
 
     /// The place in the new text of a place in the old one.
@@ -165,9 +174,15 @@ impl Shift {
         true
     }
 
+    /// Whether there is room for [`AT_ONCE`] more.
+    #[must_use]
+    pub fn has_room(&self, acknowledged: u32) -> bool {
+        self.edits.iter().filter(|edit| !edit.is_done(acknowledged)).count() <= WAITING
+    }
+
     /// Forgets texts that will not be repeated. `now` is the number of data that is sent now.
     pub fn forget(&mut self, now: u32, acknowledged: u32) {
-        let is_done = |edit: &Edit| at_most(edit.at.wrapping_add(edit.old), acknowledged);
+        let is_done = |edit: &Edit| edit.is_done(acknowledged);
         while let Some(first) = self.edits.front() {
             let done = self.edits.iter().filter(|edit| is_done(edit)).count();
             let far = now.wrapping_sub(first.at) as i32 >= FAR as i32;
@@ -279,18 +294,21 @@ mod tests {
     // N13: bounded; what is acknowledged makes room, and new data is numbered as before.
     #[test]
     fn texts_are_forgotten_when_they_are_acknowledged() {
+        let most = MOST as u32;
         let mut shift = Shift::default();
-        for number in 0..MOST as u32 {
+        for number in 0..most {
+            assert_eq!(shift.has_room(0), number <= WAITING as u32);
             assert!(shift.replace(number * 10, 2, b"abc".to_vec(), 0));
         }
         assert!(!shift.replace(1000, 2, b"abc".to_vec(), 0));
-        assert_eq!((shift.sent(500), shift.total()), (508, 8));
+        assert_eq!((shift.sent(500), shift.total()), (500 + most, most));
         let mut other = shift.clone();
+        assert!(!shift.has_room(40) && shift.has_room(60));
         assert!(shift.replace(1000, 2, b"abc".to_vec(), 40));
-        assert_eq!((shift.sent(500), shift.sent(2000), shift.total()), (508, 2009, 9));
-        other.forget(FAR + 100, 100);
+        assert_eq!((shift.sent(500), shift.sent(2000), shift.total()), (500 + most, 2001 + most, most + 1));
+        other.forget(FAR + 200, 200);
         assert!(other.edits.is_empty());
-        assert_eq!((other.sent(500), other.acknowledged(508)), (508, 500));
-        assert_eq!(Shift::by(8), other);
+        assert_eq!((other.sent(500), other.acknowledged(500 + most)), (500 + most, 500));
+        assert_eq!(Shift::by(most), other);
     }
 }

@@ -8,8 +8,10 @@
 //! # Rules
 //! Who could have what they like passed on would have a way through the firewall, so:
 //! * commands count only after the server has said something; a reply counts only to a command that asked for it;
-//! * a `PORT` or `EPRT` that is not just what the RFC says is refused, because a server may read more in it;
-//! * after `AUTH` was accepted (RFC 4217) nothing can be read, and nothing is looked for.
+//! * a `PORT` or `EPRT` that is not just what the RFC says is refused, because a server may read more in it; so is a line
+//!   that is one for a server that takes out Telnet's commands, or passes over what is in front of the verb;
+//! * after `AUTH` was accepted (RFC 4217) nothing can be read, and nothing is looked for. The first reply to it says so, and
+//!   not a line in one of several lines.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
@@ -17,10 +19,12 @@ use std::ops::Range;
 /// Bytes of a line that are kept.
 pub const LINE: usize = 512;
 /// Data connections that one piece of payload may announce.
-pub const AT_ONCE: usize = 4;
-/// Commands of Telnet that may stand in front of a line (RFC 854, RFC 959 section 3.1.1 "ABOR").
+pub const AT_ONCE: usize = flowhop_engine::shift::AT_ONCE;
+/// Commands of Telnet, which may stand in front of a line (RFC 854, RFC 959 section 3.1.1 "ABOR").
 const INTERPRET_AS_COMMAND: u8 = 255;
 const WITH_OPTION: std::ops::RangeInclusive<u8> = 251..=254;
+/// Those without an option. One that is sent as urgent data may lose its first byte on the way (RFC 854 "Synch").
+const ALONE: std::ops::RangeInclusive<u8> = 240..=250;
 
 /// How a data connection is announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +99,10 @@ pub struct Dialogue {
     /// The server has said something.
     greeted: bool,
     asked: Option<Passive>,
+    /// The code of a reply of several lines that has begun (RFC 959 section 4.2).
+    several: Option<[u8; 3]>,
+    /// `AUTH` was said and not answered.
+    offered: bool,
     encrypted: bool,
 }
 
@@ -134,9 +142,16 @@ impl Dialogue {
 
     fn command(&mut self, line: &Line<'_>) -> Option<Heard> {
         let (verb, argument) = line.command();
+        if line.hides_a_port(verb) {
+            return Some(Heard::Refused);
+        }
         let named = match verb.to_ascii_uppercase().as_slice() {
             b"PORT" => line.numbers(argument),
             b"EPRT" => line.extended(argument),
+            b"AUTH" => {
+                self.offered = true;
+                return None;
+            }
             b"PASV" => {
                 self.asked = Some(Passive::Numbers);
                 return None;
@@ -161,8 +176,14 @@ impl Dialogue {
         }
         self.greeted = true;
         let (code, ends) = ([*a, *b, *c], *more == b' ');
+        if self.several.is_some_and(|begun| begun != code) {
+            return None;
+        }
+        self.several = (*more == b'-').then_some(code);
+        let offered = self.offered && ends;
+        self.offered &= !ends;
         let named = match (&code, self.asked) {
-            (b"234", _) if ends => {
+            (b"234", _) if offered => {
                 self.encrypted = true;
                 return None;
             }
@@ -201,6 +222,31 @@ impl Line<'_> {
         let ends = |byte: &&u8| matches!(**byte, b' ' | b'\t' | b'\r' | b'\n');
         let end = self.text.len() - self.text.iter().rev().take_while(ends).count();
         (verb, begin..end.max(begin))
+    }
+
+    /// Whether a server that reads it otherwise finds a `PORT` or `EPRT` where this verb is.
+    fn hides_a_port(&self, verb: &[u8]) -> bool {
+        let mut plain = Vec::with_capacity(self.text.len());
+        let mut rest = self.text;
+        while let Some((first, behind)) = rest.split_first() {
+            rest = match (*first, behind) {
+                (INTERPRET_AS_COMMAND, [INTERPRET_AS_COMMAND, behind @ ..]) => behind,
+                (INTERPRET_AS_COMMAND, [command, _, behind @ ..]) if WITH_OPTION.contains(command) => behind,
+                (INTERPRET_AS_COMMAND, [_, behind @ ..]) => behind,
+                (byte, behind) => {
+                    if !ALONE.contains(&byte) {
+                        plain.push(byte);
+                    }
+                    behind
+                }
+            };
+        }
+        let begins = plain.iter().position(u8::is_ascii_alphabetic);
+        let Some(plain) = begins.and_then(|at| plain.get(at..)) else { return !self.whole };
+        let length = plain.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+        let found = plain.get(..length).unwrap_or_default();
+        let is_port = |verb: &[u8]| verb.eq_ignore_ascii_case(b"PORT") || verb.eq_ignore_ascii_case(b"EPRT");
+        is_port(found) && !is_port(verb)
     }
 
     /// `h1,h2,h3,h4,p1,p2` and nothing else.
@@ -284,16 +330,11 @@ mod tests {
         for (line, address, port, text) in [
             ("PORT 132,235,1,2,24,131\r\n", "132.235.1.2", 6275, "132,235,1,2,24,131"),
             ("port 10,1,0,2,4,0\n", "10.1.0.2", 1024, "10,1,0,2,4,0"),
-            ("\u{0}PORT 1,1,1,1,1,1\r\n", "", 0, ""),
             ("EPRT |1|132.235.1.2|6275|\r\n", "132.235.1.2", 6275, "132.235.1.2|6275"),
             ("EPRT |2|1080::8:800:200C:417A|5282|\r\n", "1080::8:800:200c:417a", 5282, "1080::8:800:200C:417A|5282"),
             ("eprt !1!10.1.0.2!65535!  \r\n", "10.1.0.2", 65535, "10.1.0.2!65535"),
         ] {
             let heard = greeted().hear(0, line.as_bytes());
-            if address.is_empty() {
-                assert_eq!(heard, [], "{line:?}");
-                continue;
-            }
             let (found, found_port, place) = listens(&heard);
             assert_eq!((found, found_port), (Some(address.parse().unwrap()), port), "{line:?}");
             assert_eq!(&line[place.start as usize..place.end as usize], text);
@@ -320,6 +361,8 @@ mod tests {
             "EPRT |3|10.1.0.2|1024|\r\n",
             "EPRT |1|10.1.0.2|70000|\r\n",
             "EPRT |1|10.1.0.2|1024|x\r\n",
+            "\u{0}PORT 10,1,0,2,4,0\r\n",
+            " PORT 10,1,0,2,4,0\r\n",
             &long,
         ] {
             assert_eq!(greeted().hear(0, line.as_bytes()), [Heard::Refused], "{line:?}");
@@ -328,7 +371,7 @@ mod tests {
         assert_eq!(Dialogue::default().hear(0, b"PORT 10,1,0,2,4,0\r\n"), [Heard::Refused]);
         assert_eq!(listens(&Dialogue::running().hear(0, b"PORT 10,1,0,2,4,0\r\n")).1, 1024);
         // Only at the beginning of a line.
-        for line in ["STOR PORT 10,1,0,2,4,0\r\n", "SITE\rPORT 1,1,1,1,1,1\r\n", "PORTX 1\r\n", " PORT 1\r\n", "\r\n"] {
+        for line in ["STOR PORT 10,1,0,2,4,0\r\n", "SITE\rPORT 1,1,1,1,1,1\r\n", "PORTX 1\r\n", "\r\n"] {
             assert_eq!(greeted().hear(0, line.as_bytes()), [], "{line:?}");
         }
     }
@@ -417,6 +460,24 @@ mod tests {
         dialogue.hear(0, b"AUTH TLS\r\n");
         dialogue.hear(1, b"234 go on\r\n");
         assert_eq!(dialogue.hear(0, b"PORT 10,9,9,9,4,0\r\n"), []);
+    }
+
+    // RFC 4217 section 4: only the reply to it accepts; a file may have any name, and its name may be in a reply.
+    #[test]
+    fn authentication_is_accepted_by_its_own_reply() {
+        for replies in [
+            &["234 x\r\n"][..],
+            &["213-status\r\n234 x\r\n213 end\r\n", "234 x\r\n"],
+            &["213-status\r\n213 234 x\r\n234 x\r\n", "500 no\r\n"],
+            &["500 no\r\n", "234 x\r\n"],
+        ] {
+            let mut dialogue = greeted();
+            if replies.len() > 1 {
+                dialogue.hear(0, b"STAT a\r\nAUTH TLS\r\n");
+            }
+            assert!(replies.iter().all(|reply| dialogue.hear(1, reply.as_bytes()).is_empty()));
+            assert_eq!(dialogue.hear(0, b"PORT 1\r\n"), [Heard::Refused], "{replies:?}");
+        }
     }
 
     // RFC 959 section 4.1.2, RFC 2428 sections 2 and 3.

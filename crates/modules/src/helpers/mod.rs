@@ -221,7 +221,8 @@ impl Helpers {
         if all.len() > ftp::AT_ONCE {
             return Err(Reason::HelperLimit);
         }
-        let mut said = Payload::default();
+        // A server's replies are only about what it has itself; a client's commands are refused.
+        let mut said = Payload { binding: direction == CLIENT, ..Payload::default() };
         for heard in &all {
             match self.act_on(session, direction, heard, context)? {
                 Some(replacement) => {

@@ -15,6 +15,8 @@ use zerocopy::FromBytes;
 
 use crate::bed::{Bed, LAN, WAN, WAN_MAC, at, ends, is_sound};
 
+mod hostile;
+
 /// Out to FTP servers, masqueraded in both families; in to one of our own, published in both.
 const FTP: &str = r#"
 [[rule]]
