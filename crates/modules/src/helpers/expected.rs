@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use flowhop_engine::Related;
+use flowhop_engine::sources::source_of;
 use flowhop_flow::Key;
 use flowhop_flow::key::Address;
 use flowhop_flow::record::Tick;
@@ -13,6 +14,8 @@ use crate::nat::Opening;
 pub(super) const LIFE: Tick = 57_220;
 /// Of one connection; the oldest makes room.
 pub(super) const OF_ONE: usize = 16;
+/// Of all connections of one source; the oldest makes room, so that nobody takes away what others expect.
+pub(super) const OF_SOURCE: usize = OF_ALL / 8;
 /// Of all together; the oldest makes room.
 pub(super) const OF_ALL: usize = 4096;
 
@@ -32,21 +35,40 @@ impl Wanted {
     }
 }
 
+/// Whose expectations are bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    /// A connection, by its serial number.
+    Parent(u32),
+    /// Connections that one source has begun.
+    Source(Address),
+}
+
 /// What becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Expectation {
     pub(super) opening: Opening,
     pub(super) related: Related,
+    /// Who has begun the connection that announced it.
+    pub(super) client: Address,
     /// Identity of the rule.
     pub(super) rule: u16,
     pub(super) since: Tick,
+}
+
+impl Expectation {
+    /// Who holds it, and how many each may hold.
+    const fn holders(&self) -> [(Holder, usize); 2] {
+        [(Holder::Parent(self.related.parent), OF_ONE), (Holder::Source(source_of(&self.client)), OF_SOURCE)]
+    }
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     by_key: HashMap<Wanted, Expectation>,
-    by_parent: HashMap<u32, Vec<Wanted>>,
+    /// The oldest first.
+    by_holder: HashMap<Holder, Vec<Wanted>>,
     /// In the order of their beginning; those that are gone or have begun anew are in it still.
     order: VecDeque<(Wanted, Tick)>,
 }
@@ -55,9 +77,11 @@ impl Expected {
     /// Adds one; returns those that made room, or that it takes the place of.
     pub(super) fn add(&mut self, wanted: Wanted, expectation: Expectation) -> Vec<Opening> {
         let mut gone: Vec<Opening> = self.take(&wanted).map(|old| old.opening).into_iter().collect();
-        let of_parent = self.by_parent.get(&expectation.related.parent);
-        if let Some(oldest) = of_parent.filter(|all| all.len() >= OF_ONE).and_then(|all| all.first().copied()) {
-            gone.extend(self.take(&oldest).map(|old| old.opening));
+        for (holder, most) in expectation.holders() {
+            let held = self.by_holder.get(&holder).filter(|all| all.len() >= most);
+            if let Some(oldest) = held.and_then(|all| all.first().copied()) {
+                gone.extend(self.take(&oldest).map(|old| old.opening));
+            }
         }
         while self.by_key.len() >= OF_ALL {
             let Some((oldest, since)) = self.order.pop_front() else { break };
@@ -68,7 +92,9 @@ impl Expected {
             self.order.retain(|(wanted, since)| by_key.get(wanted).is_some_and(|found| found.since == *since));
         }
         self.order.push_back((wanted, expectation.since));
-        self.by_parent.entry(expectation.related.parent).or_default().push(wanted);
+        for (holder, _) in expectation.holders() {
+            self.by_holder.entry(holder).or_default().push(wanted);
+        }
         self.by_key.insert(wanted, expectation);
         gone
     }
@@ -76,10 +102,11 @@ impl Expected {
     /// The one with this key, which is not expected any more then.
     pub(super) fn take(&mut self, wanted: &Wanted) -> Option<Expectation> {
         let found = self.by_key.remove(wanted)?;
-        if let Some(all) = self.by_parent.get_mut(&found.related.parent) {
+        for (holder, _) in found.holders() {
+            let Some(all) = self.by_holder.get_mut(&holder) else { continue };
             all.retain(|other| other != wanted);
             if all.is_empty() {
-                self.by_parent.remove(&found.related.parent);
+                self.by_holder.remove(&holder);
             }
         }
         Some(found)
@@ -92,7 +119,7 @@ impl Expected {
 
     /// A connection goes on under another rule.
     pub(super) fn set_rule(&mut self, parent: u32, rule: u16) {
-        for wanted in self.by_parent.get(&parent).into_iter().flatten() {
+        for wanted in self.by_holder.get(&Holder::Parent(parent)).into_iter().flatten() {
             if let Some(expectation) = self.by_key.get_mut(wanted) {
                 expectation.rule = rule;
             }
@@ -101,8 +128,8 @@ impl Expected {
 
     /// Those of a connection are not expected any more.
     pub(super) fn forget(&mut self, parent: u32) -> Vec<Opening> {
-        let all = self.by_parent.remove(&parent).unwrap_or_default();
-        all.iter().filter_map(|wanted| self.by_key.remove(wanted)).map(|old| old.opening).collect()
+        let all = self.by_holder.get(&Holder::Parent(parent)).cloned().unwrap_or_default();
+        all.iter().filter_map(|wanted| self.take(wanted)).map(|old| old.opening).collect()
     }
 
     /// Those that were waited for long enough.
@@ -136,7 +163,9 @@ mod tests {
         let endpoint = Endpoint { protocol: 6, address: destination, port };
         let related = Related { parent, from: 1, to: 0, source: None };
         let opening = Opening::plain(endpoint, source);
-        (Wanted::of(&key), Expectation { opening, related, rule: 1, since })
+        // Each parent is of another client.
+        let client = address(std::net::Ipv4Addr::from(0x0a00_0000 + parent).into());
+        (Wanted::of(&key), Expectation { opening, related, client, rule: 1, since })
     }
 
     // N13: bounded for each connection and in all; the oldest makes room.
@@ -164,6 +193,22 @@ mod tests {
         assert!(expected.order.len() <= 2 * OF_ALL);
     }
 
+    // N13: one source takes nothing away from others, however many connections it has.
+    #[test]
+    fn a_source_makes_room_for_itself() {
+        let mut expected = Expected::default();
+        let (victim, expectation) = one(7, 2000, 1);
+        expected.add(victim, expectation);
+        let client = one(8, 2000, 1).1.client;
+        for number in 0..2 * OF_ALL as u32 {
+            let (wanted, expectation) = one(1000 + number / 4, 3000 + number as u16, 2);
+            let gone = expected.add(wanted, Expectation { client, ..expectation });
+            assert_eq!(gone.len(), usize::from(number as usize >= OF_SOURCE));
+        }
+        assert_eq!(expected.by_key.len(), 1 + OF_SOURCE);
+        assert!(expected.take(&victim).is_some());
+    }
+
     #[test]
     fn each_is_found_once_and_not_for_ever() {
         let mut expected = Expected::default();
@@ -176,6 +221,6 @@ mod tests {
         assert!(expected.add(wanted, again).is_empty());
         assert_eq!(expected.expire(LIFE), []);
         assert_eq!(expected.expire(LIFE + 201).len(), 1);
-        assert!(expected.by_parent.is_empty() && expected.order.is_empty());
+        assert!(expected.by_holder.is_empty() && expected.order.is_empty());
     }
 }

@@ -102,6 +102,8 @@ struct Meeting {
     related: Related,
     /// Address of who connects, as received.
     connects: Address,
+    /// Address of who has begun the connection that announces it.
+    client: Address,
     /// Identity word of the keys.
     identity: u32,
 }
@@ -127,7 +129,7 @@ impl Meeting {
         let translated = connects.address != connects.known;
         let source = translated.then_some((connects.nat, connects.known));
         let related = Related { parent: session.serial, from, to, source };
-        Ok(Self { listener, related, connects: connects.address, identity: forward.identity })
+        Ok(Self { listener, related, connects: connects.address, client: forward.source, identity: forward.identity })
     }
 }
 
@@ -192,7 +194,8 @@ impl Helpers {
         };
         let wanted = Wanted::of(&key);
         let rule = meeting.listener.rule;
-        let gone = self.expected.add(wanted, Expectation { opening, related: meeting.related, rule, since: now });
+        let Meeting { related, client, .. } = *meeting;
+        let gone = self.expected.add(wanted, Expectation { opening, related, client, rule, since: now });
         self.close(&gone, now);
         wanted
     }
