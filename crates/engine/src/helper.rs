@@ -53,6 +53,8 @@ pub(crate) struct Dialogue {
     pub(crate) children: Vec<(BlockIndex, u32)>,
 }
 
+/// More than is ever under way on a connection that is looked at.
+const FAR: u32 = 1 << 29;
 /// Bytes that are remembered of a stream because they are binding, unless one segment alone has more.
 const SHOWN: usize = 9216;
 
@@ -68,8 +70,8 @@ struct Stream {
 
 impl Stream {
     /// One that goes on from what the record says.
-    fn of(half: &TcpHalf) -> Self {
-        Self { shift: Shift::by(half.shift()), next: half.end(), shown: Vec::new() }
+    fn of(half: &TcpHalf, peer: &TcpHalf) -> Self {
+        Self { shift: Shift::by(half.shift()), next: reached(half, peer), shown: Vec::new() }
     }
 
     /// It goes on from a number; what is in front of it was not looked at.
@@ -350,12 +352,14 @@ impl Engine {
         }
         let dialogue = self.dialogues.0.entry(view.serial).or_insert_with(|| Dialogue::of(number));
         let paused = std::mem::take(&mut dialogue.paused);
+        let [forward, reverse] = &block.tcp;
         match &mut dialogue.streams {
             Some(_) if !paused => return,
-            Some(streams) => {
-                streams.iter_mut().zip(&block.tcp).for_each(|(stream, half)| stream.go_on_from(half.end()));
+            Some([client, server]) => {
+                client.go_on_from(reached(forward, reverse));
+                server.go_on_from(reached(reverse, forward));
             }
-            None => dialogue.streams = Some([0, 1].map(|direction| Stream::of(&block.tcp[direction]))),
+            None => dialogue.streams = Some([Stream::of(forward, reverse), Stream::of(reverse, forward)]),
         }
         let running = is_tcp && is_running(block);
         for module in &mut self.modules {
@@ -521,6 +525,14 @@ fn shifted(packet: &Buffer<'_>, parsed: &Parsed, segment: &Segment, [own, peer]:
     let length = finish(&mut bytes, parsed, &packet.offload)?;
     let parsed = Parsed { length, transport: Transport::Tcp(seen), ..*parsed };
     Some(Leaving { bytes, parsed })
+}
+
+/// Up to where a side has said something. Of one that was taken up it is not known what it has sent, only that its peer
+/// has not acknowledged more ([`tcp::take_up`]).
+fn reached(half: &TcpHalf, peer: &TcpHalf) -> u32 {
+    let acknowledged = peer.acknowledged();
+    let is_far = peer.flags() & flag::GRANTED != 0 && half.end().wrapping_sub(acknowledged) > FAR;
+    if is_far { acknowledged } else { half.end() }
 }
 
 /// Whether both sides have acknowledged each other's SYN.

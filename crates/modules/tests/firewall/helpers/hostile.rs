@@ -194,3 +194,34 @@ fn what_is_remembered_of_a_stream_is_bounded() {
     }
     assert_eq!(bed.part(&control, 0, at(9), ACK, &many).reason, Reason::HelperLimit);
 }
+
+// A connection that was taken up is read on by another process, and under a policy that takes the helper away and gives it
+// back: what its server has sent so far was never seen.
+#[test]
+fn a_connection_that_was_taken_up_is_read_on() {
+    let taken_up = FTP.replace("helper = \"ftp\"", "helper = \"ftp\"\ntake_up = true");
+    for adopted in [true, false] {
+        let mut bed = Bed::with(&taken_up);
+        let (client, server) = (at(CLIENT), at(SERVER));
+        let first = segment(client, server, ACK | PSH, (1000, 2000), b"NOOP\r\n");
+        assert_eq!(bed.send(LAN, &first).reason, Reason::Forwarded);
+        if adopted {
+            bed = bed.adopt().0;
+        } else {
+            bed.reload(&taken_up.replace("helper = \"ftp\"\n", ""));
+            let answer = segment(server, client, ACK | PSH, (2000, 1006), b"");
+            assert_eq!(bed.send(WAN, &answer).reason, Reason::Forwarded);
+            bed.reload(&taken_up);
+        }
+        for (port, from, to, numbers, text) in [
+            (WAN, server, client, (2000, 1006), "200 fine\r\n"),
+            (LAN, client, server, (1006, 2010), "PASV\r\n"),
+            (WAN, server, client, (2010, 1012), "227 (198,51,100,2,200,0)\r\n"),
+        ] {
+            let outcome = bed.send(port, &segment(from, to, ACK | PSH, numbers, text.as_bytes()));
+            assert_eq!(outcome.reason, Reason::Forwarded, "{text}");
+        }
+        bed.outside.sent.clear();
+        bed.data([LAN, WAN], at("10.1.0.2:40001"), at("198.51.100.2:51200"));
+    }
+}
