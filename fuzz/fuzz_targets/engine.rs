@@ -9,7 +9,7 @@
 #[path = "../../crates/modules/tests/firewall/bed.rs"]
 mod bed;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bed::{Bed, LAN, WAN, at, is_sound};
 use flowhop_flow::Kind;
@@ -34,6 +34,12 @@ name = "publish"
 destination = "198.51.100.9"
 service = ["tcp/80", "udp/80"]
 translate.destination = "10.1.0.80:8080"
+[[nat]]
+name = "nat64"
+to = "outside"
+prefix64 = "64:ff9b::/96"
+translate.source = "198.51.100.9"
+filtering = "endpoint-independent"
 [[rule]]
 name = "web"
 to = "inside"
@@ -99,6 +105,14 @@ impl Input<'_> {
     }
 }
 
+/// An IPv6 host that sends to an IPv4 one.
+fn across(destination: SocketAddr, port: u16) -> (SocketAddr, SocketAddr) {
+    let IpAddr::V4(address) = destination.ip() else { return (destination, destination) };
+    let [a, b, c, d] = address.octets().map(u16::from);
+    let shown = Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, a << 8 | b, c << 8 | d);
+    (SocketAddr::new("fd00:0:0:1::2".parse().unwrap(), port), (shown, destination.port()).into())
+}
+
 fn step(bed: &mut Bed, input: &mut Input<'_>) {
     let operation = input.byte();
     let from_inside = operation & 0x80 != 0;
@@ -120,6 +134,8 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
     };
     let texts: [&[u8]; 2] = [b"PORT 10,1,0,2,200,1\r\n", b"\0\x01a\0octet\0"];
     let payload: &[u8] = texts[usize::from(operation >> 4 & 1)];
+    let crosses = from_inside && operation & 0x20 != 0;
+    let (source, destination) = if crosses { across(destination, source.port()) } else { (source, destination) };
     let frame = match operation & 15 {
         0..=3 => Spec::udp(source, destination, payload),
         4..=8 => {

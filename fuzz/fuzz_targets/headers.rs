@@ -4,7 +4,8 @@
 use flowhop_engine::{Buffer, Offload};
 use flowhop_flow::parse::{self, ETHERNET, Transport};
 use flowhop_flow::tcp;
-use flowhop_wire::{SliceFrame, ipv6, verify};
+use flowhop_wire::siit::{self, Ends, Mtus};
+use flowhop_wire::{SliceFrame, checksum, ipv6, verify};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -29,5 +30,28 @@ fuzz_target!(|bytes: &[u8]| {
     if let Some((next, rest)) = bytes.split_first() {
         let _chain = ipv6::walk(rest, *next);
         let _verified = (verify::ipv4_header(rest), verify::transport(rest), verify::lost_partial(rest));
+        translate(rest, *next & 1 != 0);
     }
 });
+
+/// What can be translated from one family to the other has a sound header, and the right checksum if it had that before.
+fn translate(packet: &[u8], partial: bool) {
+    let four = Ends { source: [198, 51, 100, 1], destination: [198, 51, 100, 2], ports: [1, 2, 3, 4] };
+    let six = Ends { source: [0x20; 16], destination: [0xfd; 16], ports: [1, 2, 3, 4] };
+    let mtus = Mtus { v4: 1500, v6: 1500 };
+    let mut out = vec![0; packet.len() + 400];
+    let sound = !partial && verify::transport(packet).is_acceptable();
+    if let Ok(translated) = siit::to_v4(packet, &four, 7, partial, &mut out) {
+        assert_eq!(checksum::finish(checksum::sum(&out[..20])), 0);
+        assert!(!sound || verify::transport(&out[..translated.length]).is_acceptable());
+    }
+    if let Ok(translated) = siit::to_v6(packet, &six, partial, &mut out) {
+        assert!(!sound || verify::transport(&out[..translated.length]).is_acceptable());
+    }
+    if let Ok(length) = siit::error_to_v4(packet, (&four.source, &four.destination), &four, mtus, 1500, &mut out) {
+        assert!(length <= 1500 && verify::transport(&out[..length]).is_acceptable());
+    }
+    if let Ok(length) = siit::error_to_v6(packet, (&six.source, &six.destination), &six, mtus, 1500, &mut out) {
+        assert!(length <= 1280 && verify::transport(&out[..length]).is_acceptable());
+    }
+}

@@ -279,13 +279,13 @@ pub(crate) fn may_fragment(packet: &Buffer<'_>, parsed: &Parsed) -> bool {
 
 /// Cuts an IPv4 packet into fragments that fit the MTU (RFC 791 section 3.2) and sends each; false when one
 /// could not be sent. Options are repeated in every fragment only if they are marked so.
-pub(crate) fn fragment(packet: &Buffer<'_>, mtu: u32, mut send: impl FnMut(&mut [u8]) -> bool) -> bool {
-    let Some(bytes) = packet.read::<{ Ipv4::LEN }>(ETHERNET) else { return false };
+pub(crate) fn fragment(frame: &[u8], mtu: u32, mut send: impl FnMut(&mut [u8]) -> bool) -> bool {
+    let Some(bytes) = frame.get(ETHERNET..).and_then(|ip| ip.first_chunk::<{ Ipv4::LEN }>()) else { return false };
     let header: &Ipv4 = transmute_ref!(bytes);
     let (header_length, total) = (header.header_len(), usize::from(header.total_length.get()));
     let first_offset = header.fragment_offset();
     let more_follow = header.more_fragments();
-    let Some(frame) = packet.bytes().get(..ETHERNET + total) else { return false };
+    let Some(frame) = frame.get(..ETHERNET + total) else { return false };
     let (head, data) = frame.split_at(ETHERNET + header_length);
     let room = (mtu as usize).saturating_sub(header_length) & !7;
     if room == 0 {

@@ -3,8 +3,9 @@
 //! The whole is put together for inspection alone: its lengths, checksum and transport header are validated as those of
 //! any packet, and the window check of TCP sees the whole segment. What is sent are the fragments that came, translated:
 //! addresses in each, ports and checksum in the first. They are cut again only where one does not fit the output and
-//! may be cut. Only an ICMP error is translated as a whole, because the packet that it quotes may go on in its second
-//! fragment; it leaves in fragments of the length that it came in.
+//! may be cut. Translated as a whole are ICMP errors, because the packet that they quote may go on in their second
+//! fragment, and what goes from one family to the other ([`nat64`](crate::nat64)); both leave in fragments of the length
+//! that they came in.
 
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::Tick;
@@ -15,6 +16,7 @@ use crate::answers;
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
 use crate::fragments::{Datagram, Fate, Piece};
+use crate::nat64;
 use crate::validate::{FragmentPlace, Validated, validate};
 
 /// What the first fragment got.
@@ -102,10 +104,17 @@ impl Engine {
         let mut packet = Buffer::new(&mut whole, Offload::default());
         match validate(&packet, martians, &self.passing) {
             Err(fault) => all(Outcome::of(fault.reason)),
-            Ok(Validated::Flow(parsed)) => self.forward_all(&parsed, pieces, now, io),
-            Ok(Validated::Message(parsed)) => {
+            Ok(Validated::Flow(parsed)) if !self.is_across(&parsed.key, arrived.port, now) => {
+                self.forward_all(&parsed, pieces, now, io)
+            }
+            Ok(whole @ (Validated::Flow(parsed) | Validated::Message(parsed))) => {
                 let bytes = packet.bytes().len();
-                let outcome = self.message(&arrived, &parsed, &mut packet, &mut InPieces { pieces, io });
+                let mut io = InPieces { pieces, io };
+                let outcome = if let Validated::Flow(_) = whole {
+                    self.flow(&arrived, &parsed, &mut packet, &mut io)
+                } else {
+                    self.message(&arrived, &parsed, &mut packet, &mut io)
+                };
                 let mut outcomes = vec![outcome; pieces.len()];
                 if outcome.kind == Kind::Hold {
                     self.count_held_whole(pieces, bytes, &mut outcomes);
@@ -202,14 +211,23 @@ struct InPieces<'a> {
 
 impl Io for InPieces<'_> {
     fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool {
-        let longest = self.pieces.iter().map(|piece| piece.parsed.length).max().unwrap_or(0);
-        let is_v4 = self.pieces.first().is_some_and(|first| first.parsed.key.family() == 4);
-        // What IPv6 puts together is an error, which fits any link (RFC 4443 section 2.4 c).
-        if !is_v4 || frame.len() <= ETHERNET + longest as usize {
+        let is_v4 = nat64::is_v4(frame);
+        let longest = self.room(usize::MAX, is_v4);
+        // Of IPv6 an error fits any link (RFC 4443 section 2.4 c), and what else there is has been cut.
+        if !is_v4 || frame.len() <= ETHERNET + longest {
             return self.io.transmit(port, ifindex, frame, offload);
         }
-        let packet = Buffer::new(frame, *offload);
-        answers::fragment(&packet, longest, |piece| self.io.transmit(port, ifindex, piece, offload))
+        answers::fragment(frame, longest as u32, |piece| self.io.transmit(port, ifindex, piece, offload))
+    }
+
+    fn room(&self, carried: usize, is_v4: bool) -> usize {
+        let longest = self.pieces.iter().map(|piece| piece.parsed.length as usize).max().unwrap_or(0);
+        let was_v4 = self.pieces.first().is_some_and(|first| first.parsed.key.family() == 4);
+        carried.min(match (was_v4, is_v4) {
+            (true, false) => longest + nat64::FRAGMENTS_DIFFER,
+            (false, true) => longest.saturating_sub(nat64::FRAGMENTS_DIFFER),
+            _ => longest,
+        })
     }
 
     fn stack(&mut self, _: u8, _: &mut [u8], _: &Offload) -> bool {

@@ -39,6 +39,11 @@ pub trait Io {
     fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool;
     /// Has everything leave that was given to be sent: kernel paths are about to forward later packets by themselves.
     fn flush(&mut self) {}
+    /// Bytes, from the IP header on, that a packet may have which is cut into fragments anyway: those that the output
+    /// carries, or fewer.
+    fn room(&self, carried: usize, _is_v4: bool) -> usize {
+        carried
+    }
     /// Gives a frame that came in through a port to the kernel's own stack.
     fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool;
     /// Has the kernel resolve, or confirm, a neighbour.

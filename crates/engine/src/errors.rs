@@ -33,6 +33,7 @@ use zerocopy::FromBytes;
 use crate::answers::MAX_ERROR_V6;
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::nat64;
 
 pub(crate) use quote::Headers;
 use quote::Quote;
@@ -42,9 +43,9 @@ const TRIES: usize = 3;
 
 /// The direction of a connection that an error travels with.
 #[derive(Clone, Copy)]
-struct Way {
-    block: BlockIndex,
-    direction: usize,
+pub(crate) struct Way {
+    pub(crate) block: BlockIndex,
+    pub(crate) direction: usize,
 }
 
 impl Engine {
@@ -56,6 +57,9 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
+        if parsed.key.family() == 6 && self.modules.iter().any(|module| module.embeds(&parsed.key.source)) {
+            return Outcome::of(Reason::MartianSource);
+        }
         // The connection comes first: with a translation the error is sent to an address that is the box's own.
         if let Some(quote) = quoted(packet, parsed)
             && let Some((block, direction)) = self.table.find(&quote.answers, self.table.hash(&quote.answers))
@@ -87,6 +91,13 @@ impl Engine {
             Err(reason) => return outcome(reason),
         };
         let Some(block) = self.table.block(way.block) else { return Outcome::of(Reason::BadRecord) };
+        if nat64::crosses(block) {
+            return match self.related_across(parsed, way, &hop, packet, io) {
+                Ok(()) => Outcome { out: Some(hop.port), ..outcome(Reason::Forwarded) },
+                Err(Reason::Device) => Outcome { kind: Kind::Drop, ..outcome(Reason::Device) },
+                Err(reason) => outcome(reason),
+            };
+        }
         let original = key_of(block, way.direction ^ 1);
         let source = shown_source(&parsed.key.source, &Hit { block, direction: way.direction });
         let quote = &Quote { chosen: self.chosen(quote, way), ..*quote };

@@ -47,6 +47,8 @@ pub enum PathReason {
     Handshake = 9,
     /// A helper looks at the payload of the connection.
     Helper = 10,
+    /// IPv6 and IPv4 are translated to each other, which the daemon does itself.
+    Nat64 = 11,
 }
 
 impl PathReason {
@@ -65,6 +67,7 @@ impl PathReason {
             Self::Refused => "driver_refused",
             Self::Handshake => "handshake",
             Self::Helper => "helper",
+            Self::Nat64 => "nat64",
         }
     }
 
@@ -82,6 +85,7 @@ impl PathReason {
             8 => Self::Refused,
             9 => Self::Handshake,
             10 => Self::Helper,
+            11 => Self::Nat64,
             _ => Self::Default,
         }
     }

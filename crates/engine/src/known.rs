@@ -1,20 +1,37 @@
 //! A packet of a known connection: judged by its entry, with what the entry lacks mended on the way.
 
-use flowhop_flow::forward::{Hit, gate_of, hot, judge, rewrite_of, wire_length};
-use flowhop_flow::key;
+use flowhop_flow::forward::{Hit, gate_of, hot, judge, wire_length};
 use flowhop_flow::record::{Action, Adjacency, NextHop, Steer, Tick};
 use flowhop_flow::tcp::{self, Phase, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_routing::{AdjacencyIndex, AdjacencyState, Resolution, UnreachableReason};
-use flowhop_table::BlockIndex;
+use flowhop_table::{BlockIndex, key_of};
+use rand_core::RngCore;
 
 use crate::answers;
 use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, Outcome, UserHost};
 use crate::hold::{Held, Wait};
+use crate::nat64;
 
 /// Mends that one packet may bring about: ingress, policy, route, and once more.
 const TRIES: usize = 4;
+/// What became of a packet that was given to its output.
+pub(crate) struct Sent {
+    pub(crate) port: u8,
+    /// Forwarded, in fragments, or refused by the device.
+    pub(crate) reason: Reason,
+}
+
+impl Sent {
+    fn complete(self, outcome: impl Fn(Reason) -> Outcome) -> Outcome {
+        match self.reason {
+            Reason::Device => Outcome { kind: Kind::Drop, ..outcome(Reason::Device) },
+            reason => Outcome { out: Some(self.port), ..outcome(reason) },
+        }
+    }
+}
+
 /// Adjacency and generation of a direction that has none: a number that no adjacency is given, in a generation that
 /// its empty record is not of.
 pub(crate) const NOWHERE: (u16, u16) = (u16::MAX, 1);
@@ -66,14 +83,21 @@ impl Engine {
             let host = UserHost(&self.table);
             let segment = packet.segment();
             let config = self.table.config();
-            let mut leaving = match &mut changed {
-                Some(changed) => changed.reborrow(),
-                None => packet.reborrow(),
+            let crosses = nat64::crosses(block);
+            let result = if crosses {
+                let identification = self.random.next_u32() as u16;
+                self.translate(arrived, &parsed, &hit, steer, identification, packet, io)
+            } else {
+                let mut leaving = match &mut changed {
+                    Some(changed) => changed.reborrow(),
+                    None => packet.reborrow(),
+                };
+                judge(&host, config, &mut leaving, &parsed, &hit, steer, arrived.port, segment, arrived.now)
+                    .map(|hop| self.send(&hop, &mut leaving, io))
             };
-            let result = judge(&host, config, &mut leaving, &parsed, &hit, steer, arrived.port, segment, arrived.now);
             let reason = match result {
-                Ok(hop) => {
-                    let outcome = self.send(&hop, outcome(Reason::Forwarded), &mut leaving, io);
+                Ok(sent) => {
+                    let outcome = sent.complete(outcome);
                     if self.has_opened(number) {
                         self.follow_paths(number, arrived.now);
                     }
@@ -94,6 +118,10 @@ impl Engine {
                 }
                 Reason::TtlExceeded => {
                     self.answer_time_exceeded(arrived, packet, io);
+                    return outcome(reason);
+                }
+                Reason::TooBig if crosses => {
+                    self.answer_too_big_across(arrived, number, direction, packet, io);
                     return outcome(reason);
                 }
                 Reason::TooBig => {
@@ -117,13 +145,10 @@ impl Engine {
         Outcome::of(last)
     }
 
-    fn send(&self, hop: &NextHop, outcome: Outcome, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Outcome {
+    fn send(&self, hop: &NextHop, packet: &mut Buffer<'_>, io: &mut dyn Io) -> Sent {
         let offload = packet.offload;
-        if io.transmit(hop.port, hop.ifindex, packet.bytes_mut(), &offload) {
-            Outcome { out: Some(hop.port), ..outcome }
-        } else {
-            Outcome { kind: Kind::Drop, reason: Reason::Device, ..outcome }
-        }
+        let taken = io.transmit(hop.port, hop.ifindex, packet.bytes_mut(), &offload);
+        Sent { port: hop.port, reason: if taken { Reason::Forwarded } else { Reason::Device } }
     }
 
     /// A packet that came in through another interface than the entry names: accepted, and the entry follows,
@@ -158,12 +183,10 @@ impl Engine {
         io: &mut dyn Io,
     ) -> Result<bool, Reason> {
         let block = self.table.block(number).ok_or(Reason::BadRecord)?;
-        let hit = Hit { block, direction };
-        let family = (hot(&hit).identity.load() >> 8) as u8;
-        let low = rewrite_of(&hit, family).destination;
-        let destination = if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low };
-        let key = flowhop_table::key_of(block, direction);
-        if let Some(reason) = self.source_fault(Steer::unpack(hot(&hit).steer.load()).ingress, &key) {
+        let key = key_of(block, direction);
+        // Where its answers come from is where it is sent to.
+        let destination = key_of(block, direction ^ 1).source;
+        if let Some(reason) = self.source_fault(Steer::unpack(block.hot[direction].steer.load()).ingress, &key) {
             return Err(reason);
         }
         let hash = self.table.hash(&key);
@@ -227,7 +250,7 @@ impl Engine {
         if steer.pending || steer.action != Action::Forward {
             return;
         }
-        let gate = gate_of(self.table.hash(&flowhop_table::key_of(block, direction)));
+        let gate = gate_of(self.table.hash(&key_of(block, direction)));
         let pending = Steer { pending: true, epoch: self.gates.epoch(gate), ..steer };
         block.hot[direction].steer.store(pending.pack());
         self.gates.wait_again(number, block.owner.serial.load(), direction, gate, self.table.epoch(), now);
@@ -336,7 +359,7 @@ impl Engine {
             Err(reason) => Outcome { kind: reason.slow_kind(), reason, ..outcome },
             Ok(hop) => {
                 packet.complete_checksum();
-                let sent = answers::fragment(packet, hop.mtu, |piece| {
+                let sent = answers::fragment(packet.bytes(), hop.mtu, |piece| {
                     io.transmit(hop.port, hop.ifindex, piece, &crate::buffer::Offload::default())
                 });
                 let reason = if sent { Reason::Fragmented } else { Reason::Device };

@@ -37,6 +37,7 @@ pub mod interfaces;
 mod known;
 pub mod module;
 mod mss;
+mod nat64;
 mod open;
 mod paths;
 mod pressure;

@@ -5,6 +5,7 @@
 //! modules after it know the output interface.
 
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address};
@@ -258,6 +259,21 @@ pub trait Module: Send {
 
     /// Regular work, about every 10 ms.
     fn maintain(&mut self, _now: Tick) {}
+
+    /// The IPv6 address that stands for an IPv4 one under a translation (identity) between the two (RFC 6052).
+    fn embedded(&self, _nat: u16, _address: Ipv4Addr) -> Option<Ipv6Addr> {
+        None
+    }
+
+    /// Whether an address stands for an IPv4 one under a translation: nobody else sends from there.
+    fn embeds(&self, _source: &Address) -> bool {
+        false
+    }
+
+    /// Whether a new connection with this key, from a zone, would leave as one of the other family.
+    fn changes_family(&self, _key: &Key, _from: u16, _context: &mut Context<'_>) -> bool {
+        false
+    }
 
     /// How many rules [`revalidate`](Self::revalidate) may have to look at: what bounds how long it takes.
     fn rules(&self) -> usize {

@@ -47,10 +47,13 @@ impl Engine {
         let Transport::Tcp(segment) = &parsed.transport else { return };
         let Some(block) = self.table.block(number).filter(|_| segment.flags & tcp_flags::SYN != 0) else { return };
         let view = view_of(block);
-        let headers = HEADERS[usize::from(parsed.key.family() == 6)];
         let path = || {
-            let mtus = [0, 1].into_iter().filter_map(|direction| self.hop_of(number, direction)).map(|hop| hop.mtu);
-            mtus.filter(|mtu| *mtu > headers).min().map(|mtu| u16::try_from(mtu - headers).unwrap_or(u16::MAX))
+            let sizes = [0, 1].into_iter().filter_map(|direction| {
+                // What leaves is of the family that its answers are of.
+                let headers = HEADERS[usize::from(view.keys[direction ^ 1].family() == 6)];
+                self.hop_of(number, direction)?.mtu.checked_sub(headers).filter(|size| *size > 0)
+            });
+            sizes.min().map(|size| u16::try_from(size).unwrap_or(u16::MAX))
         };
         let most = self.clamp_of(view.rule, [view.nat, view.destination_nat]).filter_map(|clamp| match clamp {
             MssClamp::Bytes(bytes) => Some(bytes),

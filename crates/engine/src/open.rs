@@ -193,6 +193,9 @@ impl Engine {
         now: Tick,
     ) -> Result<BlockIndex, Reason> {
         let via = session.via.ok_or(Reason::NoRoute)?;
+        if key::ip(&session.source).is_ipv4() != key::ip(&session.destination).is_ipv4() {
+            return Err(Reason::NatUnsupported);
+        }
         let parent = session.related.map_or(0, |related| related.parent);
         if parent != 0 && !self.is_parent(parent) {
             return Err(Reason::NoRule);
@@ -202,9 +205,14 @@ impl Engine {
         let generation = self.generation();
         let opens = session.key.protocol() == protocol::TCP
             && self.clamps(session.rule, [session.nat, session.destination_nat]);
-        let helped = parent == 0 && self.helps(session.rule);
+        let crosses = reverse.family() != session.key.family();
+        let nats = [session.nat, session.destination_nat];
+        let helped = parent == 0 && self.helps(session.rule) && !self.is_between_families(nats);
         let ways = [(session.ingress, via.port), (via.port, session.ingress)].map(|(input, output)| {
             let way = self.way(session.accelerate, input, output);
+            if crosses {
+                return way.across_families();
+            }
             match (helped, opens) {
                 (true, _) => way.with_helper(),
                 (false, true) => way.while_opening(),
@@ -322,12 +330,19 @@ fn is_running(parsed: &Parsed) -> bool {
 /// The key that answers come in with.
 fn reverse_key(session: &NewSession) -> Key {
     let [a, b, c, d] = session.ports.to_ne_bytes();
-    let ports = match session.key.protocol() {
+    let family = if key::ip(&session.destination).is_ipv4() { 4 } else { 6 };
+    let protocol = match (session.key.protocol(), session.key.family()) {
+        (protocol::ICMP, 4) if family == 6 => protocol::ICMPV6,
+        (protocol::ICMPV6, 6) if family == 4 => protocol::ICMP,
+        (same, _) => same,
+    };
+    let ports = match protocol {
         protocol::ICMP => u32::from_ne_bytes([a, b, icmp4::ECHO_REPLY, 0]),
         protocol::ICMPV6 => u32::from_ne_bytes([a, b, icmp6::ECHO_REPLY, 0]),
         _ => u32::from_ne_bytes([c, d, a, b]),
     };
-    Key { source: session.destination, destination: session.source, ports, identity: session.key.identity }
+    let identity = Key::identity(protocol, family, session.key.context());
+    Key { source: session.destination, destination: session.source, ports, identity }
 }
 
 /// Who changed the destination, as a record's flags say it.

@@ -19,6 +19,7 @@ use crate::buffer::Buffer;
 use crate::engine::{Arrived, Engine, Io, Outcome};
 use crate::hold::Wait;
 use crate::interfaces::{FastPath, PathReason};
+use crate::nat64;
 use crate::refusals::is_refusal;
 
 /// Where established flows are forwarded.
@@ -66,6 +67,11 @@ pub(crate) struct Way {
 }
 
 impl Way {
+    /// The same for a connection between IPv6 and IPv4.
+    pub(crate) fn across_families(self) -> Self {
+        Self { action: Action::User, reason: PathReason::Nat64, ..self }
+    }
+
     /// The same while a connection is opening whose SYNs have to come here.
     pub(crate) fn while_opening(self) -> Self {
         match self.action {
@@ -213,6 +219,9 @@ impl Engine {
         let (input, output) = self.ends(number, direction)?;
         let reason = self.reason(number, direction)?;
         let way = self.way(reason != PathReason::Rule, input, output);
+        if self.table.block(number).is_some_and(nat64::crosses) {
+            return Some(way.across_families());
+        }
         Some(match reason {
             PathReason::Helper => way.with_helper(),
             PathReason::Handshake if !self.has_opened(number) => way.while_opening(),
@@ -225,8 +234,9 @@ impl Engine {
         let (input, output) = self.ends(number, direction)?;
         let fast = self.interfaces.port(input)?.fast;
         let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
-        let reason = self.reason(number, direction)?;
-        if matches!(reason, PathReason::Rule | PathReason::Helper)
+        let crosses = self.table.block(number).is_some_and(nat64::crosses);
+        let reason = if crosses { PathReason::Nat64 } else { self.reason(number, direction)? };
+        if matches!(reason, PathReason::Rule | PathReason::Helper | PathReason::Nat64)
             || (reason == PathReason::Handshake && !self.has_opened(number))
         {
             let way = Way { action: Action::User, skb: steer.skb, reason };

@@ -272,7 +272,9 @@ impl Engine {
     fn note_acceleration(&mut self, number: BlockIndex, kept: Kept) {
         let Some(block) = self.table.block(number) else { return };
         let shifted = block.tcp.iter().any(|half| half.shift() != 0);
-        let helped = block.tcp[0].parent.load() == 0 && (shifted || self.helps(kept.rule));
+        let view = view_of(block);
+        let helps = self.helps(kept.rule) && !self.is_between_families([view.nat, view.destination_nat]);
+        let helped = block.tcp[0].parent.load() == 0 && (shifted || helps);
         let before = block.owner.flags.load();
         if !self.helps(kept.rule) {
             self.pause_dialogue(block.owner.serial.load());

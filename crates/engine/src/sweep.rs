@@ -5,7 +5,6 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use flowhop_flow::forward::{Hit, rewrite_of};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::record::{Steer, Tick};
 use flowhop_routing::{AdjacencyIndex, IpPrefix};
@@ -232,7 +231,8 @@ impl Engine {
     fn end_without(&mut self, number: BlockIndex, gone: &HashSet<Address>) -> bool {
         let Some(block) = self.table.block(number).filter(|block| !is_refusal(block)) else { return false };
         let view = view_of(block);
-        let uses = [view.keys[0].destination, view.keys[1].destination].iter().any(|address| gone.contains(address));
+        // An address may be embedded in an IPv6 one.
+        let uses = view.keys.iter().any(|key| key.family() == 6 || gone.contains(&key.destination));
         uses && self.modules.iter().any(|module| module.ends_with(&view, gone)) && self.remove(number, Removal::Final)
     }
 
@@ -241,9 +241,7 @@ impl Engine {
         let mut any = false;
         for direction in 0..2 {
             let Some(block) = self.table.block(number).filter(|block| is_live(block)) else { return true };
-            let family = key_of(block, direction).family();
-            let low = rewrite_of(&Hit { block, direction }, family).destination;
-            let destination = key::ip(&if family == 4 { [0, 0, key::V4_MAPPED, low[3]] } else { low });
+            let destination = key::ip(&key_of(block, direction ^ 1).source);
             if !routes.contains(destination) {
                 continue;
             }

@@ -264,6 +264,33 @@ pub fn judge<H: Host, P: Packet>(
     segment: u32,
     now: Tick,
 ) -> Result<NextHop, Reason> {
+    let hop = admit(host, config, packet, parsed, hit, steer, port, wire_length(parsed, segment))?;
+    let hot = hot(hit);
+    let rewrite = rewrite_of(hit, parsed.key.family());
+    // What an Ethernet frame without tags would have: the same on every path.
+    let bytes = (packet.len() + ETHERNET - parsed.network) as u64;
+    rewrite::apply(packet, parsed, &rewrite, &hop.macs).ok_or(Reason::Truncated)?;
+    count(hot, bytes, now);
+    Ok(hop)
+}
+
+/// Judges a packet by its entry and notes what it says of its TCP connection; it is not changed. `length` is that of the
+/// longest packet that will go on the wire, in bytes from the IP header on.
+///
+/// # Errors
+/// As [`judge`].
+#[expect(clippy::too_many_arguments, reason = "as judge")]
+#[inline(always)]
+pub fn admit<H: Host, P: Packet>(
+    host: &H,
+    config: &Config,
+    packet: &P,
+    parsed: &Parsed,
+    hit: &Hit<'_>,
+    steer: Steer,
+    port: u8,
+    length: u32,
+) -> Result<NextHop, Reason> {
     if steer.ingress != port {
         return Err(Reason::WrongInterface);
     }
@@ -285,7 +312,7 @@ pub fn judge<H: Host, P: Packet>(
     if parsed.ttl <= 1 {
         return Err(Reason::TtlExceeded);
     }
-    if wire_length(parsed, segment) > hop.mtu {
+    if length > hop.mtu {
         return Err(Reason::TooBig);
     }
     let (own, peer) = halves(hit);
@@ -297,12 +324,6 @@ pub fn judge<H: Host, P: Packet>(
         let turns = if H::LEVEL == Level::User { 40 } else { 6 };
         tcp::check(own, peer, segment, || tcp::offer(packet, parsed.transport_offset, segment, turns))?;
     }
-    let hot = hot(hit);
-    let rewrite = rewrite_of(hit, parsed.key.family());
-    // What an Ethernet frame without tags would have: the same on every path.
-    let bytes = (packet.len() + ETHERNET - parsed.network) as u64;
-    rewrite::apply(packet, parsed, &rewrite, &hop.macs).ok_or(Reason::Truncated)?;
-    count(hot, bytes, now);
     Ok(hop)
 }
 

@@ -54,6 +54,11 @@ name = "prefix"
 family = "ipv6"
 source = "fd00:1:2::/48"
 translate.prefix = "2001:db8:1::/48"
+[[nat]]
+name = "nat64"
+to = "outside"
+prefix64 = "64:ff9b::/96"
+translate.source = "interface"
 "#;
 
 fn schema(name: &str) -> Value {
@@ -218,7 +223,13 @@ fn what_is_published_is_shown_beside_the_connections() {
     let value = view(What::Nat).value(What::Nat).unwrap();
     let entries = value["nat"].as_array().unwrap();
     let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["published", "one_to_one", "deterministic", "prefix", "connection", "connection", "connection"]);
+    let rows =
+        ["published", "one_to_one", "deterministic", "prefix", "nat64", "connection", "connection", "connection"];
+    assert_eq!(kinds, rows);
+    assert_eq!(
+        (&entries[4]["destination"], &entries[4]["translated_source"]),
+        (&"64:ff9b::/96".into(), &"interface".into())
+    );
     let (service, pairs, lots) = (&entries[0], &entries[1], &entries[2]);
     assert_eq!(
         (&entries[3]["source"], &entries[3]["translated_source"]),

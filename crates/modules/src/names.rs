@@ -52,6 +52,11 @@ impl Names {
         Some(name.split_once(KIND).map_or(name, |(name, _)| name))
     }
 
+    /// Numbers of what has a kind, and the kind.
+    pub fn kinds(&self) -> impl Iterator<Item = (u16, &str)> {
+        self.by_number.iter().filter_map(|(number, name)| Some((*number, name.split_once(KIND)?.1)))
+    }
+
     /// All pairs, for [`set`](Self::set).
     pub fn iter(&self) -> impl Iterator<Item = (u16, &str)> {
         self.by_number.iter().map(|(number, name)| (*number, name.as_str()))

@@ -1,13 +1,13 @@
 //! The policy in force, as all modules see it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowhop_engine::{MAX_NAT, MssClamp};
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address, port};
-use flowhop_policy::{Destination, NatRule, NewConnection, Policy, ZoneId};
+use flowhop_policy::{Destination, NatRule, NewConnection, Policy, Prefix64, ZoneId};
 use flowhop_wire::protocol;
 
 use crate::names::Names;
@@ -25,6 +25,9 @@ pub struct Current {
     pub nats: Vec<u16>,
     /// What its destination translations take.
     pub published: Published,
+    /// The prefixes of all translations between IPv6 and IPv4 that identities are known of, those of earlier policies
+    /// included: connections outlive their translation by a moment.
+    pub prefixes: HashMap<u16, Prefix64>,
 }
 
 /// Ports of the box's own addresses that its own sockets use: translations keep away from them.
@@ -111,6 +114,7 @@ impl Shared {
             rules: policy.rules.iter().map(|rule| rules.number(&rule.name)).collect(),
             nats: policy.nats.iter().map(|nat| nat_number(nats, nat)).collect(),
             published: Published::of(&policy),
+            prefixes: nats.kinds().filter_map(|(number, kind)| Some((number, kind.parse().ok()?))).collect(),
             policy,
         };
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(current);
@@ -141,9 +145,14 @@ impl Shared {
 }
 
 /// The identity of a translation. Records have 15 bits for it. One that takes no ports is never taken for one that does:
-/// connections hold a share of a mapping under the latter alone.
+/// connections hold a share of a mapping under the latter alone. One between IPv6 and IPv4 is another one with another
+/// prefix, which says what its connections' addresses stand for.
 fn nat_number(nats: &mut Names, nat: &NatRule) -> u16 {
-    let number = if nat.is_fixed() { nats.number_of_kind(&nat.name, "fixed") } else { nats.number(&nat.name) };
+    let number = match nat.prefix64 {
+        Some(prefix) => nats.number_of_kind(&nat.name, &prefix.to_string()),
+        None if nat.is_fixed() => nats.number_of_kind(&nat.name, "fixed"),
+        None => nats.number(&nat.name),
+    };
     if number <= MAX_NAT { number } else { 0 }
 }
 

@@ -46,6 +46,7 @@
 //! translate.source = "interface"    # or an address, prefix, range, or list of them
 //! translate.destination = "10.1.0.80"           # or "10.1.0.80:8443", "[fd00::80]:8443", a prefix, a range
 //! translate.prefix = "2001:db8::/48"            # IPv6, both ways: another prefix for that of `source`
+//! prefix64 = "64:ff9b::/96"         # NAT64: IPv6 to IPv4, with translate.source
 //! one_to_one = true                 # with translate.source: equally many addresses, both ways
 //! mapping = "endpoint-independent"  # or "address-dependent", "address-and-port-dependent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
@@ -109,6 +110,7 @@ pub use model::deterministic::Deterministic;
 pub use model::ip::{Handling, IpSettings};
 pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
 pub use model::prefix::PrefixPair;
+pub use model::prefix64::{NoPrefix64, Prefix64};
 pub use model::rule::{
     Action, Dependence, DestinationTranslation, Family, Helper, MssClamp, NatRule, NewConnection, RateLimit, Rule,
     SourceTranslation,

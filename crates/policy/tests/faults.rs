@@ -356,6 +356,29 @@ nat = [ { name = \"a\" } ]
             (16, "\"source\" beside translate.prefix"),
         ],
     ),
+    // IPv6 to IPv4: a prefix of the six lengths, and IPv4 addresses for the sources.
+    (
+        "[[nat]]\nname = \"a\"\nprefix64 = \"64:ff9b::/95\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"b\"\nprefix64 = \"2001:db8:0:0:100::/96\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"c\"\nprefix64 = \"::ffff:0:0/96\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"d\"\nprefix64 = \"64:ff9b::/96\"\ntranslate.source = \"2001:db8::1\"\n[[nat]]\nname = \"e\"\nprefix64 = \"fe80::/64\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"f\"\nprefix64 = 96\ntranslate.source = \"interface\"\n",
+        &[
+            (8, "\"64:ff9b::/95\" is no prefix64"),
+            (12, "\"2001:db8:0:0:100::/96\" is no prefix64"),
+            (16, "\"::ffff:0:0/96\" is no prefix64"),
+            (21, "\"2001:db8::1\" is of the other family"),
+            (24, "\"fe80::/64\" is no prefix64"),
+            (28, "\"prefix64\" is an integer"),
+        ],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nprefix64 = \"64:ff9b::/96\"\nfamily = \"ipv6\"\none_to_one = true\nallocation = \"deterministic\"\ntranslate.source = \"198.51.100.1\"\ntranslate.destination = \"10.1.0.80\"\n[[nat]]\nname = \"b\"\nprefix64 = \"64:ff9b::/96\"\ntranslate.ports = 80\n[[nat]]\nname = \"c\"\nprefix64 = \"64:ff9b::/96\"\nsource = \"fd00::/48\"\ntranslate.prefix = \"2001:db8::/48\"\n",
+        &[
+            (9, "\"family\" beside \"prefix64\""),
+            (10, "\"one_to_one\" beside \"prefix64\""),
+            (11, "\"allocation\" beside \"prefix64\""),
+            (13, "\"destination\" beside \"prefix64\""),
+            (14, "a translation with prefix64 has no \"translate.source\""),
+            (22, "\"prefix\" beside \"prefix64\""),
+        ],
+    ),
     // What SYNs may announce.
     (
         "[[rule]]\nname = \"a\"\naction = \"drop\"\nmss_clamp = true\n[[rule]]\nname = \"b\"\naction = \"allow\"\nmss_clamp = 47\n[[rule]]\nname = \"c\"\nto = \"self\"\nservice = \"tcp/22\"\naction = \"allow\"\nmss_clamp = 1400\n[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmss_clamp = \"yes\"\n",
@@ -480,6 +503,23 @@ fn every_fault_names_its_line() {
 }
 
 const DOUBTS: &[Case] = &[
+    // Rules see a source before and a destination after translation: of two families where there is NAT64, else never.
+    (
+        "[[nat]]\nname = \"a\"\nprefix64 = \"64:ff9b::/96\"\ntranslate.source = \"interface\"\n[[rule]]\nname = \"b\"\nsource = \"fd00::/16\"\ndestination = \"198.51.100.1\"\naction = \"allow\"\n[[rule]]\nname = \"c\"\nsource = \"10.0.0.0/8\"\ndestination = \"fd00::/16\"\naction = \"allow\"\n",
+        &[(15, "its source and its destination are of different families")],
+    ),
+    (
+        "[[rule]]\nname = \"a\"\nsource = \"fd00::/16\"\ndestination = \"198.51.100.1\"\naction = \"allow\"\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\ndestination = \"198.51.100.1\"\ntranslate.source = \"interface\"\n",
+        &[(6, "different families"), (11, "no addresses of its family")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nprefix64 = \"64:ff9b::/96\"\nsource = \"10.0.0.0/8\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"b\"\nprefix64 = \"64:ff9b::/96\"\ndestination = \"2001:db8::/32\"\ntranslate.source = \"interface\"\n",
+        &[(6, "no IPv6 sources"), (11, "no IPv4 destinations")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\nprefix64 = \"64:ff9b::/96\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"b\"\nprefix64 = \"2001:db8:64::/96\"\ntranslate.source = \"interface\"\n[[nat]]\nname = \"c\"\nprefix64 = \"64:ff9b::/96\"\ntranslate.source = \"198.51.100.7\"\n",
+        &[(14, "never reached")],
+    ),
     (
         "[timeouts]\nudp = \"30s\"\ntcp_established = \"1h\"\ntcp_transitory = \"4m\"\nicmp = \"59s\"\nother = \"1s\"\n",
         &[(7, "RFC 4787"), (8, "below the 2h4m that RFC 5382"), (10, "RFC 5508")],

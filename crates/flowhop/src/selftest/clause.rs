@@ -142,6 +142,7 @@ pub fn all() -> Vec<Clause> {
         super::timers::CLAUSES,
         super::carriers::CLAUSES,
         super::nat_prefix::CLAUSES,
+        super::nat64::CLAUSES,
         super::unmet::CLAUSES,
     ]
     .concat();

@@ -13,6 +13,7 @@ mod headers;
 mod icmp;
 mod ip;
 mod mtu;
+mod nat64;
 mod nat_prefix;
 mod nat_tcp;
 mod nat_udp;

@@ -180,6 +180,28 @@ pub static SHORT_PREFIX: Policy = Policy::new(
     ),
 );
 
+/// The inside may reach IPv4 hosts, by the well-known prefix and by prefixes of all lengths, and mappings are open.
+macro_rules! crossing {
+    () => {
+        outgoing!(
+            "[[nat]]\nname = \"well-known\"\nto = \"outside\"\nprefix64 = \"64:ff9b::/96\"\n\
+             translate.source = \"interface\"\nfiltering = \"endpoint-independent\"\n\
+             [[nat]]\nname = \"32\"\nprefix64 = \"2001:db9::/32\"\ntranslate.source = \"interface\"\n\
+             [[nat]]\nname = \"40\"\nprefix64 = \"2001:dba:100::/40\"\ntranslate.source = \"interface\"\n\
+             [[nat]]\nname = \"48\"\nprefix64 = \"2001:dbe:122::/48\"\ntranslate.source = \"interface\"\n\
+             [[nat]]\nname = \"56\"\nprefix64 = \"2001:dbb:122:300::/56\"\ntranslate.source = \"interface\"\n\
+             [[nat]]\nname = \"64\"\nprefix64 = \"2001:dbc:122:344::/64\"\ntranslate.source = \"interface\"\n\
+             [[nat]]\nname = \"96\"\nprefix64 = \"2001:dbd:122:344::/96\"\ntranslate.source = \"interface\"\n"
+        )
+    };
+}
+
+/// IPv6 to IPv4 (RFC 6146).
+pub static NAT64: Policy = Policy::new("nat64", crossing!());
+
+/// The same, with an outside link of the smallest MTU of IPv6.
+pub static NAT64_NARROW: Policy = Policy { mtu: Some(1280), ..Policy::new("nat64 narrow", crossing!()) };
+
 /// As [`PLAIN`] for what goes out, with other choices about options and extension headers.
 pub static OPTIONS: Policy = Policy::new(
     "options",

@@ -35,6 +35,10 @@ impl View {
     /// What looks at the payload of a connection.
     fn helper(&self, connection: &Connection<'_>) -> Option<&'static str> {
         let current = &self.policy;
+        // Between IPv6 and IPv4 nothing is read.
+        if [connection.nat, connection.destination_nat].iter().any(|nat| current.prefixes.contains_key(nat)) {
+            return None;
+        }
         let index = current.rules.iter().position(|number| *number == connection.rule)?;
         let rule = current.policy.rules.get(index).filter(|_| connection.parent == 0)?;
         rule.helper.map(flowhop_policy::Helper::name)

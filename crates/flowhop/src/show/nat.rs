@@ -1,4 +1,4 @@
-//! `show nat`: what is published, what ports follow from inside addresses, and the translations of live connections.
+//! `show nat`: what is published, what follows from addresses alone, and the translations of live connections.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,9 +10,14 @@ use crate::show::View;
 use crate::show::connection::{Connection, live};
 
 impl View {
-    /// Published services, pairs and deterministic translations in the order of the policy, then connections.
+    /// Published services, pairs, prefixes and deterministic translations in the order of the policy, then connections.
     pub(super) fn nat(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
-        let published = self.policy.policy.nats.iter().filter_map(|nat| published(nat).or_else(|| deterministic(nat)));
+        let published = self
+            .policy
+            .policy
+            .nats
+            .iter()
+            .filter_map(|nat| between(nat).or_else(|| published(nat)).or_else(|| deterministic(nat)));
         let connections = live(&self.regions)
             .filter(|connection| connection.nat != 0 || connection.destination_nat != 0)
             .map(|connection| self.translated(&connection));
@@ -68,6 +73,34 @@ fn published(nat: &NatRule) -> Option<Value> {
         "destination": external(translation),
         "translated_source": translated_source,
         "translated_destination": inside(translation),
+        "in": null,
+        "out": null,
+        "ports": null,
+        "block": null,
+        "sharing": null,
+    }))
+}
+
+/// A translation between IPv6 and IPv4: destinations behind its prefix are the IPv4 addresses that they stand for.
+fn between(nat: &NatRule) -> Option<Value> {
+    let prefix = nat.prefix64?;
+    let external = match &nat.translate_source {
+        Some(SourceTranslation::Ranges(external)) => {
+            external.iter().map(|pair| range(*pair)).collect::<Vec<_>>().join(", ")
+        }
+        _ => "interface".to_owned(),
+    };
+    Some(json!({
+        "kind": "nat64",
+        "flow": null,
+        "nat": nat.name,
+        "destination_nat": null,
+        "protocol": null,
+        "service": nat.service.spelled(),
+        "source": addresses(&nat.source),
+        "destination": prefix.to_string(),
+        "translated_source": external,
+        "translated_destination": addresses(&nat.destination),
         "in": null,
         "out": null,
         "ports": null,

@@ -11,7 +11,7 @@ use flowhop_flow::key::{self, Address};
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{Destination as To, DestinationTranslation, key_address};
 
-use super::{has_uncovered_checksum, pool, translated_ports, with_destination_port};
+use super::{has_uncovered_checksum, nat64, pool, translated_ports, with_destination_port};
 use crate::helpers;
 use crate::shared::{Current, Shared, connection, number};
 
@@ -84,11 +84,24 @@ impl Module for Destination {
         &[helpers::NAME]
     }
 
-    fn open(&mut self, session: &mut NewSession, _: &mut Context<'_>) -> Step {
+    fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
         if session.related.is_some() {
             return Step::Continue;
         }
         let current = self.shared.current();
+        if nat64::embeds(&current, &session.key.source) {
+            return Step::Drop(Reason::MartianSource);
+        }
+        let zone = |address: &Address| context.zone_towards(address);
+        if let Some(crossing) = nat64::crossing(&current, &session.key, session.from, zone) {
+            if let Some(reason) = crossing.refusal(&session.key) {
+                return Step::Drop(reason);
+            }
+            // Its source is mapped once rules have allowed it.
+            session.destination = crossing.destination;
+            session.nat = crossing.identity;
+            return Step::Continue;
+        }
         let Some((identity, translation)) = first_match(&current, &session.key, session.from) else {
             return Step::Continue;
         };
@@ -128,6 +141,12 @@ impl Module for Destination {
 
     /// Echo replies belong to whoever has sent the request.
     fn claims(&self, key: &Key, from: u16) -> bool {
-        !super::is_echo_reply(key) && first_match(&self.shared.current(), key, from).is_some()
+        let current = self.shared.current();
+        !super::is_echo_reply(key)
+            && (first_match(&current, key, from).is_some() || nat64::crossing(&current, key, from, |_| None).is_some())
+    }
+
+    fn embeds(&self, source: &Address) -> bool {
+        nat64::embeds(&self.shared.current(), source)
     }
 }

@@ -11,7 +11,7 @@ use flowhop_policy::{Action, Dependence, NatRule, ZoneId};
 
 use super::bindings::{Bindings, Caller, Endpoint, Share, Terms};
 use super::{
-    cut, destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, translated_ports,
+    cut, destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, nat64, translated_ports,
     with_destination_port,
 };
 use crate::shared::{Current, Shared};
@@ -47,7 +47,7 @@ impl Inbound {
     /// What is sent to an address that is only there for translations, and belongs to none, goes nowhere.
     fn unless_pooled(&self, session: &NewSession) -> Step {
         let current = self.shared.current();
-        let address = key::ip(&session.key.destination);
+        let address = key::ip(&session.destination);
         let mut pools = current.policy.nats.iter().filter_map(|nat| nat.translate_source.as_ref());
         if pools.any(|pool| pool.offers(address)) { Step::Drop(Reason::NatFiltered) } else { Step::Continue }
     }
@@ -80,16 +80,18 @@ impl Module for Inbound {
         if session.destination_nat != 0 || session.related.is_some() {
             return Step::Continue;
         }
-        if is_echo_request(&session.key) {
-            return self.unless_pooled(session);
-        }
-        let external = Endpoint {
-            protocol: session.key.protocol(),
-            address: session.key.destination,
-            port: inbound_port(&session.key),
+        let nobody = |session: &NewSession, context: &Context<'_>| {
+            // The box itself is not reached by way of a translation from IPv6.
+            let own = session.nat != 0 && context.routing.is_own(key::ip(&session.destination));
+            if own { Step::Drop(Reason::NatFiltered) } else { self.unless_pooled(session) }
         };
-        let Some(nat) = self.bindings.nat_of(&external) else { return self.unless_pooled(session) };
+        if is_echo_request(&session.key) {
+            return nobody(session, context);
+        }
         let current = self.shared.current();
+        let protocol = nat64::mapped_protocol(&current, session.nat, session.key.protocol());
+        let external = Endpoint { protocol, address: session.destination, port: inbound_port(&session.key) };
+        let Some(nat) = self.bindings.nat_of(&external) else { return nobody(session, context) };
         let in_place = context.zone_towards(&session.key.source) == Some(session.from);
         let caller = self.caller(&current, &session.key, &external, in_place);
         let Some(mapping) = self.bindings.admit(&external, &caller, filtering(&current, nat), context.now) else {
@@ -109,6 +111,12 @@ impl Module for Inbound {
             self.bindings.release(mapping.inside, mapping.nat, external, Share::Inbound, context.now);
             return Step::Drop(reason);
         }
+        // To an IPv6 host the sender is shown as an IPv6 address.
+        if key::ip(&session.key.source).is_ipv4()
+            && let Some(source) = nat64::embed(&current, mapping.nat, &session.key.source)
+        {
+            session.source = source;
+        }
         session.destination = mapping.inside.address;
         session.ports = with_destination_port(&session.key, session.ports, mapping.inside.port);
         session.destination_nat = mapping.nat;
@@ -119,11 +127,14 @@ impl Module for Inbound {
 
     fn abandon(&mut self, session: &NewSession, now: Tick) {
         if session.admitted {
+            let current = self.shared.current();
             let protocol = session.key.protocol();
+            let nats = [session.nat, session.destination_nat];
+            let address = nat64::plain(&current, nats, &session.key.destination);
             self.bindings.release(
                 Endpoint { protocol, address: session.destination, port: port(session.ports, 2) },
                 session.destination_nat,
-                Endpoint { protocol, address: session.key.destination, port: inbound_port(&session.key) },
+                Endpoint { protocol, address, port: inbound_port(&session.key) },
                 Share::Inbound,
                 now,
             );
@@ -131,14 +142,14 @@ impl Module for Inbound {
     }
 
     fn closed(&mut self, session: &SessionView, now: Tick) {
-        if let Some((inside, external)) = mapping_of(session) {
+        if let Some((inside, external)) = mapping_of(&self.shared.current(), session) {
             self.bindings.release(inside, session.destination_nat, external, Share::Inbound, now);
         }
     }
 
     fn adopt(&mut self, session: &SessionView) -> bool {
-        let Some((inside, external)) = mapping_of(session) else { return true };
         let current = self.shared.current();
+        let Some((inside, external)) = mapping_of(&current, session) else { return true };
         let nat = session.destination_nat;
         let key = &session.keys[0];
         let port = if is_echo(key.protocol()) { 0 } else { key.source_port() };
@@ -157,10 +168,10 @@ impl Module for Inbound {
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
-        let Some((inside, external)) = mapping_of(session) else { return Some(Kept::as_it_is(session)) };
+        let current = self.shared.current();
+        let Some((inside, external)) = mapping_of(&current, session) else { return Some(Kept::as_it_is(session)) };
         let [from, to] = session.ports.map(|port| interfaces.port(port).map(|interface| interface.zone));
         let nat = session.destination_nat;
-        let current = self.shared.current();
         let forward = &session.keys[0];
         let behind = session.nat != 0;
         let let_in = match filtering(&current, nat) {
@@ -177,8 +188,20 @@ impl Module for Inbound {
 
     fn ends_with(&self, session: &SessionView, gone: &HashSet<Address>) -> bool {
         session.inbound
-            && gone.contains(&session.keys[0].destination)
+            && gone.contains(&nat64::plain_of(&self.shared.current(), session, &session.keys[0].destination))
             && is_of_interface(&self.shared.current(), session.destination_nat)
+    }
+
+    fn changes_family(&self, key: &Key, from: u16, context: &mut Context<'_>) -> bool {
+        let current = self.shared.current();
+        let crossing = nat64::crossing(&current, key, from, |address| context.zone_towards(address));
+        let (address, nat) =
+            crossing.as_ref().map_or((key.destination, 0), |found| (found.destination, found.identity));
+        let protocol = nat64::mapped_protocol(&current, nat, key.protocol());
+        let external = Endpoint { protocol, address, port: inbound_port(key) };
+        // To a mapping of an IPv6 host: from IPv4, or from another IPv6 host and back.
+        let to_v6 = self.bindings.nat_of(&external).is_some_and(|nat| nat64::is_between(&current, nat));
+        if crossing.is_some() { !to_v6 } else { key.family() == 4 && to_v6 }
     }
 
     fn claims(&self, key: &Key, _: u16) -> bool {
@@ -191,10 +214,15 @@ impl Module for Inbound {
 }
 
 /// Inside and external endpoint of the mapping that a connection came in to.
-fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint)> {
+fn mapping_of(current: &Current, session: &SessionView) -> Option<(Endpoint, Endpoint)> {
+    if !session.inbound {
+        return None;
+    }
     let [forward, reverse] = &session.keys;
+    // Of echo nothing is let in, so both sides name the protocol alike.
     let protocol = forward.protocol();
     let inside = Endpoint { protocol, address: reverse.source, port: port(translated_ports(session), 2) };
-    let external = Endpoint { protocol, address: forward.destination, port: inbound_port(forward) };
-    session.inbound.then_some((inside, external))
+    let address = nat64::plain_of(current, session, &forward.destination);
+    let external = Endpoint { protocol, address, port: inbound_port(forward) };
+    Some((inside, external))
 }

@@ -11,6 +11,7 @@ mod bindings;
 mod blocks;
 mod destination;
 mod inbound;
+mod nat64;
 mod openings;
 mod permits;
 mod pool;

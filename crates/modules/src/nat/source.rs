@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use flowhop_engine::MssClamp;
 use flowhop_engine::interfaces::Interfaces;
@@ -23,7 +24,8 @@ use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
 use super::port_set::{self, Words};
 use super::resting::Holder;
 use super::{
-    cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, pool, remote, translated_ports, with_source_port,
+    cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, nat64, pool, remote, translated_ports,
+    with_source_port,
 };
 use crate::filter;
 use crate::shared::{Current, Shared, clamp, connection, number};
@@ -181,7 +183,8 @@ fn choose<'a>(
 ) -> Option<Choice<'a>> {
     let Destination::Zone(to) = connection.to else { return None };
     let find = |anywhere: bool| {
-        let mut all = current.policy.nats.iter().zip(&current.nats);
+        // Those between IPv6 and IPv4 are chosen by the destination, before there is a route.
+        let mut all = current.policy.nats.iter().zip(&current.nats).filter(|(nat, _)| nat.prefix64.is_none());
         all.find(|(nat, identity)| match nat.is_twofold() {
             true => destination_nat != 0 && **identity == destination_nat && (anywhere || nat.to.contains(to)),
             false if nat.translate_source.is_none() => false,
@@ -199,6 +202,12 @@ fn choose<'a>(
     Some(find(true).map_or(Choice { identity: destination_nat, nat: None, hairpin }, choice(true)))
 }
 
+/// The translation between IPv6 and IPv4 that a connection was sent on by.
+fn across(current: &Current, identity: u16, admitted: bool) -> Option<Choice<'_>> {
+    let nat = nat_of(current, identity).filter(|nat| nat.prefix64.is_some())?;
+    Some(Choice { identity, nat: Some(nat), hairpin: admitted })
+}
+
 impl Source {
     /// The module on shared policy and bindings.
     #[must_use]
@@ -214,13 +223,15 @@ impl Source {
         current: &Current,
         context: &mut Context<'_>,
     ) -> Step {
+        // The IPv4 address that the client addresses, under a translation from IPv6.
+        let known = nat64::plain(current, [choice.identity, 0], &session.key.destination);
         let lot = match lot_of(&choice.pool(), &session.key.source) {
             Ok(lot) => lot,
             Err(reason) => return Step::Drop(reason),
         };
         let addresses = match lot {
             Some((address, _)) => vec![address],
-            None => external_addresses(choice, &session.key, via, context),
+            None => external_addresses(choice, &session.key, &known, via, context),
         };
         self.bind_to(session, choice, addresses, current, context)
     }
@@ -240,9 +251,11 @@ impl Source {
             session.nat = choice.identity;
             return Step::Continue;
         };
+        let protocol = nat64::mapped_protocol(current, choice.identity, session.key.protocol());
+        let known = nat64::plain(current, [choice.identity, 0], &session.key.destination);
         let request = Request {
-            inside: Endpoint { protocol: session.key.protocol(), address: session.key.source, port: inside_port },
-            remote: remote(&session.key),
+            inside: Endpoint { protocol, address: session.key.source, port: inside_port },
+            remote: Endpoint { protocol, address: known, ..remote(&session.key) },
             rule: session.rule,
             choice: *choice,
             addresses,
@@ -253,7 +266,14 @@ impl Source {
             Ok(external) => external,
             Err(reason) => return Step::Drop(reason),
         };
-        session.source = external.address;
+        // To an IPv6 host an IPv4 source is shown as an IPv6 address: by the translation of the destination, if that is
+        // between the two, else by its own, when both hosts are behind it.
+        let shown = || {
+            let identities = [session.destination_nat, choice.identity];
+            identities.into_iter().find_map(|identity| nat64::embed(current, identity, &external.address))
+        };
+        let to_v6 = key::ip(&session.destination).is_ipv6();
+        session.source = if to_v6 { shown().unwrap_or(external.address) } else { external.address };
         session.ports = with_source_port(&session.key, session.ports, external.port);
         session.nat = choice.identity;
         Step::Continue
@@ -273,25 +293,26 @@ impl Source {
 
     /// Whether a connection has a source that the policy would give it. An interface's own address is followed by
     /// events.
-    fn offers(&self, choice: &Choice<'_>, session: &SessionView) -> bool {
+    fn offers(&self, current: &Current, choice: &Choice<'_>, session: &SessionView) -> bool {
         let [forward, reverse] = &session.keys;
+        let external = nat64::plain_of(current, session, &reverse.destination);
         if let Some(fixed) = choice.new_source().filter(|new| new.is_fixed()) {
             let port = port(translated_ports(session), 0);
             // A mapping that happens to look the same would be left without its connection.
-            let mapped = mapping_of(session)
+            let mapped = mapping_of(current, session)
                 .is_some_and(|(inside, external, _)| self.bindings.holds(&inside, session.nat, &external));
             return fixed.fixed(number(&forward.source)) == Some(number(&reverse.destination))
                 && port == forward.source_port()
                 && !mapped;
         }
-        let bound = mapping_of(session)
+        let bound = mapping_of(current, session)
             .is_none_or(|(inside, external, _)| self.bindings.holds(&inside, session.nat, &external));
         let offered = match choice.new_source() {
             _ if let Allocation::Deterministic(lots) = &choice.pool().allocation => {
                 let port = port(translated_ports(session), 0);
-                lots.inside_of(key::ip(&reverse.destination), port) == Some(key::ip(&forward.source))
+                lots.inside_of(key::ip(&external), port) == Some(key::ip(&forward.source))
             }
-            Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(&reverse.destination)),
+            Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(&external)),
             _ => true,
         };
         bound && offered
@@ -312,12 +333,15 @@ impl Module for Source {
         if let Some(related) = session.related {
             return self.open_related(session, &related, context);
         }
+        let current = self.shared.current();
+        if let Some(choice) = across(&current, session.nat, session.admitted) {
+            return self.bind(session, &choice, &via, &current, context);
+        }
         let returns = via.port == session.ingress || (session.admitted && via.zone == session.from);
         let hairpin = session.destination_nat != 0 && returns;
         if session.admitted && !hairpin {
             return Step::Continue;
         }
-        let current = self.shared.current();
         let to = Destination::Zone(ZoneId(via.zone));
         let connection = connection(&session.key, &session.destination, session.ports, session.from, to);
         let Some(choice) = choose(&current, &connection, session.destination_nat, hairpin) else {
@@ -342,26 +366,34 @@ impl Module for Source {
         if session.nat != 0
             && let Some(inside_port) = mapped_port(&session.key)
         {
-            let protocol = session.key.protocol();
+            let current = self.shared.current();
+            let nats = [session.nat, session.destination_nat];
+            let plain = |address| nat64::plain(&current, nats, address);
+            let protocol = nat64::mapped_protocol(&current, session.nat, session.key.protocol());
             self.bindings.release(
                 Endpoint { protocol, address: session.key.source, port: inside_port },
                 session.nat,
-                Endpoint { protocol, address: session.source, port: port(session.ports, 0) },
-                Share::Own(session.key.destination),
+                Endpoint { protocol, address: plain(&session.source), port: port(session.ports, 0) },
+                Share::Own(plain(&session.key.destination)),
                 now,
             );
         }
     }
 
     fn closed(&mut self, session: &SessionView, now: Tick) {
-        if let Some((inside, external, remote)) = mapping_of(session) {
+        if let Some((inside, external, remote)) = mapping_of(&self.shared.current(), session) {
             self.bindings.release(inside, session.nat, external, Share::Own(remote.address), now);
         }
     }
 
     fn adopt(&mut self, session: &SessionView) -> bool {
-        let Some((inside, external, remote)) = mapping_of(session) else { return true };
         let current = self.shared.current();
+        if session.keys[0].family() != session.keys[1].family()
+            && ![session.nat, session.destination_nat].iter().any(|nat| nat64::is_between(&current, *nat))
+        {
+            return false;
+        }
+        let Some((inside, external, remote)) = mapping_of(&current, session) else { return true };
         let rule = nat_of(&current, session.nat);
         if rule.is_some_and(NatRule::is_fixed) {
             return true;
@@ -386,18 +418,27 @@ impl Module for Source {
         let to = interfaces.port(session.ports[1])?.zone;
         let returns = session.ports[0] == session.ports[1] || (session.inbound && from == to);
         let hairpin = session.destination_nat != 0 && returns;
+        // One to a mapping was sent on by the address of that, which is behind no zone.
+        let wanted = nat64::crossing(&current, forward, from, |_| (!session.inbound).then_some(to));
+        if wanted.is_some() || nat64::is_between(&current, session.nat) {
+            let same = wanted.filter(|wanted| wanted.identity == session.nat).is_some_and(|wanted| {
+                across(&current, wanted.identity, session.inbound)
+                    .is_some_and(|choice| self.offers(&current, &choice, session))
+            });
+            return same.then(|| Kept::as_it_is(session));
+        }
         let ports = translated_ports(session);
         let connection = connection(forward, &reverse.source, ports, from, Destination::Zone(ZoneId(to)));
         let choose = |hairpin| choose(&current, &connection, session.destination_nat, hairpin);
         let wanted = if session.inbound && !hairpin { None } else { choose(hairpin) };
         let same = match wanted {
-            Some(choice) => choice.identity == session.nat && self.offers(&choice, session),
+            Some(choice) => choice.identity == session.nat && self.offers(&current, &choice, session),
             None if session.nat == 0 => true,
             // It did leave through the interface that it came in by; a route has changed since.
             None => {
                 session.destination_nat != 0
                     && choose(true)
-                        .is_some_and(|choice| choice.identity == session.nat && self.offers(&choice, session))
+                        .is_some_and(|choice| choice.identity == session.nat && self.offers(&current, &choice, session))
             }
         };
         same.then(|| Kept::as_it_is(session))
@@ -405,8 +446,12 @@ impl Module for Source {
 
     fn ends_with(&self, session: &SessionView, gone: &HashSet<Address>) -> bool {
         session.nat != 0
-            && gone.contains(&session.keys[1].destination)
+            && gone.contains(&nat64::plain_of(&self.shared.current(), session, &session.keys[1].destination))
             && is_of_interface(&self.shared.current(), session.nat)
+    }
+
+    fn embedded(&self, nat: u16, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.shared.current().prefixes.get(&nat).map(|prefix| prefix.embed(address))
     }
 
     /// For the other modules of translation as well.
@@ -425,15 +470,18 @@ impl Module for Source {
 }
 
 /// Inside, external and remote endpoint of a connection that has its source translated and has ports.
-fn mapping_of(session: &SessionView) -> Option<(Endpoint, Endpoint, Endpoint)> {
+fn mapping_of(current: &Current, session: &SessionView) -> Option<(Endpoint, Endpoint, Endpoint)> {
     let [forward, reverse] = &session.keys;
     if session.nat == 0 {
         return None;
     }
-    let protocol = forward.protocol();
+    let plain = |address| nat64::plain_of(current, session, address);
+    let protocol = nat64::mapped_protocol(current, session.nat, forward.protocol());
     let inside = Endpoint { protocol, address: forward.source, port: mapped_port(forward)? };
-    let external = Endpoint { protocol, address: reverse.destination, port: port(translated_ports(session), 0) };
-    Some((inside, external, remote(forward)))
+    let external =
+        Endpoint { protocol, address: plain(&reverse.destination), port: port(translated_ports(session), 0) };
+    let remote = Endpoint { protocol, address: plain(&forward.destination), ..remote(forward) };
+    Some((inside, external, remote))
 }
 
 /// The port, or echo identifier, that a mapping is about; none for protocols without.
@@ -445,35 +493,43 @@ fn mapped_port(key: &Key) -> Option<u16> {
 }
 
 /// The addresses that a connection may be translated to, the one it is paired with first.
-fn external_addresses(choice: &Choice<'_>, key: &Key, via: &Via, context: &Context<'_>) -> Vec<Address> {
-    let source = key::ip(&key.source);
+///
+/// `known`: what the client addresses, in the family of the external addresses.
+fn external_addresses(
+    choice: &Choice<'_>,
+    key: &Key,
+    known: &Address,
+    via: &Via,
+    context: &Context<'_>,
+) -> Vec<Address> {
+    let is_v4 = key::ip(known).is_ipv4();
     let of_interface = || {
         context
             .routing
-            .source_towards(via.ifindex, family_next_hop(via, source))
-            .filter(|address| address.is_ipv4() == source.is_ipv4())
+            .source_towards(via.ifindex, family_next_hop(via, is_v4))
+            .filter(|address| address.is_ipv4() == is_v4)
             .map(key::address)
     };
     match choice.new_source() {
         Some(SourceTranslation::Ranges(ranges)) => {
-            let ranges: Vec<_> = ranges.iter().filter(|(first, _)| first.is_ipv4() == source.is_ipv4()).collect();
+            let ranges: Vec<_> = ranges.iter().filter(|(first, _)| first.is_ipv4() == is_v4).collect();
             pool::candidates(&ranges, number(&key.source))
         }
         Some(SourceTranslation::Interface) if !choice.hairpin => of_interface().into_iter().collect(),
         Some(SourceTranslation::OneToOne { .. } | SourceTranslation::Prefix(_)) => Vec::new(),
         // The address that the client knows the box by; another one where that has no ports to give.
-        Some(SourceTranslation::Interface) | None => std::iter::once(key.destination).chain(of_interface()).collect(),
+        Some(SourceTranslation::Interface) | None => std::iter::once(*known).chain(of_interface()).collect(),
     }
 }
 
-/// A next hop of the packet's own family, to choose the interface's address by; a router of the other family
+/// A next hop of the external addresses' own family, to choose the interface's address by; a router of the other family
 /// (RFC 5549) says nothing about that.
-fn family_next_hop(via: &Via, source: std::net::IpAddr) -> std::net::IpAddr {
-    if via.next_hop.is_ipv4() == source.is_ipv4() {
+fn family_next_hop(via: &Via, is_v4: bool) -> std::net::IpAddr {
+    if via.next_hop.is_ipv4() == is_v4 {
         via.next_hop
-    } else if source.is_ipv4() {
-        std::net::Ipv4Addr::UNSPECIFIED.into()
+    } else if is_v4 {
+        Ipv4Addr::UNSPECIFIED.into()
     } else {
-        std::net::Ipv6Addr::UNSPECIFIED.into()
+        Ipv6Addr::UNSPECIFIED.into()
     }
 }

@@ -11,6 +11,7 @@ mod helpers;
 mod live;
 mod mapping;
 mod mss;
+mod nat64;
 mod pieces;
 mod pools;
 mod prefix;

@@ -5,6 +5,7 @@ pub(crate) mod deterministic;
 pub(crate) mod ip;
 pub(crate) mod pool;
 pub(crate) mod prefix;
+pub(crate) mod prefix64;
 pub(crate) mod ranges;
 pub(crate) mod rule;
 pub(crate) mod service;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::address::{AddressSet, address_key, key_address};
 use super::pool::PortPool;
 use super::prefix::PrefixPair;
+use super::prefix64::Prefix64;
 use super::service::{PortSet, ServiceSet, TCP, UDP};
 use super::zone::{Destination, RuleTarget, ZoneId, ZoneMatch};
 
@@ -353,8 +354,11 @@ pub struct NatRule {
     pub log: bool,
     /// What its TCP connections may announce as their largest segment.
     pub mss_clamp: Option<MssClamp>,
-    /// The family that it translates.
+    /// The family of the sources that it translates.
     pub family: Family,
+    /// Stateful NAT64 (RFC 6146): it is about destinations behind this prefix, which become the IPv4 addresses that they
+    /// stand for; `destination` is about these.
+    pub prefix64: Option<Prefix64>,
     /// The file that it stands in.
     pub file: Arc<str>,
     /// The line that it begins on, from 1.

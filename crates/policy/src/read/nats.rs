@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use toml::de::DeValue;
+
 use super::node::{Choice, Node, Section};
 use super::pools;
 use super::problem::Problem;
@@ -16,7 +18,7 @@ use crate::{
     ZoneMatch,
 };
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "name",
     "from",
     "to",
@@ -30,9 +32,11 @@ const KEYS: [&str; 13] = [
     "unsolicited",
     "mss_clamp",
     "family",
+    "prefix64",
 ];
 const TRANSLATE_KEYS: [&str; 4] = ["source", "destination", "prefix", "ports"];
 const A_TRANSLATION: &str = "translate.source = \"…\" or translate.destination = \"…\"";
+const WITH_PREFIX64: &str = "translate.source alone: an IPv6 source becomes that IPv4 address, a destination behind prefix64 the IPv4 address that it stands for";
 const AN_EXTERNAL_ADDRESS: &str = "\"198.51.100.1\", the address that clients use";
 const WHOLE_PREFIX: &str = "rules that say what may pass: the whole prefix is translated, whatever is sent";
 const WHOLE_ADDRESSES: &str = "rules that say what may pass: one_to_one translates all that its addresses send and get";
@@ -78,6 +82,9 @@ pub(crate) fn read(
 ) -> Option<Placed<NatRule>> {
     let mut enabled = table.check_keys(&[&KEYS[..], &pools::KEYS].concat(), report);
     let family = table.get("family").map_or(Some(Family::Ipv4), |node| node.choice("family", &FAMILIES, report));
+    let prefix64 = table.get("prefix64").map(|node| translate::prefix64(node, report));
+    // What NAT64 translates to is IPv4.
+    let family = if prefix64.is_some() { Some(Family::Ipv4) } else { family };
     let translate = table.get("translate").map(|node| node.section("\"translate\"", A_TRANSLATION, report));
     if let Some(Some(translate)) = &translate {
         enabled &= translate.check_keys(&TRANSLATE_KEYS, report);
@@ -101,6 +108,9 @@ pub(crate) fn read(
     let selection = Selection { family, from, source, destination, service };
     let Some(translate) = translate else { return no_translation(table, report) };
     let translate = translate?;
+    if prefix64.is_some() && !fits_prefix64(table, &translate, report) {
+        return None;
+    }
     let pool = pools::read(table, &translate, report);
     let log = flag(table, "log", false, report);
     let (translate_source, translate_destination) = translations(table, &translate, &selection, report)?;
@@ -129,7 +139,8 @@ pub(crate) fn read(
         pool: pool?,
         log: log?,
         mss_clamp: mss_clamp?,
-        family: family?,
+        family: if prefix64.is_some() { Family::Ipv6 } else { family? },
+        prefix64: transpose(prefix64)?,
         file: Arc::from(report.file_name(table.at.file)),
         line: report.line(table.at),
     };
@@ -265,6 +276,33 @@ fn fits(table: &Section<'_>, translate: &Section<'_>, kind: Kind<'_>, report: &m
             _ => "a translation of destinations",
         };
         report.error(table.at, &Problem::MissingKey { key, place, expected });
+        fits = false;
+    }
+    fits
+}
+
+/// Reports what means nothing beside `prefix64`.
+fn fits_prefix64(table: &Section<'_>, translate: &Section<'_>, report: &mut Report<'_>) -> bool {
+    const NO_FAMILY: &str = "none: its sources are IPv6, what they become is IPv4";
+    const BY_PORTS: &str =
+        "allocation = \"ports\" or \"blocks\": there are too many IPv6 sources for ports that follow from them";
+    let deterministic = |node: &Node<'_>| matches!(node.value, DeValue::String(word) if word == "deterministic");
+    let beside = [
+        (table.get("family"), NO_FAMILY),
+        (table.get("one_to_one"), WITH_PREFIX64),
+        (translate.get("destination"), WITH_PREFIX64),
+        (translate.get("prefix"), WITH_PREFIX64),
+        (table.get("allocation").filter(deterministic), BY_PORTS),
+    ];
+    let mut fits = true;
+    for (node, expected) in beside.into_iter().filter_map(|(node, expected)| Some((node?, expected))) {
+        let what = format!("{:?} beside \"prefix64\"", node.key);
+        report.error(node.at, &Problem::Contradiction { what, expected });
+        fits = false;
+    }
+    if translate.get("source").is_none() && fits {
+        let place = "a translation with prefix64";
+        report.error(table.at, &Problem::MissingKey { key: "translate.source", place, expected: "\"interface\"" });
         fits = false;
     }
     fits

@@ -9,9 +9,12 @@ use crate::{
 
 /// Warns of rules and translations that match nothing or are never reached.
 pub(crate) fn reach(rules: &[Placed<Rule>], nats: &[Placed<NatRule>], zone_count: usize, report: &mut Report<'_>) {
+    let crosses = nats.iter().any(|nat| nat.what.prefix64.is_some());
     for (index, rule) in rules.iter().enumerate() {
         let Rule { name, source, destination, service, .. } = &rule.what;
-        if let Some(why) = nothing_matches(source, destination, service) {
+        // Rules see a source before and a destination after translation: with NAT64 of two families.
+        let crosses = crosses && source.has_ipv6() && destination.has_ipv4();
+        if let Some(why) = nothing_matches(source, destination, service, crosses) {
             report.warning(rule.at, &Doubt::MatchesNothing { kind: "rule", name: name.clone(), why });
         } else if let Some(by) = rules[..index].iter().find(|by| hides_rule(&by.what, &rule.what, zone_count)) {
             let place = report.place(by.at, rule.at.file);
@@ -20,9 +23,12 @@ pub(crate) fn reach(rules: &[Placed<Rule>], nats: &[Placed<NatRule>], zone_count
         }
     }
     for (index, nat) in nats.iter().enumerate() {
-        let NatRule { name, source, destination, service, family, .. } = &nat.what;
-        let why =
-            nothing_matches(source, destination, service).or_else(|| nothing_of_family(*family, source, destination));
+        let NatRule { name, source, destination, service, family, prefix64, .. } = &nat.what;
+        let crosses = prefix64.is_some() && source.has_ipv6() && destination.has_ipv4();
+        let why = nothing_matches(source, destination, service, crosses).or_else(|| match prefix64 {
+            Some(_) => (!crosses).then_some("it has no IPv6 sources, or no IPv4 destinations"),
+            None => nothing_of_family(*family, source, destination),
+        });
         if let Some(why) = why {
             report.warning(nat.at, &Doubt::MatchesNothing { kind: "translation", name: name.clone(), why });
         } else if let Some(by) = nats[..index].iter().find(|by| hides_nat(&by.what, &nat.what, zone_count)) {
@@ -120,6 +126,7 @@ fn hides_source(by: &NatRule, nat: &NatRule, zone_count: usize) -> bool {
     by.translate_source.is_some()
         && !by.is_twofold()
         && by.family == nat.family
+        && by.prefix64 == nat.prefix64
         && zones(&by.from, &nat.from)
         && zones(&by.to, &nat.to)
         && by.service.covers(&nat.service)
@@ -138,16 +145,21 @@ fn hides_destination(by: &NatRule, nat: &NatRule, zone_count: usize) -> bool {
     })
 }
 
-fn nothing_matches(source: &AddressSet, destination: &AddressSet, service: &ServiceSet) -> Option<&'static str> {
+/// `crosses`: it may be about IPv6 sources and IPv4 destinations.
+fn nothing_matches(
+    source: &AddressSet,
+    destination: &AddressSet,
+    service: &ServiceSet,
+    crosses: bool,
+) -> Option<&'static str> {
     if source.is_empty() {
         Some("its source is empty")
     } else if destination.is_empty() {
         Some("its destination is empty")
     } else if service.is_empty() {
         Some("its service is empty")
-    } else if [Family::Ipv4, Family::Ipv6]
-        .iter()
-        .all(|family| nothing_of_family(*family, source, destination).is_some())
+    } else if !crosses
+        && [Family::Ipv4, Family::Ipv6].iter().all(|family| nothing_of_family(*family, source, destination).is_some())
     {
         Some("its source and its destination are of different families")
     } else {

@@ -7,7 +7,7 @@ use super::node::Node;
 use super::problem::Problem;
 use super::report::Report;
 use crate::model::address::{address_key, is_usable_unicast, key_address};
-use crate::{AddressSet, Family, PrefixPair, SourceTranslation};
+use crate::{AddressSet, Family, Prefix64, PrefixPair, SourceTranslation};
 
 const A_NEW_SOURCE: &str =
     "\"interface\", an address, a range \"198.51.100.7-198.51.100.9\" or a list of addresses and ranges";
@@ -113,7 +113,7 @@ fn usable(
             node.at,
             &Problem::Contradiction {
                 what,
-                expected: "addresses of its own family; there is no translation between IPv6 and IPv4 (NAT64)",
+                expected: "addresses of its own family; prefix64 = \"64:ff9b::/96\" translates IPv6 to IPv4",
             },
         );
         return false;
@@ -140,4 +140,20 @@ pub(super) fn prefix(node: Node<'_>, report: &mut Report<'_>) -> Option<(Ipv6Add
     prefix.filter(|(first, _)| {
         usable(node, text, "prefix", ((*first).into(), (*first).into()), Some(Family::Ipv6), report)
     })
+}
+
+/// Reads `prefix64`.
+pub(super) fn prefix64(node: Node<'_>, report: &mut Report<'_>) -> Option<Prefix64> {
+    const A_PREFIX64: &str = "\"64:ff9b::/96\", or an IPv6 prefix of your own of 32, 40, 48, 56, 64 or 96 bits, with nothing behind it and zeros in bits 64 to 71";
+    let text = node.string_expecting(A_PREFIX64, report)?.trim();
+    let is_usable = |prefix: &Prefix64| {
+        let (first, _) = prefix.parts();
+        first.to_ipv4_mapped().is_none() && is_usable_unicast(first.into())
+    };
+    let prefix = text.parse().ok().filter(is_usable);
+    if prefix.is_none() {
+        let expected = A_PREFIX64.to_owned();
+        report.error(node.at, &Problem::BadValue { what: "prefix64", value: text.to_owned(), near: None, expected });
+    }
+    prefix
 }
