@@ -1,6 +1,6 @@
 //! Clauses about fragments.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use flowhop_wire::{icmp6, protocol};
 use super::clause::{Clause, may, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::policies::{MASQUERADE, PLAIN};
+use super::seen::Part;
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -55,11 +56,11 @@ pub(super) static CLAUSES: &[Clause] = &[
 ];
 
 /// A part of a datagram: offset, whether more follow, and its bytes.
-type Piece<'a> = (usize, bool, &'a [u8]);
+pub(super) type Piece<'a> = (usize, bool, &'a [u8]);
 
 /// Addresses, protocol and identification of a datagram in fragments.
 #[derive(Clone, Copy)]
-struct Datagram {
+pub(super) struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
     protocol: u8,
@@ -68,7 +69,7 @@ struct Datagram {
 
 impl Datagram {
     /// Sends one fragment of it.
-    fn send(&self, field: &Field, side: Side, (offset, more, data): Piece<'_>) -> Result<(), Fault> {
+    pub(super) fn send(&self, field: &Field, side: Side, (offset, more, data): Piece<'_>) -> Result<(), Fault> {
         let mut spec = Spec::new(self.from.ip(), self.to.ip(), L4::Raw { protocol: self.protocol }, data);
         let place = ((offset as u16) | u16::from(more)).to_be_bytes();
         let id = self.id.to_be_bytes();
@@ -87,10 +88,10 @@ impl Datagram {
         let mut whole = vec![None; payload.len() + 8];
         let mut source = to;
         while whole.iter().any(Option::is_none) {
-            let is = |seen: &Seen| seen.destination == to.ip() && place(seen).is_some_and(|(id, ..)| id == self.id);
+            let is = |seen: &Seen| seen.destination == to.ip() && seen.part().is_some_and(|part| part.id == self.id);
             let seen = field.expect(side, "a fragment", is)?;
-            let Some((_, offset, data)) = place(&seen) else { continue };
-            for (to, from) in whole.iter_mut().skip(offset).zip(data) {
+            let Some(part) = seen.part() else { continue };
+            for (to, from) in whole.iter_mut().skip(part.offset).zip(part.data) {
                 *to = Some(*from);
             }
             source.set_ip(seen.source);
@@ -106,26 +107,38 @@ impl Datagram {
     /// That nothing of it arrives on a side.
     fn does_not(&self, field: &Field, side: Side) -> Result<(), Fault> {
         field.nothing(side, "a fragment", |seen| {
-            seen.source == self.from.ip() && place(seen).is_some_and(|(id, ..)| id == self.id)
+            seen.source == self.from.ip() && seen.part().is_some_and(|part| part.id == self.id)
         })
     }
 }
 
-/// Identification, offset and data of a fragment.
-fn place(seen: &Seen) -> Option<(u16, usize, &[u8])> {
-    let ip = seen.frame.get(14..)?;
-    let word = |at: usize| ip.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
-    if seen.source.is_ipv4() {
-        let end = 14 + usize::from(word(2)?);
-        return Some((word(4)?, usize::from(word(6)? & 0x1fff) * 8, seen.frame.get(seen.at..end)?));
+/// All of a datagram from a source behind its IP header, which arrives whole, or in order in fragments of at most so many
+/// bytes from the IP header on.
+pub(super) fn gathered(field: &Field, side: Side, most: usize, source: IpAddr) -> Result<Vec<u8>, Fault> {
+    let mut data = Vec::new();
+    loop {
+        let is = |seen: &Seen| seen.source == source && [protocol::UDP, protocol::FRAGMENT].contains(&seen.protocol);
+        // A fragment has no checksum of its own to be looked at.
+        let seen = field.expect(side, "a fragment", is)?;
+        let whole = Part { id: 0, offset: 0, more: false, data: seen.l4() };
+        let part = seen.part().unwrap_or(whole);
+        holds(seen.frame.len() <= 14 + most, || format!("{} bytes", seen.frame.len() - 14))?;
+        holds(part.offset == data.len(), || format!("offset {} after {} bytes", part.offset, data.len()))?;
+        holds(!part.more || part.data.len().is_multiple_of(8), || format!("a fragment of {} bytes", part.data.len()))?;
+        data.extend_from_slice(part.data);
+        if !part.more {
+            return Ok(data);
+        }
     }
-    let end = 54 + usize::from(word(4)?);
-    let fragment = seen.protocol == protocol::FRAGMENT;
-    fragment.then_some((word(46)?, usize::from(word(42)? & !7), seen.frame.get(62..end)?))
 }
 
 /// A datagram between endpoints with that payload: its name, and all behind its IP header.
-fn datagram(field: &Field, from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<(Datagram, Vec<u8>), Fault> {
+pub(super) fn datagram(
+    field: &Field,
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Result<(Datagram, Vec<u8>), Fault> {
     let spec = Spec::udp(from, to, payload).without_link();
     let packet = spec.to_vec().map_err(|error| Fault(error.to_string()))?;
     Ok((Datagram { from, to, protocol: protocol::UDP, id: field.fresh() }, packet[spec.l4_offset()..].to_vec()))
@@ -162,9 +175,10 @@ fn as_they_came(field: &Field) -> Result<(), Fault> {
         let (datagram, data) = datagram(field, from, to, &LONG)?;
         send_in(field, Side::Inside, &datagram, &data, [2, 0, 1])?;
         for (start, end) in CUTS {
-            let is = |seen: &Seen| seen.destination == to.ip() && place(seen).is_some_and(|(id, ..)| id == datagram.id);
+            let is =
+                |seen: &Seen| seen.destination == to.ip() && seen.part().is_some_and(|part| part.id == datagram.id);
             let seen = field.expect(Side::Outside, "a fragment", is)?;
-            let found = place(&seen).map(|(_, offset, data)| (offset, offset + data.len()));
+            let found = seen.part().map(|part| (part.offset, part.offset + part.data.len()));
             holds(found == Some((start, end)), || format!("bytes {found:?} instead of {start} to {end}"))?;
         }
     }
@@ -225,7 +239,7 @@ fn tiny(field: &Field) -> Result<(), Fault> {
         let datagram = Datagram { from, to, protocol: protocol::TCP, id: field.fresh() };
         datagram.send(field, Side::Outside, (0, true, &data[..32]))?;
         datagram.send(field, Side::Outside, (32, false, &data[32..]))?;
-        field.expect(Side::Inside, "a SYN in fragments", |seen| seen.source == from.ip() && place(seen).is_some())?;
+        field.expect(Side::Inside, "a SYN in fragments", |seen| seen.source == from.ip() && seen.part().is_some())?;
     }
     Ok(())
 }

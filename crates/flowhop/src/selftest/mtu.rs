@@ -9,6 +9,7 @@ use flowhop_wire::{icmp4, icmp6, protocol};
 use super::clause::{Clause, must, should};
 use super::connection::Connection;
 use super::field::{Fault, Field, Seen, Side, holds, right_header};
+use super::fragments::gathered;
 use super::icmp::{Kind, error_about, quoted};
 use super::policies::{MASQUERADE, NARROW, PLAIN};
 
@@ -100,7 +101,7 @@ fn told_beyond(field: &Field, connection: &Connection<'_>, mtu: u16) -> Result<(
     let six = connection.client.is_ipv6();
     connection.client_sends(ACK, &BIG)?;
     let seen = connection.at_server("data", ACK)?;
-    let seen = Seen { frame: seen.frame[..500].to_vec(), ..seen };
+    let seen = seen.cut(500);
     let ((number, code), [high, low]) = (kind(six), mtu.to_be_bytes());
     let router = Side::Outside.host(six, 1);
     let error = error_about(field, Side::Outside, router, &seen, Kind::with(number, code, [0, 0, high, low]))?;
@@ -119,13 +120,6 @@ fn from_beyond(field: &Field, six: bool) -> Result<(), Fault> {
     holds(right, || format!("it quotes {} to {}", inner.from(), inner.to()))
 }
 
-/// Offset in bytes, whether more follow, and data of a fragment of IPv4.
-fn place(seen: &Seen) -> (usize, bool, &[u8]) {
-    let word = usize::from(u16::from_be_bytes([seen.frame[20], seen.frame[21]]));
-    let length = usize::from(u16::from_be_bytes([seen.frame[16], seen.frame[17]]));
-    ((word & 0x1fff) * 8, word & 0x2000 != 0, &seen.frame[seen.at..14 + length])
-}
-
 fn fragments(field: &Field) -> Result<(), Fault> {
     let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
     let mapped = field.udp_out(from, to)?;
@@ -135,24 +129,10 @@ fn fragments(field: &Field) -> Result<(), Fault> {
             (ip.df, ip.id) = (false, field.fresh());
         }
         field.send(Side::Inside, &spec)?;
-        let mut data = Vec::new();
-        loop {
-            let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.destination == to.ip();
-            // A fragment has no checksum of its own to be looked at.
-            let seen = field.expect(Side::Outside, "a fragment", is)?;
-            let (offset, more, part) = place(&seen);
-            holds(seen.source == mapped.ip(), || format!("it came from {}", seen.source))?;
-            holds(seen.frame.len() <= 14 + MTU as usize, || "a fragment is too big".to_owned())?;
-            holds(offset == data.len(), || format!("offset {offset} after {} bytes", data.len()))?;
-            holds(!more || part.len().is_multiple_of(8), || format!("a fragment of {} bytes", part.len()))?;
-            data.extend_from_slice(part);
-            if !more {
-                break;
-            }
-        }
+        let data = gathered(field, Side::Outside, MTU as usize, mapped.ip())?;
         holds(data.len() == 8 + BIG.len() && data.ends_with(&BIG), || "the fragments are not the datagram".to_owned())?;
-        let port = u16::from_be_bytes([data[0], data[1]]);
-        holds(port == mapped.port(), || format!("the source port is {port} instead of {}", mapped.port()))?;
+        let port = data.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
+        holds(port == Some(mapped.port()), || format!("the source port is {port:?} instead of {}", mapped.port()))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use flowhop_wire::{icmp4, icmp6, protocol};
 
 use super::clause::{Clause, may, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
+use super::fragments::{datagram, gathered};
 use super::icmp::{Kind, error_about, quoted};
 use super::policies::{NAT64, NAT64_NARROW};
 
@@ -197,62 +198,15 @@ fn other_protocols(field: &Field) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A packet without its fixed header in two fragments, the second one first if `reversed`.
-fn in_two(field: &Field, side: Side, spec: &Spec<'_>, reversed: bool) -> Result<(), Fault> {
-    let frame = field.frame(side, spec)?;
-    let v4 = frame[12..14] == [8, 0];
-    let start = if v4 { 34 } else { 54 };
-    let cut = 1200;
-    let mut pieces = Vec::new();
-    for (from, to, more) in [(0, cut, true), (cut, frame.len() - start, false)] {
-        let mut piece = frame[..start].to_vec();
-        if v4 {
-            piece[16..18].copy_from_slice(&((20 + to - from) as u16).to_be_bytes());
-            piece[18..20].copy_from_slice(&[0x12, 0x34]);
-            piece[20..22].copy_from_slice(&((from / 8) as u16 | if more { 0x2000 } else { 0 }).to_be_bytes());
-            piece[24..26].fill(0);
-            let sum = flowhop_wire::checksum::finish(flowhop_wire::checksum::sum(&piece[14..34]));
-            piece[24..26].copy_from_slice(&sum.to_be_bytes());
-        } else {
-            let next = std::mem::replace(&mut piece[20], protocol::FRAGMENT);
-            piece[18..20].copy_from_slice(&((8 + to - from) as u16).to_be_bytes());
-            piece.extend_from_slice(&[next, 0]);
-            piece.extend_from_slice(&(from as u16 | u16::from(more)).to_be_bytes());
-            piece.extend_from_slice(&[0, 0, 0x12, 0x34]);
-        }
-        piece.extend_from_slice(&frame[start + from..start + to]);
-        pieces.push(piece);
-    }
+/// A datagram in two fragments, the second one first if `reversed`.
+fn in_two(field: &Field, side: Side, [from, to]: [SocketAddr; 2], payload: &[u8], reversed: bool) -> Result<(), Fault> {
+    let (datagram, data) = datagram(field, from, to, payload)?;
+    let (first, second) = data.split_at(1200);
+    let mut pieces = [(0, true, first), (1200, false, second)];
     if reversed {
         pieces.reverse();
     }
-    pieces.into_iter().try_for_each(|piece| field.send_frame(side, piece))
-}
-
-/// The payload of a datagram that arrives in fragments of at most so many bytes from the IP header on.
-fn gathered(field: &Field, side: Side, most: usize, source: IpAddr) -> Result<Vec<u8>, Fault> {
-    let mut data = Vec::new();
-    loop {
-        let is = |seen: &Seen| {
-            seen.source == source && (seen.protocol == protocol::UDP || seen.frame[20] == protocol::FRAGMENT)
-        };
-        let seen = field.expect(side, "a fragment", is)?;
-        let v4 = seen.frame[12..14] == [8, 0];
-        let word = |at: usize| usize::from(u16::from_be_bytes([seen.frame[at], seen.frame[at + 1]]));
-        let (offset, more, start, end) = if v4 {
-            ((word(20) & 0x1fff) * 8, word(20) & 0x2000 != 0, 34, 14 + word(16))
-        } else if seen.frame[20] == protocol::FRAGMENT {
-            (word(56) & 0xfff8, word(56) & 1 != 0, 62, 54 + word(18))
-        } else {
-            (0, false, 54, 54 + word(18))
-        };
-        holds(end - 14 <= most, || format!("{} bytes", end - 14))?;
-        holds(offset == data.len(), || format!("offset {offset} after {} bytes", data.len()))?;
-        data.extend_from_slice(&seen.frame[start..end]);
-        if !more {
-            return Ok(data);
-        }
-    }
+    pieces.into_iter().try_for_each(|piece| datagram.send(field, side, piece))
 }
 
 fn fragments(field: &Field) -> Result<(), Fault> {
@@ -260,17 +214,13 @@ fn fragments(field: &Field) -> Result<(), Fault> {
     for reversed in [false, true] {
         let (from, to, shown) = ends(field)?;
         let mapped = out(field, from, to)?;
-        in_two(field, Side::Inside, &Spec::udp(from, shown, &payload), reversed)?;
+        in_two(field, Side::Inside, [from, shown], &payload, reversed)?;
         let data = gathered(field, Side::Outside, 1220, mapped.ip())?;
-        holds(data[8..] == payload, || "the datagram arrived changed".to_owned())?;
-        holds(data[..2] == mapped.port().to_be_bytes(), || "its first fragment has another port".to_owned())?;
-        let mut spec = Spec::udp(to, mapped, &payload);
-        if let Ip::V4(ip) = &mut spec.ip {
-            ip.df = false;
-        }
-        in_two(field, Side::Outside, &spec, reversed)?;
+        holds(data.get(8..) == Some(&payload[..]), || "the datagram arrived changed".to_owned())?;
+        holds(data.starts_with(&mapped.port().to_be_bytes()), || "its first fragment has another port".to_owned())?;
+        in_two(field, Side::Outside, [to, mapped], &payload, reversed)?;
         let data = gathered(field, Side::Inside, 1280, shown.ip())?;
-        holds(data[8..] == payload, || "the answer arrived changed".to_owned())?;
+        holds(data.get(8..) == Some(&payload[..]), || "the answer arrived changed".to_owned())?;
     }
     Ok(())
 }
@@ -359,7 +309,7 @@ fn extension_headers(field: &Field) -> Result<(), Fault> {
         spec.ip = Ip::V6(V6 { extensions: &extensions, ..ip });
     }
     let seen = field.crosses(Side::Inside, &spec, |seen| seen.protocol == protocol::UDP && seen.to() == to)?;
-    holds(seen.l4()[8..] == *b"behind", || "what is behind was changed".to_owned())
+    holds(seen.l4().get(8..) == Some(b"behind"), || "what is behind was changed".to_owned())
 }
 
 fn cut_up(field: &Field) -> Result<(), Fault> {
@@ -372,7 +322,7 @@ fn cut_up(field: &Field) -> Result<(), Fault> {
     }
     field.send(Side::Outside, &spec)?;
     let data = gathered(field, Side::Inside, 1280, shown.ip())?;
-    holds(data[8..] == payload, || "it arrived changed".to_owned())
+    holds(data.get(8..) == Some(&payload[..]), || "it arrived changed".to_owned())
 }
 
 /// An error of an outside router about a datagram from inside, as it comes to the inside host.
@@ -381,7 +331,7 @@ fn error_up(field: &Field, kind: Kind, expected: (u8, u8)) -> Result<Seen, Fault
     let is = |seen: &Seen| seen.protocol == protocol::UDP && seen.to() == to;
     let seen = field.crosses(Side::Inside, &Spec::udp(from, shown, &[1; 1300]), is)?;
     let router = Side::Outside.host(false, 1);
-    let seen = Seen { frame: seen.frame[..200].to_vec(), ..seen };
+    let seen = seen.cut(200);
     field.send_frame(Side::Outside, error_about(field, Side::Outside, router, &seen, kind)?)?;
     let is = |seen: &Seen| seen.icmp() == Some(expected) && seen.destination == from.ip();
     let error = field.expect(Side::Inside, "the error", is)?;

@@ -21,6 +21,19 @@ pub struct Seen {
     pub at: usize,
 }
 
+/// What a packet holds of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Identification, of IPv6 its lower half.
+    pub id: u16,
+    /// Where it begins, in bytes.
+    pub offset: usize,
+    /// More follow.
+    pub more: bool,
+    /// Its bytes.
+    pub data: &'a [u8],
+}
+
 impl Seen {
     /// What a frame is; `None` when it is no whole IP packet.
     #[must_use]
@@ -40,6 +53,30 @@ impl Seen {
             _ => return None,
         };
         Some(Self { frame, source, destination, protocol, ttl, at })
+    }
+
+    /// What it holds of its datagram; `None` of IPv6 without a fragment header, and of what is cut off.
+    #[must_use]
+    pub fn part(&self) -> Option<Part<'_>> {
+        let ip = self.frame.get(14..)?;
+        let word = |at: usize| ip.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
+        if self.source.is_ipv4() {
+            let (place, data) = (word(6)?, self.frame.get(self.at..14 + usize::from(word(2)?))?);
+            let offset = usize::from(place & 0x1fff) * 8;
+            return Some(Part { id: word(4)?, offset, more: place & 0x2000 != 0, data });
+        }
+        if self.protocol != protocol::FRAGMENT {
+            return None;
+        }
+        let (place, data) = (word(42)?, self.frame.get(62..54 + usize::from(word(4)?))?);
+        Some(Part { id: word(46)?, offset: usize::from(place & !7), more: place & 1 != 0, data })
+    }
+
+    /// The same without what is behind so many bytes, for a quote.
+    #[must_use]
+    pub fn cut(mut self, bytes: usize) -> Self {
+        self.frame.truncate(bytes);
+        self
     }
 
     /// What is behind the IP header.
