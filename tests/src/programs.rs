@@ -160,12 +160,3 @@ pub fn apart<T: Send>(pairs: &[[u32; 2]], work: impl FnOnce() -> T + Send) -> T 
         }
     })
 }
-
-/// Ticks as the programs read them.
-#[must_use]
-pub fn kernel_now() -> u32 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a live timespec.
-    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) }, 0);
-    ((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) >> 20) as u32
-}

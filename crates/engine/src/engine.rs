@@ -601,6 +601,17 @@ impl Engine {
         self.wheel.arm(number, ageing::next_look(block, remaining, protocol, &self.timeouts));
     }
 
+    /// Takes a connection or a refusal out of the table; tells whether it was there. No refusal is woken by a packet that
+    /// it refused.
+    pub(crate) fn remove(&mut self, number: BlockIndex, removal: Removal) -> bool {
+        let refusal = self.table.block(number).is_some_and(is_refusal);
+        let removed = self.table.remove(number, if refusal { Removal::Final } else { removal });
+        if removed && refusal {
+            self.refusal_removed();
+        }
+        removed
+    }
+
     /// Ends a connection at once, by its identifier (serial); tells whether there was one.
     pub fn delete(&mut self, serial: u32) -> bool {
         let found = self

@@ -71,16 +71,10 @@ impl Engine {
         self.refusals.made
     }
 
-    /// Takes a connection or a refusal out of the table; tells whether it was there. No refusal is woken by a packet that
-    /// it refused.
-    pub(crate) fn remove(&mut self, number: BlockIndex, removal: Removal) -> bool {
-        let refusal = self.table.block(number).is_some_and(is_refusal);
-        let removed = self.table.remove(number, if refusal { Removal::Final } else { removal });
-        if removed && refusal {
-            // Those of a table that was taken over are not among them.
-            self.refusals.live = self.refusals.live.saturating_sub(1);
-        }
-        removed
+    /// One was taken out of the table.
+    pub(crate) const fn refusal_removed(&mut self) {
+        // Those of a table that was taken over are not among them.
+        self.refusals.live = self.refusals.live.saturating_sub(1);
     }
 
     /// Policy refused a connection: remembers it if it was refused before.

@@ -8,12 +8,12 @@ use flowhop_flow::forward::gate_of;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{NextHop, Steer, config_flags};
 use flowhop_flow::{Key, Kind, Level, Verdict, key, parse, tcp};
+use flowhop_io::clock::Clock;
 use flowhop_table::{AfterGrace, BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
 use flowhop_tests::history::{
     ALIVE_FOR, NOT_IN_DRIVER, ORPHAN_GRACE, Opening, POLICY, PORTS, Packet, Step, VLAN, locals, neighbours,
     on_the_wire, port_mac, port_number,
 };
-use flowhop_tests::programs::kernel_now;
 use flowhop_tests::reference::tcp::Half;
 use flowhop_tests::reference::{Neighbour, Port, Tuple, World};
 
@@ -125,7 +125,7 @@ pub(crate) fn replay(steps: &[Step], rig: &mut Rig, secret: [u32; 10]) -> Result
 impl Replay<'_> {
     fn step(&mut self, step: &Step) -> Result<(), String> {
         if self.rig.is_in_kernel() {
-            let now = kernel_now();
+            let now = Clock::now();
             self.world.now = now;
             self.world.heartbeat = now.wrapping_sub(coarse(self.age));
         }
@@ -309,7 +309,7 @@ impl Replay<'_> {
                 // The program's clock is its own, between ours before and ours after but for a jiffy, by which it goes.
                 const JIFFY: u32 = 10;
                 let stamp = self.rig.table.block(self.blocks[number]).unwrap().hot[direction].last_seen.load();
-                if stamp.wrapping_add(JIFFY).wrapping_sub(now) > kernel_now().wrapping_sub(now) + 2 * JIFFY {
+                if stamp.wrapping_add(JIFFY).wrapping_sub(now) > Clock::now().wrapping_sub(now) + 2 * JIFFY {
                     return Err(format!("last seen at {stamp}, now is {now}"));
                 }
                 entry.last_seen = stamp;

@@ -4,18 +4,18 @@ use flowhop_engine::{Arrived, FastPath};
 use flowhop_flow::record::PortKey;
 use flowhop_flow::{Level, parse};
 use flowhop_io::bpf::{Context, IndexKind};
+use flowhop_io::clock::Clock;
+use flowhop_io::tap::metadata::Punt;
 use flowhop_io::xsk::METADATA;
 use flowhop_table::{Geometry, Table, lookup};
-use flowhop_tests::programs::{Programs, driver_word, kernel_now};
-use flowhop_wire::Frame;
+use flowhop_tests::programs::{Programs, driver_word};
+use flowhop_wire::SliceFrame;
 
 use crate::bed::{LAN, LAN_MAC, WAN, WAN_MAC};
 
 const CONNECTIONS: u32 = 4096;
 /// How long the daemon may be silent, in ticks: as long as a run takes.
 const ALIVE_FOR: u32 = 100_000;
-/// What is handed down begins with this (crates/kernel/src/metadata.rs).
-const MARK: [u8; 2] = [0x02, 0x46];
 
 /// The program, and the level that it is of.
 pub(crate) struct Front {
@@ -36,20 +36,6 @@ pub(crate) enum Verdict {
 /// The device of a port in the bed.
 pub(crate) const fn ifindex(port: u8) -> u32 {
     port as u32 + 10
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Frame for Bytes<'_> {
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-    fn read<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        self.0.get(offset..)?.first_chunk()
-    }
-    fn write<const N: usize>(&mut self, _: usize) -> Option<&mut [u8; N]> {
-        None
-    }
 }
 
 impl Front {
@@ -88,35 +74,33 @@ impl Front {
     /// Runs the program on a packet. Its clock is the machine's; the entry gets the stamp of the bed's.
     pub(crate) fn run(&self, table: &Table, port: u8, frame: &[u8], now: u32) -> Verdict {
         let heartbeat = table.config().heartbeat.load();
-        table.config().heartbeat.store(kernel_now());
+        table.config().heartbeat.store(Clock::now());
         let context = Context { ifindex: ifindex(port), mark: 0, gso_size: 0 };
         let run = self.programs.run(frame, context).unwrap_or_else(|error| panic!("{error}"));
         table.config().heartbeat.store(heartbeat);
         let redirected = run.action == if self.level == Level::Driver { 4 } else { 7 };
-        match run.frame.first_chunk::<6>() {
-            Some([a, b, from, _, high, low]) if redirected && [*a, *b] == MARK => {
-                let gate = u16::from_be_bytes([*high, *low]);
-                let driver = self.level == Level::Driver;
-                let arrived = Arrived { port: *from, gate: gate.into(), driver, now };
-                let mut bytes = run.frame;
-                if driver {
-                    bytes.drain(..METADATA);
-                } else {
-                    bytes[..6].copy_from_slice(&frame[..6]);
-                }
-                Verdict::HandedDown(arrived, bytes)
-            }
-            _ if redirected => {
-                stamp(table, frame, now);
-                Verdict::Forwarded(run.frame)
-            }
-            _ => Verdict::Refused,
+        if !redirected {
+            return Verdict::Refused;
         }
+        let Some(punt) = run.frame.first_chunk().copied().and_then(Punt::parse) else {
+            stamp(table, frame, now);
+            return Verdict::Forwarded(run.frame);
+        };
+        let driver = self.level == Level::Driver;
+        let arrived = Arrived { port: punt.port, gate: punt.gate.into(), driver, now };
+        let mut bytes = run.frame;
+        if driver {
+            bytes.drain(..METADATA);
+        } else {
+            bytes[..6].copy_from_slice(&frame[..6]);
+        }
+        Verdict::HandedDown(arrived, bytes)
     }
 }
 
 fn stamp(table: &Table, frame: &[u8], now: u32) {
-    let parsed = parse::ipv4(&Bytes(frame), parse::ETHERNET, 0).expect("a packet that was forwarded");
+    let mut frame = frame.to_vec();
+    let parsed = parse::ipv4(&SliceFrame::new(&mut frame), parse::ETHERNET, 0).expect("a packet that was forwarded");
     let config = table.config();
     let hit = lookup::find(table.regions(), config.buckets.load(), &parsed.key, config.hash(&parsed.key));
     let (block, direction) = hit.expect("the entry that it was forwarded by");

@@ -200,7 +200,7 @@ impl View {
             agents: Vec::new(),
             modules: Vec::new(),
             status: Status {
-                connections: table.live() - engine.refusals().min(table.live()),
+                connections: table.live().saturating_sub(engine.refusals()),
                 refusals: engine.refusals(),
                 refused: engine.refusals_made(),
                 size: table.regions().blocks.len(),
