@@ -18,13 +18,17 @@
 #![cfg_attr(target_arch = "bpf", feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "atomics on BPF exist only as intrinsics"))]
 
+mod adjacency;
 pub mod cell;
 pub mod forward;
+mod gate;
 pub mod key;
 pub mod parse;
+mod port;
 pub mod reason;
 pub mod record;
 pub mod rewrite;
+mod steer;
 pub mod tcp;
 pub mod traffic;
 

@@ -210,7 +210,7 @@ reasons! {
     LandAttack = 71, "land_attack", Drop, Drop;
     /// The source is directly connected to another interface than the one the packet came in through.
     SpoofedConnected = 72, "spoofed_connected", Drop, Drop;
-    /// No route back to the source through the interface, as its `rpf` demands (RFC 3704, RFC 8704).
+    /// No route back to the source through the interface, as its `rpf` demands (RFC 3704).
     ReversePath = 73, "reverse_path", Drop, Drop;
     /// A loopback address on the wire (RFC 1122 section 3.2.1.3 g, RFC 4291 section 2.5.3).
     LoopbackAddress = 74, "loopback_address", Drop, Drop;

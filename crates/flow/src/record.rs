@@ -12,12 +12,16 @@
 //!   on any core; edges only move forward.
 //! * Everything else belongs to the slow path.
 
+pub use crate::adjacency::{Adjacency, NextHop};
 use crate::cell::{Cell32, Cell64};
+pub use crate::gate::Gate;
 use crate::key::{self, Address, Key};
+pub use crate::port::{PORT_PROBES, PORT_SLOTS, Port, PortKey, PortSlot, QUEUES, SOCKETS, port_flags};
 use crate::reason::REASON_SLOTS;
+pub use crate::steer::{Action, Steer};
 use crate::traffic::Traffic;
 
-/// Raised with every change of a layout in this module or of the meaning of a field. State of another version
+/// Raised with every change of a layout of these records or of the meaning of a field. State of another version
 /// is not adopted.
 pub const LAYOUT_VERSION: u32 = 4;
 
@@ -26,10 +30,6 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
 
 /// Interfaces that can take part at once.
 pub const PORTS: usize = 256;
-/// Slots of the map from interface index to port (open addressing, [`PORT_PROBES`] tries).
-pub const PORT_SLOTS: usize = 4096;
-/// Neighbouring slots that may hold an interface index.
-pub const PORT_PROBES: usize = 4;
 /// Adjacencies.
 pub const ADJACENCIES: usize = 65536;
 /// Gates; see [`Gate`].
@@ -136,315 +136,6 @@ pub mod config_flags {
     pub const JUDGE_LOCAL: u32 = 1;
 }
 
-/// An interface that policy names.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Port {
-    /// Interface index; 0 = absent.
-    pub ifindex: Cell32,
-    /// `flags | queues << 16`: see [`port_flags`]; where the sockets of its receive queues begin in the map of
-    /// AF_XDP sockets.
-    pub driver: Cell32,
-    /// The first four bytes of the interface's own link-layer address.
-    pub mac_high: Cell32,
-    /// The last two bytes, in the low half in memory order.
-    pub mac_low: Cell32,
-}
-
-impl Port {
-    /// The interface's link-layer address.
-    #[inline(always)]
-    #[must_use]
-    pub fn mac(&self) -> [u8; 6] {
-        let [a, b, c, d] = self.mac_high.load().to_ne_bytes();
-        let [e, f, _, _] = self.mac_low.load().to_ne_bytes();
-        [a, b, c, d, e, f]
-    }
-
-    /// Stores the interface's link-layer address.
-    pub fn set_mac(&self, mac: [u8; 6]) {
-        let [a, b, c, d, e, f] = mac;
-        self.mac_high.store(u32::from_ne_bytes([a, b, c, d]));
-        self.mac_low.store(u32::from_ne_bytes([e, f, 0, 0]));
-    }
-}
-
-/// Bits of [`Port::driver`].
-pub mod port_flags {
-    /// The program in the driver judges packets of this port; without it they all pass on to the socket buffer.
-    pub const DRIVER: u32 = 1;
-}
-
-/// Receive queues of one device that can have a socket.
-pub const QUEUES: usize = 64;
-/// AF_XDP sockets: those of 64 devices.
-pub const SOCKETS: usize = 64 * QUEUES;
-
-/// What identifies a port in a packet: the device that received it, and the VLAN id in the frame (0 = none).
-///
-/// A VLAN interface is known twice: under its own index, as the stack shows it, and under the index of the device
-/// below it with its VLAN id, as the driver sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PortKey {
-    /// Interface index.
-    pub ifindex: u32,
-    /// VLAN id, 0 = none.
-    pub vid: u16,
-}
-
-impl PortKey {
-    /// The key of an interface by its own index.
-    #[inline(always)]
-    #[must_use]
-    pub const fn of(ifindex: u32) -> Self {
-        Self { ifindex, vid: 0 }
-    }
-
-    /// One of the [`PORT_PROBES`] slots where the port may be found.
-    #[inline(always)]
-    #[must_use]
-    pub const fn slot(self, probe: u32) -> u32 {
-        // VLANs of one device go to places far apart, and interfaces made one after the other beside each other.
-        self.ifindex.wrapping_add((self.vid as u32).wrapping_mul(97)).wrapping_add(probe) & (PORT_SLOTS as u32 - 1)
-    }
-}
-
-/// A slot of the map to port numbers. One 64-bit word: `ifindex | VLAN id << 32 | port << 48 | 1 << 63`.
-#[repr(transparent)]
-#[derive(Debug, Default)]
-pub struct PortSlot(pub Cell64);
-
-impl PortSlot {
-    const USED: u64 = 1 << 63;
-
-    const fn key(key: PortKey) -> u64 {
-        key.ifindex as u64 | (key.vid as u64) << 32 | Self::USED
-    }
-
-    /// The word of a port.
-    #[must_use]
-    pub const fn word(key: PortKey, port: u8) -> u64 {
-        Self::key(key) | (port as u64) << 48
-    }
-
-    /// The port, if the slot holds this key.
-    #[inline(always)]
-    #[must_use]
-    pub fn port_of(&self, key: PortKey) -> Option<u8> {
-        let word = self.0.load();
-        (word & !(0xff << 48) == Self::key(key)).then_some((word >> 48) as u8)
-    }
-
-    /// The key and port that the slot holds.
-    #[must_use]
-    pub fn tenant(&self) -> Option<(PortKey, u8)> {
-        let word = self.0.load();
-        let key = PortKey { ifindex: word as u32, vid: (word >> 32) as u16 };
-        (word & Self::USED != 0).then_some((key, (word >> 48) as u8))
-    }
-}
-
-/// The next hop of a route: a neighbour on a link. Guarded by `sequence`: odd while being changed.
-#[repr(C, align(64))]
-#[derive(Debug, Default)]
-pub struct Adjacency {
-    /// Even when stable; raised by two with every change.
-    pub sequence: Cell64,
-    /// `ifindex | generation << 32 | port << 48 | flags << 56`.
-    pub output: Cell64,
-    /// Destination link-layer address (6 bytes), then the first two of the source.
-    pub mac_high: Cell64,
-    /// The last four bytes of the source address in memory order, then the MTU in bytes.
-    pub mac_low_mtu: Cell64,
-    /// For the slow path alone: what the adjacency was made for, so that the next process finds it again. The next
-    /// hop's 16 bytes in two words; then `1 | family << 8 | MTU attribute of the route << 32`, 0 = nothing.
-    pub origin: [Cell64; 3],
-    /// For programs in drivers: `ifindex | VLAN id << 32` of the device that carries the frames, 0 = it takes none
-    /// from such a program. Guarded by `sequence` like the rest.
-    pub lower: Cell64,
-}
-
-/// What an adjacency says, read in one piece.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NextHop {
-    /// Output interface.
-    pub ifindex: u32,
-    /// Generation that entries must name.
-    pub generation: u16,
-    /// Port number of the output interface.
-    pub port: u8,
-    /// See the constants.
-    pub flags: u8,
-    /// Destination address, then source address.
-    pub macs: [u8; 12],
-    /// Largest layer-3 packet in bytes.
-    pub mtu: u32,
-    /// The device that carries the frames, for programs in drivers; 0 = it takes none from there.
-    pub lower: u32,
-    /// VLAN id that frames carry there, 0 = none.
-    pub vid: u16,
-}
-
-impl NextHop {
-    /// The link-layer address is known, or none is needed.
-    pub const RESOLVED: u8 = 1;
-    /// The output has no link-layer header (tun, WireGuard, PPP).
-    pub const HEADERLESS: u8 = 2;
-
-    /// Nowhere.
-    pub const NONE: Self =
-        Self { ifindex: 0, generation: 0, port: 0, flags: 0, macs: [0; 12], mtu: 0, lower: 0, vid: 0 };
-}
-
-impl Adjacency {
-    /// Reads the adjacency in one piece; `None` when it changed meanwhile.
-    #[inline(always)]
-    #[must_use]
-    pub fn read(&self) -> Option<NextHop> {
-        let before = self.sequence.load();
-        let output = self.output.load();
-        let high = self.mac_high.load();
-        let low = self.mac_low_mtu.load();
-        let lower = self.lower.load();
-        let after = self.sequence.load();
-        if before != after || before & 1 != 0 {
-            return None;
-        }
-        let h = high.to_ne_bytes();
-        let l = (low as u32).to_ne_bytes();
-        Some(NextHop {
-            ifindex: output as u32,
-            generation: (output >> 32) as u16,
-            port: (output >> 48) as u8,
-            flags: (output >> 56) as u8,
-            macs: [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3]],
-            mtu: (low >> 32) as u32,
-            lower: lower as u32,
-            vid: (lower >> 32) as u16,
-        })
-    }
-
-    /// The generation of the last tenant, also when a killed writer left the record half changed.
-    #[must_use]
-    pub fn generation(&self) -> u16 {
-        (self.output.load() >> 32) as u16
-    }
-
-    /// What the adjacency was made for: next hop, family (4 or 6), MTU attribute of the route (0 = none).
-    #[must_use]
-    pub fn origin(&self) -> Option<([u8; 16], u8, u32)> {
-        let word = self.origin[2].load();
-        let [high, low] = [self.origin[0].load().to_ne_bytes(), self.origin[1].load().to_ne_bytes()];
-        let mut next_hop = [0; 16];
-        for (byte, from) in next_hop.iter_mut().zip(high.into_iter().chain(low)) {
-            *byte = from;
-        }
-        (word & 1 != 0).then_some((next_hop, (word >> 8) as u8, (word >> 32) as u32))
-    }
-
-    /// Notes what the adjacency was made for.
-    pub fn set_origin(&self, next_hop: [u8; 16], family: u8, route_mtu: u32) {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = next_hop;
-        self.origin[2].store(0);
-        self.origin[0].store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
-        self.origin[1].store(u64::from_ne_bytes([i, j, k, l, m, n, o, p]));
-        self.origin[2].store(1 | u64::from(family) << 8 | u64::from(route_mtu) << 32);
-    }
-
-    /// Replaces the adjacency. One writer only.
-    pub fn write(&self, hop: &NextHop) {
-        let m = &hop.macs;
-        let sequence = self.sequence.load();
-        // The full barrier keeps the odd number before the fields; the release store keeps the even one after. A
-        // writer that was killed half-way has left an odd number, from which the next odd one is two away.
-        self.sequence.add(1 + (sequence & 1));
-        self.output.store(
-            u64::from(hop.ifindex)
-                | u64::from(hop.generation) << 32
-                | u64::from(hop.port) << 48
-                | u64::from(hop.flags) << 56,
-        );
-        self.mac_high.store(u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]]));
-        let low = u32::from_ne_bytes([m[8], m[9], m[10], m[11]]);
-        self.mac_low_mtu.store(u64::from(low) | u64::from(hop.mtu) << 32);
-        self.lower.store(u64::from(hop.lower) | u64::from(hop.vid) << 32);
-        self.sequence.store(sequence.wrapping_add(3) & !1);
-    }
-}
-
-/// Where a direction's packets go, in one word that is replaced whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Steer {
-    /// Index of the adjacency.
-    pub adjacency: u16,
-    /// Port that packets must come in through.
-    pub ingress: u8,
-    /// What the kernel paths do.
-    pub action: Action,
-    /// Entry waits until packets of its flow have left user space.
-    pub pending: bool,
-    /// Programs in drivers pass the packets on: the path is that of the socket buffer.
-    pub skb: bool,
-    /// The gate's epoch (low four bits) that a pending entry was published under.
-    pub epoch: u8,
-    /// Generation of the policy that the entry was judged under: the one in force, or one that is about to be.
-    pub policy_generation: u16,
-    /// Generation of the adjacency.
-    pub adjacency_generation: u16,
-}
-
-/// What the kernel paths do with a direction's packets.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Action {
-    /// Hand down: the flow lives on the user-level path.
-    #[default]
-    User = 0,
-    /// Forward.
-    Forward = 1,
-    /// Leave to the kernel's stack.
-    Stack = 2,
-    /// Drop.
-    Drop = 3,
-}
-
-impl Steer {
-    /// The packed word.
-    #[inline(always)]
-    #[must_use]
-    pub const fn pack(self) -> u64 {
-        self.adjacency as u64
-            | (self.ingress as u64) << 16
-            | (self.action as u64) << 24
-            | (self.pending as u64) << 26
-            | (self.skb as u64) << 27
-            | ((self.epoch & 15) as u64) << 28
-            | (self.policy_generation as u64) << 32
-            | (self.adjacency_generation as u64) << 48
-    }
-
-    /// The fields of a packed word.
-    #[inline(always)]
-    #[must_use]
-    pub const fn unpack(word: u64) -> Self {
-        Self {
-            adjacency: word as u16,
-            ingress: (word >> 16) as u8,
-            action: match (word >> 24) & 3 {
-                0 => Action::User,
-                1 => Action::Forward,
-                2 => Action::Stack,
-                _ => Action::Drop,
-            },
-            pending: word >> 26 & 1 != 0,
-            skb: word >> 27 & 1 != 0,
-            epoch: (word >> 28) as u8 & 15,
-            policy_generation: (word >> 32) as u16,
-            adjacency_generation: (word >> 48) as u16,
-        }
-    }
-}
-
 /// One direction of a connection: key, flow next hop, counters and age in one cache line.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
@@ -543,46 +234,6 @@ pub const BUCKET_ENTRIES: usize = 12;
 /// Largest number of connections that a place can name.
 pub const MAX_BLOCKS: u32 = 1 << 23;
 
-/// Order between the kernel paths and user space, for the flows whose key hash selects this gate.
-///
-/// One word: `packets handed to user space | epoch << 32`. A kernel path that misses, or meets a pending
-/// entry, first adds 1 (a full barrier) and then looks again; user space raises the epoch by one
-/// compare-and-exchange only while the count equals the packets it has finished with. So the raise happens
-/// only when no packet of these flows is on its way through user space, and every entry that was published
-/// under the old epoch is active from that instant on.
-#[repr(transparent)]
-#[derive(Debug, Default)]
-pub struct Gate(pub Cell64);
-
-impl Gate {
-    /// Counts a packet on its way to user space; returns the epoch (low four bits).
-    #[inline(always)]
-    #[must_use]
-    pub fn enter(&self) -> u8 {
-        (self.0.add(1) >> 32) as u8 & 15
-    }
-
-    /// Takes back an [`enter`](Self::enter): the packet did not go to user space after all.
-    #[inline(always)]
-    pub fn leave(&self) {
-        self.0.add(u64::MAX);
-    }
-
-    /// Packets handed to user space so far (wrapping) and the epoch.
-    #[must_use]
-    pub fn read(&self) -> (u32, u32) {
-        let word = self.0.load();
-        (word as u32, (word >> 32) as u32)
-    }
-
-    /// Raises the epoch if exactly `handed` packets have been handed over; tells whether it did.
-    #[must_use]
-    pub fn raise(&self, handed: u32, epoch: u32) -> bool {
-        let current = u64::from(handed) | u64::from(epoch) << 32;
-        self.0.replace(current, u64::from(handed) | u64::from(epoch.wrapping_add(1)) << 32)
-    }
-}
-
 /// Packets and bytes of one reason.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -648,22 +299,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steer_round_trips() {
-        let steer = Steer {
-            adjacency: 0xbeef,
-            ingress: 0x42,
-            action: Action::Drop,
-            pending: true,
-            skb: true,
-            epoch: 9,
-            policy_generation: 0x1234,
-            adjacency_generation: 0xfedc,
-        };
-        assert_eq!(Steer::unpack(steer.pack()), steer);
-        assert_eq!(Steer::unpack(0), Steer::default());
-    }
-
-    #[test]
     fn the_hash_under_a_stored_secret_is_that_of_the_key() {
         let config = Config::default();
         let secret = [0x9e37_79b9, 1, 2, 3, 5, 7, 11, 13, 17, 19];
@@ -675,37 +310,5 @@ mod tests {
             let key = Key { source, destination, ports: key::ports(1, 2), identity: Key::identity(6, family, 0) };
             assert_eq!(config.hash(&key), key.hash(&secret));
         }
-    }
-
-    #[test]
-    fn adjacency_reads_what_was_written_and_refuses_half_a_change() {
-        let adjacency = Adjacency::default();
-        let hop = NextHop {
-            ifindex: 7,
-            generation: 3,
-            port: 2,
-            flags: NextHop::RESOLVED,
-            macs: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
-            mtu: 1500,
-            lower: 6,
-            vid: 100,
-        };
-        adjacency.write(&hop);
-        assert_eq!(adjacency.read(), Some(hop));
-        adjacency.sequence.add(1);
-        assert_eq!(adjacency.read(), None);
-    }
-
-    // A5: the epoch moves only when nothing of the gate's flows is on its way.
-    #[test]
-    fn a_gate_is_raised_only_when_nothing_is_on_its_way() {
-        let gate = Gate::default();
-        assert_eq!(gate.enter(), 0);
-        assert!(!gate.raise(0, 0));
-        assert!(gate.raise(1, 0));
-        assert_eq!(gate.read(), (1, 1));
-        assert_eq!(gate.enter(), 1);
-        gate.leave();
-        assert_eq!(gate.read(), (1, 1));
     }
 }

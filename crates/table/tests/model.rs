@@ -16,6 +16,10 @@
 
 extern crate self as flowhop_flow;
 
+#[path = "../../flow/src/adjacency.rs"]
+mod adjacency;
+#[path = "../../flow/src/gate.rs"]
+mod gate;
 #[path = "../src/index.rs"]
 pub mod index;
 #[path = "../../flow/src/key.rs"]
@@ -24,10 +28,14 @@ pub mod key;
 pub mod lookup;
 #[path = "../src/memory.rs"]
 pub mod memory;
+#[path = "../../flow/src/port.rs"]
+mod port;
 #[path = "../../flow/src/reason.rs"]
 pub mod reason;
 #[path = "../../flow/src/record.rs"]
 pub mod record;
+#[path = "../../flow/src/steer.rs"]
+mod steer;
 #[path = "../../flow/src/traffic.rs"]
 pub mod traffic;
 #[path = "../src/writer.rs"]
