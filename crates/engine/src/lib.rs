@@ -35,6 +35,7 @@ mod helper;
 pub mod hold;
 pub mod interfaces;
 mod known;
+mod leaving;
 pub mod module;
 mod mss;
 mod nat64;
