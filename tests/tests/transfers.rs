@@ -112,13 +112,13 @@ fn listens(namespace: &Namespace, kind: &str, port: u16) {
     });
 }
 
-/// vsftpd for anonymous users, in both families.
-fn ftp_server(host: &Arc<Namespace>, folder: &Folder) -> Process {
+/// vsftpd for anonymous users, in both families, which sends so many bytes a second; 0: as many as it can.
+fn ftp_server(host: &Arc<Namespace>, folder: &Folder, rate: usize) -> Process {
     let settings = format!(
         "listen=NO\nlisten_ipv6=YES\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\nwrite_enable=YES\n\
          anon_upload_enable=YES\nno_anon_password=YES\nanon_root={}\nanon_world_readable_only=NO\nanon_umask=022\n\
          nopriv_user=nobody\nsecure_chroot_dir={}\nseccomp_sandbox=NO\nconnect_from_port_20=YES\n\
-         xferlog_enable=NO\n",
+         xferlog_enable=NO\nanon_max_rate={rate}\n",
         folder.name(""),
         folder.name("empty"),
     );
@@ -153,6 +153,36 @@ fn data_flows(daemon: &Daemon, path: &str, helper: &str) -> usize {
     data.len()
 }
 
+/// Inside behind the outside address, and pings.
+fn masquerading(path: &str) -> Policy {
+    Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"])
+}
+
+/// A rule with a helper for what inside hosts begin.
+fn outgoing(name: &str, service: &str, helper: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"{name}\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"{service}\"\n\
+         action = \"allow\"\nhelper = \"{helper}\"\n"
+    )
+}
+
+/// Transfers both ways, in every mode that a family has; how many.
+#[track_caller]
+fn in_every_mode(folder: &Folder, client: &Namespace, server: fn(Family) -> IpAddr, path: &str) -> usize {
+    let mut transfers = 0;
+    for family in Family::BOTH {
+        for (mode, options) in MODES {
+            if family == Family::V6 && ["PORT", "PASV"].contains(&mode) {
+                continue;
+            }
+            let what = format!("{path}, {mode}, {family:?}");
+            folder.there_and_back(client, "ftp", server(family), options, &what);
+            transfers += 2;
+        }
+    }
+    transfers
+}
+
 // RFC 959, RFC 2428: a client behind a masquerade, in every mode that its family has.
 #[test]
 fn ftp_passes_a_masquerade_in_every_mode() {
@@ -163,23 +193,12 @@ fn ftp_passes_a_masquerade_in_every_mode() {
     let folder = Folder::new(BYTES);
     for path in PATHS {
         let bed = Bed::for_path("ftp", path);
-        let _server = ftp_server(&bed.outside, &folder);
-        let rule = "[[rule]]\nname = \"files\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"tcp/21\"\n\
-                    action = \"allow\"\nhelper = \"ftp\"\n";
-        let open = Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"]);
-        let daemon = Daemon::start(&bed.router, &open.clone().extra(rule));
-        let mut expected = 0;
-        for family in Family::BOTH {
-            for (mode, options) in MODES {
-                if family == Family::V6 && ["PORT", "PASV"].contains(&mode) {
-                    continue;
-                }
-                let what = format!("{path}, {mode}, {family:?}");
-                folder.there_and_back(&bed.inside, "ftp", family.outside_host(), options, &what);
-                expected += 2;
-            }
-        }
-        assert_eq!(data_flows(&daemon, path, "ftp"), expected, "{path}");
+        let _server = ftp_server(&bed.outside, &folder, 0);
+        let rule = outgoing("files", "tcp/21", "ftp");
+        let open = masquerading(path);
+        let daemon = Daemon::start(&bed.router, &open.clone().extra(&rule));
+        let transfers = in_every_mode(&folder, &bed.inside, Family::outside_host, path);
+        assert_eq!(data_flows(&daemon, path, "ftp"), transfers, "{path}");
         // Without the helper there is no data connection.
         daemon.reload(&open.extra(&rule.replace("helper = \"ftp\"", "")));
         until("transfers to fail without the helper", LIMIT, || {
@@ -202,16 +221,15 @@ fn ftp_goes_on_through_a_restart() {
     let folder = Folder::new(BYTES);
     for path in PATHS {
         let bed = Bed::for_path("ftpr", path);
-        let _server = ftp_server(&bed.outside, &folder);
-        let rule = "[[rule]]\nname = \"files\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"tcp/21\"\n\
-                    action = \"allow\"\nhelper = \"ftp\"\n";
-        let policy = Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"]).extra(rule);
+        let _server = ftp_server(&bed.outside, &folder, BYTES / 4);
+        let rule = outgoing("files", "tcp/21", "ftp");
+        let policy = masquerading(path).extra(&rule);
         let mut daemon = Daemon::start(&bed.router, &policy);
         let files = ["first", "second"].map(|name| folder.name(name));
         let url = "ftp://198.51.100.2/body";
-        let slow = ["-gsS", "--noproxy", "*", "--max-time", "40", "--limit-rate", "500K", "--ftp-port", "-"];
+        let active = ["-gsS", "--noproxy", "*", "--max-time", "40", "--ftp-port", "-"];
         let both = ["-o", &files[0], url, "-o", &files[1], url];
-        let client = bed.inside.spawn("curl", &[&slow[..], &both].concat());
+        let client = bed.inside.spawn("curl", &[&active[..], &both].concat());
         let related = |daemon: &Daemon| {
             let flows = daemon.json("show flows");
             flows["flows"].as_array().map_or(0, |flows| flows.iter().filter(|flow| !flow["parent"].is_null()).count())
@@ -237,7 +255,7 @@ fn ftp_passes_to_a_published_server() {
     let folder = Folder::new(BYTES);
     for path in PATHS {
         let bed = Bed::for_path("ftpd", path);
-        let _server = ftp_server(&bed.inside, &folder);
+        let _server = ftp_server(&bed.inside, &folder, 0);
         let publish = "[[rule]]\nname = \"our files\"\nfrom = \"outside\"\nto = \"inside\"\nservice = \"tcp/21\"\n\
                        action = \"allow\"\nhelper = \"ftp\"\n\
                        [[nat]]\nname = \"publish\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/21\"\n\
@@ -246,18 +264,8 @@ fn ftp_passes_to_a_published_server() {
                        family = \"ipv6\"\ntranslate.destination = \"[fd00:0:0:1::2]:21\"\n";
         let policy = Policy::new().path(path).services(&["icmp/echo-request"]).extra(publish);
         let daemon = Daemon::start(&bed.router, &policy);
-        let mut expected = 0;
-        for family in Family::BOTH {
-            for (mode, options) in MODES {
-                if family == Family::V6 && ["PORT", "PASV"].contains(&mode) {
-                    continue;
-                }
-                let what = format!("{path}, {mode}, {family:?}");
-                folder.there_and_back(&bed.outside, "ftp", family.outside_router(), options, &what);
-                expected += 2;
-            }
-        }
-        assert_eq!(data_flows(&daemon, path, "ftp"), expected, "{path}");
+        let transfers = in_every_mode(&folder, &bed.outside, Family::outside_router, path);
+        assert_eq!(data_flows(&daemon, path, "ftp"), transfers, "{path}");
     }
 }
 
@@ -271,9 +279,8 @@ fn tftp_passes_a_masquerade() {
     let folder = Folder::new(FEW);
     for path in PATHS {
         let bed = Bed::for_path("tftp", path);
-        let rule = "[[rule]]\nname = \"boot images\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"udp/69\"\n\
-                    action = \"allow\"\nhelper = \"tftp\"\n";
-        let policy = Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"]).extra(rule);
+        let rule = outgoing("boot images", "udp/69", "tftp");
+        let policy = masquerading(path).extra(&rule);
         let daemon = Daemon::start(&bed.router, &policy);
         for family in Family::BOTH {
             let address = endpoint(family.outside_host(), 69);
@@ -302,9 +309,8 @@ fn calls_pass_a_masquerade() {
     std::os::unix::fs::symlink("/usr/share/sip-tester", folder.path.join("pcap")).expect("a link");
     for path in PATHS {
         let bed = Bed::for_path("sip", path);
-        let rule = "[[rule]]\nname = \"telephones\"\nfrom = \"inside\"\nto = \"outside\"\nservice = \"udp/5060\"\n\
-                    action = \"allow\"\nhelper = \"sip\"\n";
-        let policy = Policy::new().path(path).masquerade(true).services(&["icmp/echo-request"]).extra(rule);
+        let rule = outgoing("telephones", "udp/5060", "sip");
+        let policy = masquerading(path).extra(&rule);
         let daemon = Daemon::start(&bed.router, &policy);
         let calls = Family::BOTH.map(|family| {
             let [own, far] = [family.inside_host(), family.outside_host()].map(|address| match address {
