@@ -132,11 +132,13 @@ pub struct Sailing {
     receiver: Option<JoinHandle<FleetReport>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
     sent: AtomicU64,
     /// Packets a second.
     rate: AtomicU32,
+    /// The sender waits when it has sent that many.
+    allowed: AtomicU64,
     stop: AtomicBool,
     done: AtomicBool,
 }
@@ -153,8 +155,13 @@ impl Drop for Ended<'_> {
 /// Starts a fleet at so many packets a second. Hosts and router have to know their neighbours.
 pub fn start(bed: &Bed, fleet: &Fleet, rate: u32) -> Sailing {
     let run = RUN.fetch_add(1, Ordering::Relaxed);
-    let progress = Arc::new(Progress::default());
-    progress.rate.store(rate, Ordering::Relaxed);
+    let progress = Arc::new(Progress {
+        sent: AtomicU64::new(0),
+        rate: AtomicU32::new(rate),
+        allowed: AtomicU64::new(u64::MAX),
+        stop: AtomicBool::new(false),
+        done: AtomicBool::new(false),
+    });
     let sockets: Vec<UdpSocket> = bed.outside.enter(|| {
         let listen = |port| UdpSocket::bind((fleet.family.outside_host(), port)).expect("bind a port of the fleet");
         fleet.ports.clone().map(listen).collect()
@@ -189,6 +196,11 @@ impl Sailing {
     /// Goes on at another pace.
     pub fn set_rate(&self, rate: u32) {
         self.progress.rate.store(rate, Ordering::Relaxed);
+    }
+
+    /// Sends no more than that many in all until told otherwise, whatever the pace.
+    pub fn allow(&self, packets: u64) {
+        self.progress.allowed.store(packets, Ordering::Relaxed);
     }
 
     /// Stops sending and waits for the last packets.
@@ -258,7 +270,8 @@ fn send(wire: &RawPort, frames: &Frames, fleet: &Fleet, progress: &Progress) {
         let now = Instant::now();
         owed += (now - last).as_secs_f64() * f64::from(progress.rate.load(Ordering::Relaxed));
         last = now;
-        for _ in 0..(owed as u64).min(BURST) {
+        let left = progress.allowed.load(Ordering::Relaxed).saturating_sub(sent);
+        for _ in 0..(owed as u64).min(BURST).min(left) {
             let (sequence, flow) = (sent / flows, sent % flows);
             assert!(sequence < ROUNDS, "the fleet has been on its way for too long");
             frames.fill(&mut frame, fleet.ends(flow), flow as u32, sequence as u32);
