@@ -1,8 +1,8 @@
 //! The router's own answers: ICMP and ICMPv6 errors, TCP resets; and IPv4 fragmentation.
 //!
 //! Errors quote as much of the packet as the RFCs allow, are limited in rate, and are never about ICMP errors,
-//! later fragments, or packets to or from what is no single host ([`whom`]). There is no source quench (RFC 6633) and no
-//! redirect among them. They go back the way the packet came: to the station that sent the frame, on the interface it came in.
+//! later fragments, or packets to or from what is no single host ([`whom`]). There is no source quench (RFC 6633)
+//! among them. They go back the way the packet came: to the station that sent the frame, on the interface it came in.
 
 mod whom;
 
@@ -18,6 +18,7 @@ use zerocopy::transmute_ref;
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io};
 use crate::errors::Headers;
+use crate::module::NewSession;
 use crate::validate::Problem;
 
 /// An ICMP error for IPv4 is at most this long (RFC 1812 section 4.3.2.3).
@@ -29,10 +30,25 @@ const INTERNETWORK_CONTROL: u8 = 48;
 /// Ticks in a second, about.
 const SECOND: Tick = 954;
 
+/// Which answers there are, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answering {
+    /// ICMP errors, redirects and resets in a second, at least 1.
+    pub per_second: u32,
+    /// Hosts of IPv4 are told of a better first hop (RFC 1812 section 5.2.7.2).
+    pub redirects: bool,
+}
+
+impl Default for Answering {
+    fn default() -> Self {
+        Self { per_second: 200, redirects: false }
+    }
+}
+
 /// Rate limit of own answers: a token bucket of one second's depth (RFC 1812 section 4.3.2.8, RFC 4443 2.4 f).
 #[derive(Debug)]
 pub struct Answers {
-    per_second: u32,
+    answering: Answering,
     /// What is in the bucket: `SECOND` for each answer, so that a tick earns a whole number.
     credit: u64,
     at: Tick,
@@ -41,15 +57,19 @@ pub struct Answers {
 impl Answers {
     /// A full bucket.
     #[must_use]
-    pub const fn new(per_second: u32, now: Tick) -> Self {
-        Self { per_second, credit: per_second as u64 * SECOND as u64, at: now }
+    pub const fn new(answering: Answering, now: Tick) -> Self {
+        Self { answering, credit: answering.per_second as u64 * SECOND as u64, at: now }
+    }
+
+    pub(crate) const fn change(&mut self, answering: Answering) {
+        self.answering = answering;
     }
 
     fn take(&mut self, now: Tick) -> bool {
         let elapsed = now.wrapping_sub(self.at).min(SECOND);
         self.at = now;
-        let depth = u64::from(self.per_second) * u64::from(SECOND);
-        self.credit = (self.credit + u64::from(elapsed) * u64::from(self.per_second)).min(depth);
+        let per_second = u64::from(self.answering.per_second);
+        self.credit = (self.credit + u64::from(elapsed) * per_second).min(per_second * u64::from(SECOND));
         let allowed = self.credit >= u64::from(SECOND);
         if allowed {
             self.credit -= u64::from(SECOND);
@@ -78,7 +98,7 @@ impl Engine {
         self.answer(arrived, v4, v6, packet, io);
     }
 
-    /// Tells the sender of an IPv6 packet what is wrong with it (RFC 4443 section 3.4).
+    /// Tells the sender of a packet what is wrong with it (RFC 1812 section 4.3.3.5, RFC 4443 section 3.4).
     pub(crate) fn answer_problem(
         &mut self,
         arrived: &Arrived,
@@ -86,12 +106,18 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) {
+        let [.., pointer] = problem.pointer.to_be_bytes();
+        let v4 = Error { kind: icmp4::PARAMETER_PROBLEM, code: 0, rest: [pointer, 0, 0, 0] };
         let v6 = Error { kind: icmp6::PARAMETER_PROBLEM, code: problem.code, rest: problem.pointer.to_be_bytes() };
-        // A fragment that cannot be is answered wherever it is in its packet (RFC 8200 section 4.5).
-        if let Some((ip, headers)) = whom::headers(packet)
-            && !headers.is_error(ip)
-        {
-            self.send_error(arrived, v6, &headers, packet, io);
+        let Some((ip, headers)) = whom::headers(packet) else { return };
+        // Of IPv6, a fragment that cannot be is answered wherever it is in its packet (RFC 8200 section 4.5).
+        let error = match headers.family {
+            4 if headers.later_fragment => return,
+            4 => v4,
+            _ => v6,
+        };
+        if !headers.is_error(ip) {
+            self.send_error(arrived, error, &headers, packet, io);
         }
     }
 
@@ -133,6 +159,26 @@ impl Engine {
         };
         let (v4, v6) = (Error::plain(icmp4::UNREACHABLE, v4), Error::plain(icmp6::UNREACHABLE, v6));
         self.answer(arrived, v4, v6, packet, io);
+    }
+
+    /// Tells a host of IPv4 that the next hop of its packet is on its own link (RFC 1812 section 5.2.7.2), if a new
+    /// connection goes out by the interface that it came in by, with the addresses that it came with.
+    pub(crate) fn answer_redirect(
+        &mut self,
+        arrived: &Arrived,
+        session: &NewSession,
+        packet: &mut Buffer<'_>,
+        io: &mut dyn Io,
+    ) {
+        let Some(via) = session.via.filter(|via| self.answers.answering.redirects && via.port == arrived.port) else {
+            return;
+        };
+        let translated = session.nat != 0 || session.destination_nat != 0;
+        let (IpAddr::V4(next_hop), source) = (via.next_hop, key::ip(&session.key.source)) else { return };
+        if !translated && self.routing.share_link(via.ifindex, source, via.next_hop) {
+            let v4 = Error { kind: icmp4::REDIRECT, code: icmp4::REDIRECT_HOST, rest: next_hop.octets() };
+            self.answer(arrived, v4, Error::plain(0, 0), packet, io);
+        }
     }
 
     /// Port unreachable (RFC 792; RFC 4443 section 3.1).
@@ -342,7 +388,7 @@ mod tests {
     #[test]
     fn the_rate_of_answers_holds_however_often_it_is_asked() {
         for (per_second, step) in [(200, 1), (200, 3), (200, 7), (10, 100), (950, 1), (2000, 1)] {
-            let mut answers = Answers::new(per_second, 0);
+            let mut answers = Answers::new(Answering { per_second, ..Answering::default() }, 0);
             let burst = (0..2 * per_second).filter(|_| answers.take(0)).count();
             assert_eq!(burst, per_second as usize, "one second's depth");
             let mut taken = 0;

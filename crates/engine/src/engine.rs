@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use crate::ageing::{self, Resets, Wheel};
-use crate::answers::Answers;
+use crate::answers::{Answering, Answers};
 use crate::buffer::{Buffer, Offload};
 use crate::counters::Counters;
 use crate::fragments::{Fragments, Room};
@@ -98,22 +98,13 @@ pub struct Limits {
     pub datagrams: usize,
     /// Bytes of fragments that are collected.
     pub fragment_bytes: usize,
-    /// Own ICMP errors and resets per second.
-    pub answers_per_second: u32,
     /// TCP connections whose handshake is not complete; a quarter of the table if not said.
     pub half_open: Option<usize>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            held_packets: 8192,
-            held_bytes: 16 << 20,
-            datagrams: 4096,
-            fragment_bytes: 16 << 20,
-            answers_per_second: 200,
-            half_open: None,
-        }
+        Self { held_packets: 8192, held_bytes: 16 << 20, datagrams: 4096, fragment_bytes: 16 << 20, half_open: None }
     }
 }
 
@@ -266,7 +257,7 @@ impl Engine {
             counters: parts.counters,
             timeouts: parts.timeouts,
             passing: Passing::default(),
-            answers: Answers::new(parts.limits.answers_per_second, now),
+            answers: Answers::new(Answering::default(), now),
             random: ChaCha8Rng::from_seed(parts.seed),
             kernel: parts.kernel,
             sweep: Sweep::default(),
@@ -346,6 +337,11 @@ impl Engine {
     /// Changes which options and extension headers pass.
     pub const fn set_passing(&mut self, passing: Passing) {
         self.passing = passing;
+    }
+
+    /// Changes which answers of the router's own there are, and how many.
+    pub const fn set_answering(&mut self, answering: Answering) {
+        self.answers.change(answering);
     }
 
     /// Takes in a packet and does with it what is to be done.

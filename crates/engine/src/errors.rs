@@ -104,6 +104,7 @@ impl Engine {
         let Some(length) = translate(packet, parsed, quote, &original, &source, &hop) else {
             return outcome(Reason::Truncated);
         };
+        self.record_hop(&hop, parsed, packet, arrived.now);
         let Some(frame) = packet.bytes_mut().get_mut(..ETHERNET + length) else {
             return outcome(Reason::Truncated);
         };

@@ -92,8 +92,12 @@ impl Engine {
                     Some(changed) => changed.reborrow(),
                     None => packet.reborrow(),
                 };
-                judge(&host, config, &mut leaving, &parsed, &hit, steer, arrived.port, segment, arrived.now)
-                    .map(|hop| self.send(&hop, &mut leaving, io))
+                judge(&host, config, &mut leaving, &parsed, &hit, steer, arrived.port, segment, arrived.now).map(
+                    |hop| {
+                        self.record_hop(&hop, &parsed, &mut leaving, arrived.now);
+                        self.send(&hop, &mut leaving, io)
+                    },
+                )
             };
             let reason = match result {
                 Ok(sent) => {
@@ -358,6 +362,7 @@ impl Engine {
         match judge(&host, config, packet, &fits, &hit, steer, arrived.port, 0, arrived.now) {
             Err(reason) => Outcome { kind: reason.slow_kind(), reason, ..outcome },
             Ok(hop) => {
+                self.record_hop(&hop, parsed, packet, arrived.now);
                 packet.complete_checksum();
                 let sent = answers::fragment(packet.bytes(), hop.mtu, |piece| {
                     io.transmit(hop.port, hop.ifindex, piece, &crate::buffer::Offload::default())

@@ -15,7 +15,7 @@ use flowhop_wire::{
 use zerocopy::transmute_ref;
 
 pub use addresses::Martians;
-pub use headers::Passing;
+pub use headers::{Passing, Recording};
 
 use crate::buffer::Buffer;
 
@@ -54,14 +54,14 @@ pub enum Validated {
 pub struct Fault {
     /// Why.
     pub reason: Reason,
-    /// What the sender of an IPv6 packet is told.
+    /// What its sender is told.
     pub problem: Option<Problem>,
 }
 
-/// A parameter problem (RFC 4443 section 3.4).
+/// A parameter problem (RFC 792, RFC 4443 section 3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Its code.
+    /// Its code in ICMPv6; in ICMP for IPv4 there is only 0.
     pub code: u8,
     /// Where in the packet it is, in bytes from the fixed header on.
     pub pointer: u32,
@@ -110,10 +110,13 @@ fn ipv4(packet: &Buffer<'_>, passing: &Passing) -> Result<Validated, Fault> {
     if length < header_length {
         return Err(Reason::BadLength.into());
     }
-    let whole = packet.bytes().get(ETHERNET..ETHERNET + length).ok_or(Reason::Truncated)?;
-    let header_bytes = whole.get(..header_length).ok_or(Reason::Truncated)?;
+    let header_bytes = packet.bytes().get(ETHERNET..ETHERNET + header_length).ok_or(Reason::Truncated)?;
     if checksum::finish(checksum::sum(header_bytes)) != 0 {
         return Err(Reason::BadIpChecksum.into());
+    }
+    if packet.bytes().len() < ETHERNET + length {
+        // RFC 1812 section 5.2.2: the pointer is to the total length.
+        return Err(Fault { reason: Reason::Truncated, problem: Some(Problem::field(2)) });
     }
     headers::ipv4(header_bytes.get(Ipv4::LEN..).unwrap_or_default(), passing)?;
     let parsed = Parsed {

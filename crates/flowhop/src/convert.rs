@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowhop_engine::{Limits, Martians, Passing, ReversePath, Timeouts};
+use flowhop_engine::{Answering, Limits, Martians, Passing, Recording, ReversePath, Timeouts};
 use flowhop_flow::record::{TICK_SHIFT, Tick};
 use flowhop_policy::{Handling, IpSettings, Policy};
 
@@ -63,16 +63,29 @@ pub const fn reverse_path(policy: flowhop_policy::ReversePath) -> ReversePath {
 /// The options and extension headers that `[ip]` lets pass.
 #[must_use]
 pub fn passing(policy: &IpSettings) -> Passing {
-    let passes = |handling| handling == Handling::Pass;
+    let passes = |handling| handling != Handling::Drop;
+    let recording = |handling| match handling {
+        Handling::Drop => Recording::Drop,
+        Handling::Pass => Recording::Pass,
+        Handling::Record => Recording::Record,
+    };
     Passing {
-        record_route: passes(policy.record_route),
-        timestamp: passes(policy.timestamp),
+        record_route: recording(policy.record_route),
+        timestamp: recording(policy.timestamp),
         router_alert: passes(policy.router_alert),
         security: passes(policy.security),
+        obsolete_options: passes(policy.obsolete_options),
+        experimental_options: passes(policy.experimental_options),
         unknown_options: passes(policy.unknown_options),
         hop_by_hop: passes(policy.hop_by_hop),
         routing_header: passes(policy.routing_header),
     }
+}
+
+/// The answers of the router's own that `[ip]` asks for.
+#[must_use]
+pub const fn answering(policy: &IpSettings) -> Answering {
+    Answering { per_second: policy.errors_per_second, redirects: policy.redirects }
 }
 
 #[cfg(test)]
@@ -83,6 +96,7 @@ mod tests {
     #[test]
     fn options_pass_by_default_as_the_engine_has_it() {
         assert_eq!(passing(&IpSettings::default()), Passing::default());
+        assert_eq!(answering(&IpSettings::default()), Answering::default());
     }
 
     #[test]

@@ -82,13 +82,17 @@
 //! other = "600s"
 //!
 //! [ip]                              # each "drop" or "pass", which leaves them as they are
-//! record_route = "drop"             # IPv4 options
+//! record_route = "drop"             # IPv4 options; "record" for this one and the next
 //! timestamp = "drop"
 //! security = "pass"
-//! unknown_options = "drop"          # all others; source routes are always dropped
+//! obsolete_options = "drop"
+//! experimental_options = "drop"
+//! unknown_options = "pass"          # all others; source routes are always dropped
 //! router_alert = "pass"             # both families
 //! hop_by_hop = "pass"               # IPv6 hop-by-hop options
-//! routing_header = "drop"           # IPv6 routing headers with segments left; type 0 is always dropped
+//! redirects = false                 # tell hosts of IPv4 of a better first hop
+//! errors_per_second = 200           # own ICMP errors, redirects and resets
+//! routing_header = "pass"           # IPv6 routing headers with segments left; type 0 is always dropped
 //! ```
 //!
 //! A list of addresses holds what one of its entries holds and no entry with `!` does; if all entries have `!`, it

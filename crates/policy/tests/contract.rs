@@ -245,9 +245,30 @@ fn validation_is_chosen_by_interface() {
     assert_eq!(of("wan"), (ReversePath::Off, Martians::Off));
     assert_eq!(of("dmz"), (ReversePath::Feasible, Martians::Registry));
     assert_eq!(of("vpn"), (ReversePath::Loose, Martians::Rfc1812));
-    let IpSettings { record_route, timestamp, router_alert, security, unknown_options, hop_by_hop, routing_header } =
-        policy.ip;
-    let all = [record_route, timestamp, router_alert, security, unknown_options, hop_by_hop, routing_header];
+    let IpSettings {
+        record_route,
+        timestamp,
+        router_alert,
+        security,
+        obsolete_options,
+        experimental_options,
+        unknown_options,
+        hop_by_hop,
+        routing_header,
+        redirects,
+        errors_per_second,
+    } = policy.ip;
+    let all = [
+        record_route,
+        timestamp,
+        router_alert,
+        security,
+        obsolete_options,
+        experimental_options,
+        unknown_options,
+        hop_by_hop,
+        routing_header,
+    ];
     let by_default = example().ip;
     assert_eq!(by_default, IpSettings::default());
     let default = [
@@ -255,9 +276,12 @@ fn validation_is_chosen_by_interface() {
         by_default.timestamp,
         by_default.router_alert,
         by_default.security,
+        by_default.obsolete_options,
+        by_default.experimental_options,
         by_default.unknown_options,
         by_default.hop_by_hop,
         by_default.routing_header,
     ];
     assert!(all.iter().zip(default).all(|(set, default)| *set != default), "the file says the contrary of each");
+    assert_eq!((redirects, errors_per_second), (true, 1000));
 }

@@ -457,8 +457,15 @@ nat = [ { name = \"a\" } ]
         &[(9, "not among those that [paths] allows")],
     ),
     (
-        "[ip]\nrecord_route = \"process\"\nrouter_alerts = \"pass\"\nhop_by_hop = true\n",
-        &[(7, "\"process\" is no handling"), (8, "did you mean \"router_alert\"?"), (9, "\"hop_by_hop\" is a boolean")],
+        "[ip]\nrecord_route = \"process\"\nrouter_alerts = \"pass\"\nhop_by_hop = true\nsecurity = \"record\"\nredirects = \"off\"\nerrors_per_second = 0\n",
+        &[
+            (7, "\"process\" is no handling"),
+            (8, "did you mean \"router_alert\"?"),
+            (9, "\"hop_by_hop\" is a boolean"),
+            (10, "\"record\" is no handling"),
+            (11, "\"redirects\" is a string"),
+            (12, "\"errors_per_second\" of 0 is out of range"),
+        ],
     ),
     (
         "[[nat]]\nname = \"a\"\ntranslate.source = \"interface\"\nmapping = \"symmetric\"\nunsolicited = \"reject\"\n[[nat]]\nname = \"b\"\none_to_one = true\nsource = \"10.1.0.1\"\ntranslate.source = \"198.51.100.1\"\nmapping = \"address-dependent\"\n",

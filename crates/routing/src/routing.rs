@@ -206,6 +206,12 @@ impl Routing {
         Some(own.address)
     }
 
+    /// Whether two addresses are in one and the same connected prefix of a link.
+    #[must_use]
+    pub fn share_link(&self, ifindex: u32, one: IpAddr, other: IpAddr) -> bool {
+        self.addresses.on_link(ifindex).any(|own| own.holds(one) && own.holds(other))
+    }
+
     /// Whether the kernel has an address to ask for a neighbour from. It asks for IPv6 neighbours in its own name from a
     /// link-local address, which is not there for a moment after a link has come up; asked too early it stays silent,
     /// and repeats that a second later.

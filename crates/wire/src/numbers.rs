@@ -94,6 +94,8 @@ pub mod icmp4 {
     pub const SOURCE_QUENCH: u8 = 4;
     /// Type: redirect.
     pub const REDIRECT: u8 = 5;
+    /// Code of [`REDIRECT`]: for the host.
+    pub const REDIRECT_HOST: u8 = 1;
     /// Type: echo request.
     pub const ECHO_REQUEST: u8 = 8;
     /// Type: router advertisement (RFC 1256).

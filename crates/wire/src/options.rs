@@ -27,6 +27,16 @@ pub enum OptionError {
     },
 }
 
+impl OptionError {
+    /// Where the option begins, in bytes from the start of the options.
+    #[must_use]
+    pub const fn offset(&self) -> usize {
+        match self {
+            Self::Truncated { offset, .. } | Self::Length { offset, .. } => *offset,
+        }
+    }
+}
+
 impl fmt::Display for OptionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -82,7 +92,21 @@ impl Ipv4Option<'_> {
         self.kind & 0x80 != 0
     }
 
-    /// True for a loose or strict source route, which is dropped unless configured otherwise (RFC 7126 sections 4.3, 4.4).
+    /// True for the options that RFC 7126 sections 4.6, 4.9 to 4.11 and 4.15 to 4.20 have dropped: stream identifier, probe
+    /// and reply MTU, traceroute, experimental access control, extended internet protocol, address extension, sender
+    /// directed delivery, dynamic packet state, upstream multicast.
+    #[inline]
+    pub const fn is_obsolete(&self) -> bool {
+        matches!(self.kind, 11 | 12 | 82 | 136 | 142 | 145 | 147 | 149 | 151 | 152)
+    }
+
+    /// True for options for experiments (RFC 4727 section 3.1, RFC 7126 section 4.22).
+    #[inline]
+    pub const fn is_experimental(&self) -> bool {
+        matches!(self.kind, 30 | 94 | 158 | 222)
+    }
+
+    /// True for a loose or strict source route (RFC 7126 sections 4.3, 4.4).
     #[inline]
     pub const fn is_source_route(&self) -> bool {
         matches!(self.kind, ipv4_option::LOOSE_SOURCE_ROUTE | ipv4_option::STRICT_SOURCE_ROUTE)

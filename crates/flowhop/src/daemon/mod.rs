@@ -190,6 +190,7 @@ impl Daemon {
         };
         let mut engine = Engine::new(parts, now).map_err(DaemonError::Modules)?;
         engine.set_passing(convert::passing(&policy.ip));
+        engine.set_answering(convert::answering(&policy.ip));
         let grace = Grace::start().map_err(|error| DaemonError::System { what: "cannot start a thread", error })?;
         let mut daemon = Self {
             options,
@@ -435,6 +436,7 @@ impl Daemon {
         self.shared.replace(policy.clone(), &mut self.outside.numbers.rules, &mut self.outside.numbers.nats);
         self.engine.set_timeouts(convert::timeouts(&policy.timeouts));
         self.engine.set_passing(convert::passing(&policy.ip));
+        self.engine.set_answering(convert::answering(&policy.ip));
         self.engine.set_judge_local(policy::judges_local(&policy));
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
         self.policy = policy;

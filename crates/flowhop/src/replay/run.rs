@@ -142,7 +142,7 @@ impl Replay {
         table.config().orphan_grace.store(i32::MAX as u32);
         let (mut rules, mut nats) = (Names::default(), Names::default());
         let timeouts = convert::timeouts(&policy.timeouts);
-        let passing = convert::passing(&policy.ip);
+        let (passing, answering) = (convert::passing(&policy.ip), convert::answering(&policy.ip));
         let guards = (0..policy.zones.len()).any(|zone| policy.guards_self_from(flowhop_policy::ZoneId(zone as u16)));
         let limits = convert::limits(&policy);
         let shared = Shared::new(policy, &mut rules, &mut nats);
@@ -159,6 +159,7 @@ impl Replay {
         };
         let mut engine = Engine::new(parts, 0).map_err(ReplayError::Engine)?;
         engine.set_passing(passing);
+        engine.set_answering(answering);
         engine.set_judge_local(guards);
         let mut outbox = Outbox::default();
         network.build(&shared.current().policy, &mut engine, 0, &mut outbox);

@@ -8,7 +8,7 @@ use flowhop_wire::tcp_flags::SYN;
 use flowhop_wire::{icmp4, protocol};
 
 use super::clause::Level::{Must, Should};
-use super::clause::{Clause, may, must, should, unmet};
+use super::clause::{Clause, may, must, overruled, should, unmet};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::nat_tcp::syn_out;
 use super::policies::{BLOCKS, DETERMINISTIC, OPEN, POOL, QUICK, SCATTERED};
@@ -94,12 +94,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         "RFC 5508 REQ-8 and this one cannot both be met",
     ),
     must(6888, "REQ-11 D", &POOL, keeps_old, "ends no mapping to make room for one beyond `limit`"),
-    unmet(
+    overruled(
         6888,
         "REQ-11 D, full table",
         Must,
         "ends half-open, closed and unanswered connections, and so their mappings, while the table is nearly full",
-        "or else a flood could shut out everybody; connections with traffic both ways are never ended",
+        "flowhop is to make room by such connections, or else a flood could shut out everybody; those with recent traffic \
+         both ways are never ended",
     ),
     unmet(
         6888,

@@ -35,6 +35,8 @@ pub enum How {
     Tried(&'static Policy, fn(&Field) -> Result<(), Fault>),
     /// It does not hold, for this reason.
     Unmet(&'static str),
+    /// A later document, or what a firewall is asked for by those who build it, says otherwise: which, and what.
+    Overruled(&'static str),
 }
 
 impl fmt::Debug for How {
@@ -42,6 +44,7 @@ impl fmt::Debug for How {
         match self {
             Self::Tried(policy, _) => f.debug_tuple("Tried").field(&policy.name).finish(),
             Self::Unmet(reason) => f.debug_tuple("Unmet").field(reason).finish(),
+            Self::Overruled(reason) => f.debug_tuple("Overruled").field(reason).finish(),
         }
     }
 }
@@ -66,6 +69,12 @@ impl Clause {
     #[must_use]
     pub const fn is_unmet(&self) -> bool {
         matches!(self.how, How::Unmet(_))
+    }
+
+    /// Whether something else is done, as another document says.
+    #[must_use]
+    pub const fn is_overruled(&self) -> bool {
+        matches!(self.how, How::Overruled(_))
     }
 
     /// Whether it has to hold and does not.
@@ -122,6 +131,17 @@ pub(super) const fn unmet(
     Clause { rfc, clause, level, does, how: How::Unmet(reason) }
 }
 
+/// A clause that another document overrules.
+pub(super) const fn overruled(
+    rfc: u16,
+    clause: &'static str,
+    level: Level,
+    does: &'static str,
+    reason: &'static str,
+) -> Clause {
+    Clause { rfc, clause, level, does, how: How::Overruled(reason) }
+}
+
 /// All clauses, by RFC and in the order of the clauses.
 #[must_use]
 pub fn all() -> Vec<Clause> {
@@ -156,21 +176,22 @@ mod tests {
 
     /// What has to hold and does not: nothing joins this list unseen.
     const UNMET_MUSTS: &[(u16, &str)] = &[
-        (1812, "4.3.3.5"),
-        (1812, "5.2.7.2"),
-        (1812, "5.3.8, default for links"),
-        (1812, "5.3.13.1, default"),
-        (1812, "5.3.13.4"),
-        (1812, "5.3.13.5"),
-        (1812, "5.3.13.6"),
         (4787, "REQ-7"),
-        (5095, "4.2, default"),
         (6296, "3.7, zeros"),
         (6296, "4.1"),
         (6864, "5.3.1"),
         (6888, "REQ-1"),
         (6888, "REQ-8, keys"),
         (6888, "REQ-9"),
+    ];
+
+    /// What another document overrules: nothing joins this list unseen either.
+    const OVERRULED: &[(u16, &str)] = &[
+        (1812, "5.3.8, default for links"),
+        (1812, "5.3.13.3"),
+        (1812, "5.3.13.4"),
+        (1812, "5.3.13.5, default"),
+        (1812, "5.3.13.6, default"),
         (6888, "REQ-11 D, full table"),
     ];
 
@@ -183,7 +204,8 @@ mod tests {
             assert!(!all[..place].iter().any(same), "twice: {clause:?}");
             let known = UNMET_MUSTS.contains(&(clause.rfc, clause.clause));
             assert_eq!(clause.is_unmet_must(), known, "{clause:?}");
-            assert!(!matches!(clause.how, How::Unmet("")), "{clause:?}");
+            assert_eq!(clause.is_overruled(), OVERRULED.contains(&(clause.rfc, clause.clause)), "{clause:?}");
+            assert!(!matches!(clause.how, How::Unmet("") | How::Overruled("")), "{clause:?}");
         }
     }
 }

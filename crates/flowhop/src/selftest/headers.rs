@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use flowhop_wire::build::{Extension, Ip, Spec};
-use flowhop_wire::{icmp6, protocol};
+use flowhop_wire::{icmp4, icmp6, protocol};
 
 use super::clause::{Clause, may, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
-use super::policies::{LOOSE as LOOSE_SOURCES, OPTIONS, PLAIN};
+use super::policies::{LOOSE as LOOSE_SOURCES, OPTIONS, PLAIN, RECORDING};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -22,11 +22,28 @@ pub(super) static CLAUSES: &[Clause] = &[
     must(
         1812,
         "5.3.13.1",
-        &OPTIONS,
+        &PLAIN,
         |field| passes(field, &UNKNOWN),
-        "passes unknown options unchanged where `[ip]` says so",
+        "passes unknown options unchanged unless `[ip]` drops them",
+    ),
+    must(1812, "5.3.13.5", &RECORDING, routes, "records its address in record route where `[ip]` says \"record\""),
+    must(
+        1812,
+        "5.3.13.6",
+        &RECORDING,
+        times,
+        "records the time, of no standard clock, with its address or where its address is the next, where `[ip]` says \"record\"",
     ),
     may(791, "3.1", &PLAIN, malformed, "drops packets whose options run over or below their length"),
+    must(1812, "4.3.3.5", &PLAIN, malformed, "answers malformed options with Parameter Problem, which says where"),
+    must(1812, "5.2.2, truncated", &PLAIN, truncated, "discards what is shorter than its total length"),
+    should(
+        1812,
+        "5.2.2, truncated",
+        &PLAIN,
+        truncated,
+        "answers what is shorter than its total length with Parameter Problem, which points to that",
+    ),
     should(7126, "4.3", &PLAIN, |field| dropped(field, &LOOSE), "drops loose source routes"),
     should(7126, "4.4", &PLAIN, |field| dropped(field, &STRICT), "drops strict source routes"),
     should(7126, "4.5", &PLAIN, |field| dropped(field, &RECORD), "drops record route unless `[ip]` lets it pass"),
@@ -36,21 +53,29 @@ pub(super) static CLAUSES: &[Clause] = &[
         "4.6 to 4.20",
         &PLAIN,
         obsolete,
-        "drops the options of sections 4.6, 4.9 to 4.11 and 4.15 to 4.20 unless `[ip]` lets unknown ones pass",
+        "drops the options of sections 4.6, 4.9 to 4.11 and 4.15 to 4.20 unless `[ip]` lets obsolete ones pass",
     ),
     should(
         7126,
         "4.22",
         &PLAIN,
-        |field| dropped(field, &UNKNOWN),
-        "drops packets with options for experiments unless `[ip]` lets unknown ones pass",
+        experiments,
+        "drops packets with options for experiments unless `[ip]` lets them pass",
     ),
     should(
         7126,
-        "4.22, 4.23, keys",
+        "4.6 to 4.23, keys",
         &OPTIONS,
         allowed,
-        "passes record route, timestamps and unknown options where `[ip]` says so",
+        "passes record route, timestamps, obsolete and experimental options where `[ip]` says so, and drops others",
+    ),
+    should(7126, "4.5", &RECORDING, routes, "processes record route where `[ip]` says \"record\""),
+    should(
+        7126,
+        "4.21",
+        &PLAIN,
+        |field| passes(field, &QUICK_START),
+        "ignores Quick-Start by default, as any unknown option",
     ),
     should(7126, "4.8", &PLAIN, router_alert, "ignores router alert by default"),
     should(7126, "4.8, key", &OPTIONS, no_router_alert, "drops packets with router alert where `[ip]` says so"),
@@ -61,9 +86,9 @@ pub(super) static CLAUSES: &[Clause] = &[
     must(
         5095,
         "4.2",
-        &OPTIONS,
+        &PLAIN,
         routing_other,
-        "drops routing headers of type 0 and passes others where `[ip]` says `routing_header = \"pass\"`",
+        "drops routing headers of type 0 and passes others unless `[ip]` drops them",
     ),
     must(8200, "4.2", &PLAIN, unknown_options, "treats unknown hop-by-hop options as their type says"),
     should(8200, "4, order", &PLAIN, hop_by_hop_first, "drops hop-by-hop options elsewhere than first"),
@@ -80,7 +105,8 @@ const LOOSE: [u8; 8] = [131, 7, 4, 198, 51, 100, 53, 0];
 const STRICT: [u8; 8] = [137, 7, 4, 198, 51, 100, 53, 0];
 const RECORD: [u8; 8] = [7, 7, 4, 0, 0, 0, 0, 0];
 const TIMESTAMP: [u8; 8] = [68, 8, 5, 0, 0, 0, 0, 0];
-const UNKNOWN: [u8; 8] = [0x9e, 4, 0, 0, 1, 1, 1, 0];
+const UNKNOWN: [u8; 8] = [150, 4, 0, 0, 1, 1, 1, 0];
+const QUICK_START: [u8; 8] = [25, 8, 0, 0, 0, 0, 0, 0];
 const SECURITY: [u8; 12] = [130, 11, 0xab, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 const ALERT: [u8; 4] = [148, 4, 0, 0];
 
@@ -135,15 +161,88 @@ fn obsolete(field: &Field) -> Result<(), Fault> {
     Ok(())
 }
 
+fn experiments(field: &Field) -> Result<(), Fault> {
+    // RFC 4727 section 3.1: of each class, copied and not.
+    [30, 94, 158, 222].into_iter().try_for_each(|kind| dropped(field, &[kind, 4, 0, 1]))
+}
+
+/// That a frame is dropped, and its sender told where in the header the problem is.
+fn told(field: &Field, frame: Vec<u8>, from: SocketAddr, to: SocketAddr, pointer: u8) -> Result<(), Fault> {
+    field.send_frame(Side::Inside, frame)?;
+    let is = |seen: &Seen| seen.icmp() == Some((icmp4::PARAMETER_PROBLEM, 0)) && seen.destination == from.ip();
+    let error = field.expect(Side::Inside, "Parameter Problem", is)?;
+    let found = error.long(4) >> 24;
+    holds(found == u32::from(pointer), || format!("it points to byte {found} instead of {pointer}"))?;
+    field.nothing(Side::Outside, "what is malformed", |seen| seen.to() == to)
+}
+
 fn malformed(field: &Field) -> Result<(), Fault> {
-    for options in [[148, 0, 0, 0], [148, 1, 0, 0], [148, 9, 0, 0], [1, 1, 1, 148]] {
-        dropped(field, &options)?;
+    for (options, pointer) in [([148, 0, 0, 0], 21), ([148, 1, 0, 0], 21), ([148, 9, 0, 0], 21), ([1, 1, 1, 148], 24)] {
+        let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+        for _ in 0..2 {
+            told(field, field.frame(Side::Inside, &with_options(from, to, &options))?, from, to, pointer)?;
+            field.udp_out(from, to)?;
+        }
     }
     Ok(())
 }
 
+fn truncated(field: &Field) -> Result<(), Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    for _ in 0..2 {
+        let mut frame = field.frame(Side::Inside, &Spec::udp(from, to, &[7; 100]))?;
+        frame.truncate(frame.len() - 10);
+        told(field, frame, from, to, 2)?;
+        field.udp_out(from, to)?;
+    }
+    Ok(())
+}
+
+/// What options look like behind the router, as those of the first packet of a flow and of a later one.
+fn arrives_with(field: &Field, options: &[u8]) -> Result<Vec<u8>, Fault> {
+    let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        let seen = field.crosses(Side::Inside, &with_options(from, to, options), |seen| seen.to() == to)?;
+        last = seen.frame.get(34..seen.at).unwrap_or_default().to_vec();
+        field.udp_out(from, to)?;
+    }
+    Ok(last)
+}
+
+/// The router's address on the outside link.
+const OUTSIDE: [u8; 4] = [198, 51, 100, 1];
+
+fn routes(field: &Field) -> Result<(), Fault> {
+    let once = arrives_with(field, &[7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0])?;
+    let expected = [&[7, 11, 8][..], &OUTSIDE, &[0; 5]].concat();
+    holds(once == expected, || format!("the first hop is recorded as {once:?}"))?;
+    let twice = arrives_with(field, &once)?;
+    let expected = [&[7, 11, 12][..], &OUTSIDE, &OUTSIDE, &[0]].concat();
+    holds(twice == expected, || format!("the second hop is recorded as {twice:?}"))?;
+    passes(field, &twice)
+}
+
+fn times(field: &Field) -> Result<(), Fault> {
+    let is_time = |time: Option<&u8>| time.is_some_and(|byte| byte & 0x80 != 0);
+    let alone = arrives_with(field, &TIMESTAMP)?;
+    holds(alone.starts_with(&[68, 8, 9, 0]) && is_time(alone.get(4)), || format!("a time became {alone:?}"))?;
+    let with_address = arrives_with(field, &[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0])?;
+    let expected = [&[68, 12, 13, 1][..], &OUTSIDE].concat();
+    let right = with_address.starts_with(&expected) && is_time(with_address.get(8));
+    holds(right, || format!("an address and a time became {with_address:?}"))?;
+    // RFC 1812: any address of the router, not only that of the link.
+    let chosen = arrives_with(field, &[68, 12, 5, 3, 10, 1, 0, 1, 0, 0, 0, 0])?;
+    let right = chosen.starts_with(&[68, 12, 13, 3, 10, 1, 0, 1]) && is_time(chosen.get(8));
+    holds(right, || format!("a time that was asked of it became {chosen:?}"))?;
+    passes(field, &[68, 12, 5, 3, 10, 1, 0, 2, 0, 0, 0, 0])
+}
+
 fn allowed(field: &Field) -> Result<(), Fault> {
-    [RECORD, TIMESTAMP, UNKNOWN].iter().try_for_each(|options| passes(field, options))?;
+    let obsolete = [136, 4, 0, 1, 0, 0, 0, 0];
+    let experiment = [158, 4, 0, 1, 0, 0, 0, 0];
+    [RECORD, TIMESTAMP, obsolete, experiment].iter().try_for_each(|options| passes(field, options))?;
+    dropped(field, &UNKNOWN)?;
     // Source routes never.
     dropped(field, &LOOSE)
 }

@@ -85,10 +85,12 @@ pub fn selftest(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure>
         }
         let unmet = outcomes.iter().filter(|outcome| outcome.clause.is_unmet()).count();
         let musts = outcomes.iter().filter(|outcome| outcome.clause.is_unmet_must()).count();
-        let passed = outcomes.len() - failed - unmet;
+        let overruled = outcomes.iter().filter(|outcome| outcome.clause.is_overruled()).count();
+        let passed = outcomes.len() - failed - unmet - overruled;
         let paths = paths.join(", ");
-        let line =
-            format!("{passed} passed, {failed} failed, {unmet} not met, {musts} of which are MUSTs; paths: {paths}");
+        let line = format!(
+            "{passed} passed, {failed} failed, {unmet} not met, {musts} of which are MUSTs, {overruled} overruled; paths: {paths}"
+        );
         writeln!(out, "{line}").map_err(Failure::Output)?;
     }
     Ok(if failed == 0 { Exit::Done } else { Exit::Refused })

@@ -12,7 +12,7 @@ use flowhop_wire::{icmp4, icmp6, protocol};
 use super::clause::{Clause, must, should};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::icmp::quoted;
-use super::policies::{MASQUERADE, PLAIN};
+use super::policies::{MASQUERADE, PLAIN, RECORDING};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -28,6 +28,27 @@ pub(super) static CLAUSES: &[Clause] = &[
         "sends no error about ICMP errors, later fragments, packets to or from many or nobody, and none about resets",
     ),
     should(1812, "4.3.2.8", &PLAIN, |field| rate(field, false), "limits how many errors it sends in a second"),
+    should(
+        1812,
+        "4.3.2.8, keys",
+        &RECORDING,
+        |field| limit(field, false),
+        "sends as many errors in a second as `[ip]` says",
+    ),
+    should(
+        4443,
+        "2.4 f, keys",
+        &RECORDING,
+        |field| limit(field, true),
+        "sends as many errors in a second as `[ip]` says",
+    ),
+    must(
+        1812,
+        "5.2.7.2",
+        &RECORDING,
+        redirect,
+        "tells hosts of a next hop on their own link with Redirect for Host where `[ip]` says so",
+    ),
     should(
         1812,
         "5.2.7.1",
@@ -157,7 +178,41 @@ fn never(field: &Field, six: bool) -> Result<(), Fault> {
 /// Packets that expire, at once.
 const BURST: usize = 3000;
 
+fn redirect(field: &Field) -> Result<(), Fault> {
+    let hosts = [0, 1].map(|host| SocketAddr::new(Side::Inside.host(false, host), field.fresh()));
+    let is = |seen: &Seen| seen.icmp().is_some_and(|(kind, _)| kind == icmp4::REDIRECT);
+    field.send(Side::Inside, &Spec::udp(hosts[0], hosts[1], b"x"))?;
+    let told = field.expect(Side::Inside, "Redirect", is)?;
+    let right = told.icmp() == Some((icmp4::REDIRECT, icmp4::REDIRECT_HOST))
+        && told.destination == hosts[0].ip()
+        && told.source.to_string() == "10.1.0.1";
+    holds(right, || format!("{:?} from {} to {}", told.icmp(), told.source, told.destination))?;
+    let gateway = told.long(4).to_be_bytes();
+    holds(IpAddr::from(gateway) == hosts[1].ip(), || format!("it names {gateway:?}"))?;
+    // A host of a network elsewhere, and what goes out by another link.
+    let elsewhere = SocketAddr::new(IpAddr::from([10, 7, 0, 1]), field.fresh());
+    field.send(Side::Inside, &Spec::udp(elsewhere, hosts[1], b"x"))?;
+    field.send(Side::Inside, &Spec::udp(hosts[0], field.at(Side::Outside, false), b"x"))?;
+    field.nothing(Side::Inside, "another Redirect", is)
+}
+
+/// What a burst of packets is answered with, at most in a second.
+fn limit(field: &Field, six: bool) -> Result<(), Fault> {
+    const LIMIT: usize = 20;
+    // What was earned before is at most one second's.
+    let count = answers_to_burst(field, six)?;
+    holds(count > 0 && count <= 2 * LIMIT, || format!("{count} errors instead of {LIMIT} in a second"))
+}
+
 fn rate(field: &Field, six: bool) -> Result<(), Fault> {
+    let count = answers_to_burst(field, six)?;
+    holds(count > 0 && count < BURST / 2, || format!("{count} errors about {BURST} packets"))?;
+    let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
+    expires(field, &Spec::udp(from, to, b"x"), from.ip()).map(drop)
+}
+
+/// How many errors answer a burst of packets that expire; after it, others may be answered.
+fn answers_to_burst(field: &Field, six: bool) -> Result<usize, Fault> {
     let (from, to) = (field.at(Side::Inside, six), field.at(Side::Outside, six));
     let spec = Spec::udp(from, to, b"x").with_ttl(1);
     for _ in 0..BURST {
@@ -172,9 +227,7 @@ fn rate(field: &Field, six: bool) -> Result<(), Fault> {
     })?;
     // Others may be answered in a second.
     sleep(Duration::from_millis(1100));
-    let count = count.get();
-    holds(count > 0 && count < BURST / 2, || format!("{count} errors about {BURST} packets"))?;
-    expires(field, &Spec::udp(from, to, b"x"), from.ip()).map(drop)
+    Ok(count.get())
 }
 
 fn prohibited(field: &Field, six: bool, expected: (u8, u8)) -> Result<(), Fault> {

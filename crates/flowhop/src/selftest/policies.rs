@@ -206,9 +206,15 @@ pub static NAT64_NARROW: Policy = Policy { mtu: Some(1280), ..Policy::new("nat64
 pub static OPTIONS: Policy = Policy::new(
     "options",
     outgoing!(
-        "[ip]\nrecord_route = \"pass\"\ntimestamp = \"pass\"\nunknown_options = \"pass\"\nrouter_alert = \"drop\"\n\
-         routing_header = \"pass\"\n"
+        "[ip]\nrecord_route = \"pass\"\ntimestamp = \"pass\"\nobsolete_options = \"pass\"\nexperimental_options = \"pass\"\n\
+         unknown_options = \"drop\"\nrouter_alert = \"drop\"\nrouting_header = \"drop\"\n"
     ),
+);
+
+/// The same, with routes and times recorded, and more to be said to hosts.
+pub static RECORDING: Policy = Policy::new(
+    "recording",
+    outgoing!("[ip]\nrecord_route = \"record\"\ntimestamp = \"record\"\nredirects = true\nerrors_per_second = 20\n"),
 );
 
 /// The way back to a source has to be the one that it came by.

@@ -28,11 +28,12 @@ impl Result {
         let Clause { rfc, clause, level, does, how } = self.clause;
         let verdict = match how {
             How::Unmet(_) => "unmet",
+            How::Overruled(_) => "other",
             How::Tried(..) if self.passed() => "pass",
             How::Tried(..) => "FAIL",
         };
         let mut text = format!("{verdict:<6} RFC {rfc:<5} {clause:<12} {:<7} {does}", level.name());
-        if let How::Unmet(reason) = how {
+        if let How::Unmet(reason) | How::Overruled(reason) = how {
             let _written = write!(text, "\n       {reason}");
         }
         for (path, fault) in &self.paths {
@@ -55,7 +56,8 @@ impl Result {
             "clause": clause,
             "level": level.name(),
             "does": does,
-            "unmet": match how { How::Unmet(reason) => Some(reason), How::Tried(..) => None },
+            "unmet": match how { How::Unmet(reason) => Some(reason), How::Tried(..) | How::Overruled(_) => None },
+            "overruled": match how { How::Overruled(reason) => Some(reason), How::Tried(..) | How::Unmet(_) => None },
             "driver": path("driver"),
             "skb": path("skb"),
             "user": path("user"),
@@ -74,6 +76,7 @@ pub fn json(results: &[Result]) -> Value {
         "passed": passed,
         "failed": results.iter().filter(|result| !result.passed()).count(),
         "unmet": results.iter().filter(|result| result.clause.is_unmet()).count(),
+        "overruled": results.iter().filter(|result| result.clause.is_overruled()).count(),
         "unmet_musts": results.iter().filter(|result| result.clause.is_unmet_must()).count(),
     })
 }
@@ -89,11 +92,24 @@ fn not_met(clauses: &[Clause]) -> String {
         clauses.len(),
         musts.len(),
     );
-    for Clause { rfc, clause, level, does, .. } in musts.into_iter().chain(others) {
+    rows(&mut table, musts.into_iter().chain(others));
+    table += "\
+## What is overruled
+
+Where a later document, or what is asked of a firewall by those who build this one, says otherwise, that is done.
+
+| RFC | clause | level | what flowhop does |
+|---|---|---|---|
+";
+    rows(&mut table, clauses.iter().filter(|clause| clause.is_overruled()));
+    table
+}
+
+fn rows<'a>(table: &mut String, clauses: impl Iterator<Item = &'a Clause>) {
+    for Clause { rfc, clause, level, does, .. } in clauses {
         let _written = writeln!(table, "| {rfc} | {clause} | {} | {does} |", level.name());
     }
     table.push('\n');
-    table
 }
 
 /// The page of documentation.
@@ -126,6 +142,7 @@ connection must not stand in its way.
         let tried = match clause.how {
             How::Tried(policy, _) => format!("policy `{}`", policy.name),
             How::Unmet(reason) => format!("**not met**: {reason}"),
+            How::Overruled(reason) => format!("**overruled**: {reason}"),
         };
         let _written = writeln!(page, "| {} | {} | {} | {tried} |", clause.clause, clause.level.name(), clause.does);
     }

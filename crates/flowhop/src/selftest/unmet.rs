@@ -1,7 +1,7 @@
-//! Clauses that do not hold and have no neighbour that is tried.
+//! Clauses that do not hold, or are overruled, and have no neighbour that is tried.
 
 use super::clause::Level::{Must, Should};
-use super::clause::{Clause, unmet};
+use super::clause::{Clause, overruled, unmet};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -19,77 +19,47 @@ pub(super) static CLAUSES: &[Clause] = &[
         "sends errors with class selector 6, whatever the packet had",
         "of the octet, the precedence is left today (RFC 2474 section 4.2); the one that errors should have has its place",
     ),
-    unmet(
-        1812,
-        "4.3.2.8, keys",
-        Should,
-        "limits its errors to 200 in a second",
-        "the limit is no key of the policy yet",
-    ),
-    unmet(
-        1812,
-        "4.3.3.5",
-        Must,
-        "sends no Parameter Problem for IPv4, but drops malformed headers and options silently",
-        "RFC 5508 section 7.5 lets a translator leave it out; `flowhop show drops` counts them by reason",
-    ),
-    unmet(
-        1812,
-        "5.2.2, truncated",
-        Should,
-        "discards packets that are shorter than their total length without an answer",
-        "as 4.3.3.5",
-    ),
-    unmet(1812, "5.2.7.2", Must, "sends no Redirect", "hosts that follow one would send past the firewall"),
-    unmet(
+    overruled(
         1812,
         "5.3.8, default for links",
         Must,
         "drops sources on the link of another interface even without `rpf`",
-        "nobody can be on two links; only what comes by another route is a question of `rpf`",
+        "flowhop is to refuse spoofed inside sources without being told to; what comes by another route is a question of `rpf`",
     ),
-    unmet(
+    overruled(
         1812,
-        "5.3.13.1, default",
+        "5.3.13.3",
         Must,
-        "drops packets with unknown options unless `[ip]` lets them pass",
-        "RFC 7126 section 4.23 says that this is what is done today; one key has them pass",
+        "drops packets with a stream identifier unless `[ip]` lets obsolete options pass",
+        "RFC 7126 section 4.6 (BCP 186) has them dropped",
     ),
-    unmet(
+    overruled(
         1812,
         "5.3.13.4",
         Must,
         "drops source routes, always",
-        "RFC 7126 sections 4.3 and 4.4 have them dropped by default, and a firewall could not say where they lead",
+        "flowhop is to drop source routes, as RFC 7126 sections 4.3 and 4.4 (BCP 186) have it",
     ),
-    unmet(
+    overruled(
         1812,
-        "5.3.13.5",
+        "5.3.13.5, default",
         Must,
-        "drops record route, or passes it without recording its address",
-        "RFC 7126 section 4.5 has it dropped by default",
+        "drops record route unless `[ip]` lets it pass or has it recorded",
+        "RFC 7126 section 4.5 (BCP 186) has it dropped by default",
     ),
-    unmet(
+    overruled(
         1812,
-        "5.3.13.6",
+        "5.3.13.6, default",
         Must,
-        "drops timestamps, or passes them without its own",
-        "RFC 7126 section 4.7 has them dropped",
+        "drops timestamps unless `[ip]` lets them pass or has them recorded",
+        "RFC 7126 section 4.7 (BCP 186) has them dropped",
     ),
-    unmet(4443, "2.4 f, keys", Should, "limits its errors to 200 in a second", "the limit is no key of the policy yet"),
     unmet(
         4787,
         "REQ-7",
         Must,
         "does not look whether inside and outside networks have addresses in common, and tells them apart by routes alone",
         "addresses and routes are the kernel's, and there is no translation between networks of the same addresses",
-    ),
-    unmet(
-        5095,
-        "4.2, default",
-        Must,
-        "drops every routing header with segments left unless `[ip]` lets those pass that are not of type 0",
-        "rules are about the destination in the header, which is not where such a packet ends",
     ),
     unmet(
         5508,
@@ -128,24 +98,17 @@ pub(super) static CLAUSES: &[Clause] = &[
     ),
     unmet(
         7126,
+        "4.8, key",
+        Should,
+        "can drop or pass router alert, but does nothing by it",
+        "nothing here listens for router alert",
+    ),
+    unmet(
+        7126,
         "4.3, 4.4, keys",
         Should,
         "has no key by which source routes are passed or followed",
         "as RFC 1812 5.3.13.4",
-    ),
-    unmet(
-        7126,
-        "4.5, 4.8, keys",
-        Should,
-        "can drop or pass record route and router alert, but does nothing by them",
-        "no address is recorded, and nothing here listens for router alert",
-    ),
-    unmet(
-        7126,
-        "4.21",
-        Should,
-        "drops Quick-Start as any unknown option unless `[ip]` lets these pass",
-        "it has no key of its own",
     ),
     unmet(7857, "10", Should, "leaves the identification as it is", "as RFC 6864 5.3.1"),
     unmet(

@@ -1,11 +1,12 @@
 //! The router's own ICMP errors: about what, to whom, how much of it (RFC 1812 section 4.3.2, RFC 4443 section 2.4).
 
-use flowhop_engine::{Martians, ReversePath};
+use flowhop_engine::{Answering, Martians, ReversePath};
 use flowhop_flow::{Kind, Reason};
+use flowhop_routing::{Event, IpPrefix, Route};
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{icmp4, icmp6, tcp_flags, verify};
 
-use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, at, ip};
+use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, at, ip, is_sound};
 
 const OPEN: &str = "[[rule]]\nname = \"all\"\naction = \"allow\"\n";
 const REJECT: &str = "[[rule]]\nname = \"none\"\naction = \"reject\"\n";
@@ -118,6 +119,29 @@ fn what_cannot_be_translated_is_answered() {
     assert!(bed.outside.sent.is_empty());
 }
 
+// RFC 1812 section 5.2.7.2: a host is told of a next hop on its own link, if policy says so and nothing is translated.
+#[test]
+fn hosts_are_told_of_a_better_first_hop() {
+    let mut bed = Bed::with(OPEN);
+    let network = IpPrefix::new(ip("192.0.2.0"), 24).unwrap();
+    bed.event(Event::RouteAdded(Route::unicast(network, Some(ip("10.1.0.3")), 11)));
+    let told = |bed: &mut Bed, source: &str, destination: &str| {
+        bed.outside.sent.clear();
+        assert_eq!(bed.send(1, &Spec::udp(at(source), at(destination), b"x")).kind, Kind::Forward);
+        let redirects = bed.outside.sent.iter().filter(|(_, frame)| frame[34..36] == [icmp4::REDIRECT, 1]);
+        redirects.map(|(port, frame)| (*port, is_sound(frame), frame[26..34].to_vec(), frame[38..42].to_vec())).next()
+    };
+    assert_eq!(told(&mut bed, "10.1.0.2:1", "192.0.2.1:1"), None, "not asked for");
+    bed.engine.set_answering(Answering { redirects: true, ..Answering::default() });
+    let redirect = (1, true, vec![10, 1, 0, 1, 10, 1, 0, 2], vec![10, 1, 0, 3]);
+    assert_eq!(told(&mut bed, "10.1.0.2:2", "192.0.2.1:1"), Some(redirect), "from its own network, to it");
+    assert_eq!(told(&mut bed, "10.1.0.2:2", "192.0.2.1:1"), None, "once for a connection");
+    assert_eq!(told(&mut bed, "10.2.0.2:2", "192.0.2.1:1"), None, "another network than the next hop's");
+    assert_eq!(told(&mut bed, "10.1.0.2:2", "198.51.100.2:1"), None, "by another interface");
+    let direct = told(&mut bed, "10.1.0.2:3", "10.1.0.80:1").map(|(.., to)| to);
+    assert_eq!(direct, Some(vec![10, 1, 0, 80]), "the destination itself");
+}
+
 // RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f: so many in a second, and the others in silence.
 #[test]
 fn errors_are_limited() {
@@ -130,4 +154,10 @@ fn errors_are_limited() {
     bed.now += 954;
     bed.send(1, &spec);
     assert_eq!(bed.outside.sent.len(), 201);
+    bed.engine.set_answering(Answering { per_second: 10, ..Answering::default() });
+    bed.now += 954;
+    for _ in 0..100 {
+        bed.send(1, &spec);
+    }
+    assert_eq!(bed.outside.sent.len(), 211, "as policy says");
 }

@@ -1,12 +1,12 @@
 //! IP validation: each check drops with its own reason. See docs/validation.md.
 
-use flowhop_engine::{Martians, Passing, ReversePath};
+use flowhop_engine::{Martians, Passing, Recording, ReversePath};
 use flowhop_flow::{Kind, Reason};
 use flowhop_routing::{Event, IpPrefix, Route};
 use flowhop_wire::build::{Extension, Ip, L4, Spec, V4, V6};
-use flowhop_wire::{checksum, icmp6, protocol, tcp_flags};
+use flowhop_wire::{checksum, icmp4, icmp6, protocol, tcp_flags};
 
-use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, at, ip};
+use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, at, ip, is_sound};
 
 const OPEN: &str = "[[rule]]\nname = \"all\"\naction = \"allow\"\n";
 
@@ -91,7 +91,7 @@ fn headers_that_lie_are_dropped() {
     assert_eq!(bed.receive(1, frame).reason, Reason::BadIpChecksum);
     // Padding of a minimal frame is no lie.
     assert_eq!(bed.inside(&v4, |ip| ip.resize(100, 0)), (Kind::Forward, Reason::Forwarded));
-    assert_eq!(bed.outside.sent.len(), 1, "the others are dropped in silence");
+    assert_eq!(bed.outside.sent.len(), 2, "the others but for what the link cut off are dropped in silence");
 }
 
 // RFC 2675, RFC 8200 section 4.1, RFC 5095, RFC 7045.
@@ -109,7 +109,7 @@ fn extension_headers_out_of_order_are_dropped() {
     bed.drops(1, &with_extensions(&[destination, hop_by_hop]), Reason::HopByHopOrder, "hop-by-hop second");
     bed.drops(1, &with_extensions(&[old]), Reason::RoutingHeader0, "type 0, even without segments left");
     bed.forwards(1, &with_extensions(&[done]), "no segments left (RFC 8200 section 4.4)");
-    bed.drops(1, &with_extensions(&[going]), Reason::ExtensionHeader, "segments left");
+    bed.forwards(1, &with_extensions(&[going]), "segments left, of another type than 0 (RFC 5095 section 4.2)");
     bed.drops(1, &with_extensions(&[jumbo]), Reason::Jumbogram, "a payload length beside it");
     bed.drops(1, &with_extensions(&[destination; 9]), Reason::BadExtensionHeader, "too many");
     let empty = bed.inside(&with_extensions(&[jumbo]), |ip| ip[4..6].fill(0));
@@ -119,8 +119,8 @@ fn extension_headers_out_of_order_are_dropped() {
     let cut = bed.inside(&with_extensions(&[destination]), |ip| ip[41] = 200);
     assert_eq!(cut, (Kind::Drop, Reason::BadExtensionHeader));
 
-    bed.engine.set_passing(Passing { routing_header: true, hop_by_hop: false, ..Passing::default() });
-    bed.forwards(1, &with_extensions(&[going]), "by policy");
+    bed.engine.set_passing(Passing { routing_header: false, hop_by_hop: false, ..Passing::default() });
+    bed.drops(1, &with_extensions(&[going]), Reason::ExtensionHeader, "by policy");
     bed.drops(1, &with_extensions(&[hop_by_hop]), Reason::ExtensionHeader, "by policy");
     bed.drops(1, &with_extensions(&[old]), Reason::RoutingHeader0, "whatever policy says");
 }
@@ -161,14 +161,28 @@ fn options_pass_by_policy() {
     const ALERT: &[u8] = &[148, 4, 0, 0];
     const LABEL: &[u8] = &[134, 6, 0, 0, 0, 1, 0, 0];
     const STREAM: &[u8] = &[136, 4, 0, 1];
+    const EXPERIMENT: &[u8] = &[94, 4, 0, 1];
+    const UNKNOWN: &[u8] = &[150, 4, 0, 1];
     let alert6 = [Extension { protocol: protocol::HOP_BY_HOP, bytes: &[0, 0, 5, 2, 0, 1, 1, 0] }];
-    let all = [RECORD, STAMP, ALERT, LABEL, STREAM];
-    let passing = |passes: [bool; 5]| {
-        let [record_route, timestamp, router_alert, security, unknown_options] = passes;
-        Passing { record_route, timestamp, router_alert, security, unknown_options, ..Passing::default() }
+    let all = [RECORD, STAMP, ALERT, LABEL, STREAM, EXPERIMENT, UNKNOWN];
+    let passing = |passes: [bool; 7]| {
+        let recording = |passes| if passes { Recording::Pass } else { Recording::Drop };
+        let [record_route, timestamp, router_alert, security, obsolete_options, experimental_options, unknown_options] =
+            passes;
+        let (record_route, timestamp) = (recording(record_route), recording(timestamp));
+        Passing {
+            record_route,
+            timestamp,
+            router_alert,
+            security,
+            obsolete_options,
+            experimental_options,
+            unknown_options,
+            ..Passing::default()
+        }
     };
     let mut bed = Bed::with(OPEN);
-    let by_default = [false, false, true, true, false];
+    let by_default = [false, false, true, true, false, false, true];
     assert_eq!(passing(by_default), Passing::default());
     for passes in [by_default, by_default.map(|passes| !passes)] {
         bed.engine.set_passing(passing(passes));
@@ -195,6 +209,69 @@ fn options_pass_by_policy() {
     }
     bed.engine.set_passing(Passing::default());
     bed.forwards(1, &with_options(&[1, 1, 1, 0]), "padding");
+}
+
+// RFC 1812 sections 5.3.13.5, 5.3.13.6 and 5.2.5: the address of the link that the packet leaves by, until it is full.
+#[test]
+fn routes_and_times_are_recorded_by_policy() {
+    let mut bed = Bed::with(OPEN);
+    let (record_route, timestamp) = (Recording::Record, Recording::Record);
+    bed.engine.set_passing(Passing { record_route, timestamp, ..Passing::default() });
+    let own = [198, 51, 100, 1];
+    let mut options = vec![7, 11, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    for place in [3, 7] {
+        bed.forwards(1, &with_options(&options), "records");
+        let (_, frame) = bed.last();
+        assert!(is_sound(&frame));
+        options[2] += 4;
+        options[place..place + 4].copy_from_slice(&own);
+        assert_eq!(frame[34..46], options);
+    }
+    bed.forwards(1, &with_options(&options), "full");
+    assert_eq!(bed.last().1[34..46], options);
+    bed.forwards(1, &with_options(&[68, 12, 5, 1, 0, 0, 0, 0, 0, 0, 0, 0]), "an address and a time");
+    let (_, frame) = bed.last();
+    assert_eq!(
+        (&frame[34..42], frame[42] & 0x80),
+        (&[68, 12, 13, 1, 198, 51, 100, 1][..], 0x80),
+        "of no standard clock"
+    );
+    assert!(is_sound(&frame));
+}
+
+// RFC 1812 section 4.3.3.5, RFC 792: what no other error is about is told where it is, in the first fragment alone; what
+// policy drops is not.
+#[test]
+fn malformed_headers_of_ipv4_are_answered() {
+    let mut bed = Bed::with(OPEN);
+    let problem = |bed: &mut Bed| {
+        let sent = std::mem::take(&mut bed.outside.sent);
+        sent.first().map(|(port, frame)| {
+            assert!(is_sound(frame), "{frame:02x?}");
+            (*port, frame[34], frame[35], frame[38])
+        })
+    };
+    bed.drops(1, &with_options(&[1, 134, 9, 0]), Reason::BadOption, "longer than the header");
+    assert_eq!(problem(&mut bed), Some((1, icmp4::PARAMETER_PROBLEM, 0, 22)), "points at the length");
+    bed.drops(1, &with_options(&[131, 7, 4, 192, 0, 2, 1, 0]), Reason::SourceRoute, "by policy");
+    assert_eq!(problem(&mut bed), None);
+    let later = bed.inside(&with_options(&[1, 134, 9, 0]), |ip| ip[6..8].copy_from_slice(&185_u16.to_be_bytes()));
+    assert_eq!((later, problem(&mut bed)), ((Kind::Drop, Reason::BadOption), None), "a later fragment");
+    let cut = bed
+        .inside(&Spec::udp(at(CLIENT), at(SERVER), b"payload"), |ip| ip[2..4].copy_from_slice(&100_u16.to_be_bytes()));
+    assert_eq!(cut, (Kind::Drop, Reason::Truncated));
+    assert_eq!(
+        problem(&mut bed),
+        Some((1, icmp4::PARAMETER_PROBLEM, 0, 2)),
+        "RFC 1812 section 5.2.2: the total length"
+    );
+    // What RFC 1812 section 5.2.2 has discarded silently.
+    let version = bed.inside(&Spec::udp(at(CLIENT), at(SERVER), b"payload"), |ip| ip[0] = 0x55);
+    assert_eq!((version, problem(&mut bed)), ((Kind::Drop, Reason::BadHeader), None));
+    let recording = Passing { record_route: Recording::Record, ..Passing::default() };
+    bed.engine.set_passing(recording);
+    bed.drops(1, &with_options(&[7, 7, 6, 0, 0, 0, 0, 0]), Reason::BadOption, "no whole slot");
+    assert_eq!(problem(&mut bed), Some((1, icmp4::PARAMETER_PROBLEM, 0, 22)), "points at the pointer");
 }
 
 // RFC 1812 section 5.3.7, RFC 4291, RFC 3927 section 7: where addresses come from and go to.

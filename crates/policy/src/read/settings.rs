@@ -13,8 +13,18 @@ const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
 const TABLE_KEYS: [&str; 3] = ["connections", "half_open", "index"];
 const TIMEOUT_KEYS: [&str; 7] =
     ["udp", "tcp_established", "tcp_transitory", "tcp_opening", "tcp_closing", "icmp", "other"];
-const IP_KEYS: [&str; 7] =
-    ["record_route", "timestamp", "router_alert", "security", "unknown_options", "hop_by_hop", "routing_header"];
+const HANDLING_KEYS: [&str; 9] = [
+    "record_route",
+    "timestamp",
+    "router_alert",
+    "security",
+    "obsolete_options",
+    "experimental_options",
+    "unknown_options",
+    "hop_by_hop",
+    "routing_header",
+];
+const ANSWER_KEYS: [&str; 2] = ["redirects", "errors_per_second"];
 
 /// `driver` may be allowed though this version never chooses it.
 const PATHS: [Choice<ForwardingPath>; 3] = [
@@ -24,7 +34,9 @@ const PATHS: [Choice<ForwardingPath>; 3] = [
 ];
 const INDICES: [Choice<TableIndex>; 2] =
     [("lines", Some(TableIndex::Lines)), ("kernel-hash", Some(TableIndex::KernelHash))];
-const HANDLINGS: [Choice<Handling>; 2] = [("drop", Some(Handling::Drop)), ("pass", Some(Handling::Pass))];
+/// The last one only where there is something to record.
+const HANDLINGS: [Choice<Handling>; 3] =
+    [("drop", Some(Handling::Drop)), ("pass", Some(Handling::Pass)), ("record", Some(Handling::Record))];
 
 /// What an RFC demands at least, in seconds.
 const FLOORS: [(&str, u64, &str); 6] = [
@@ -105,10 +117,23 @@ impl Settings {
     }
 
     pub(crate) fn read_ip(&mut self, section: &Section<'_>, report: &mut Report<'_>) {
-        let enabled = section.check_keys(&IP_KEYS, report);
-        for key in IP_KEYS {
+        let enabled = section.check_keys(&[&HANDLING_KEYS[..], &ANSWER_KEYS[..]].concat(), report);
+        if let Some(node) = section.get("redirects") {
+            let redirects = node.boolean(report);
+            if enabled && self.is_first("ip", "redirects", node, report) {
+                self.ip.redirects = redirects.unwrap_or(self.ip.redirects);
+            }
+        }
+        if let Some(node) = section.get("errors_per_second") {
+            let most = number("errors_per_second", 1..=IpSettings::MAX_ERRORS, node, report);
+            if enabled && self.is_first("ip", "errors_per_second", node, report) {
+                self.ip.errors_per_second = most.unwrap_or(self.ip.errors_per_second);
+            }
+        }
+        for key in HANDLING_KEYS {
             let Some(node) = section.get(key) else { continue };
-            let handling = node.choice("handling", &HANDLINGS, report);
+            let choices = if matches!(key, "record_route" | "timestamp") { &HANDLINGS[..] } else { &HANDLINGS[..2] };
+            let handling = node.choice("handling", choices, report);
             if enabled && self.is_first("ip", key, node, report) {
                 let place = self.handling(key);
                 *place = handling.unwrap_or(*place);
@@ -156,6 +181,8 @@ impl Settings {
             "timestamp" => &mut self.ip.timestamp,
             "router_alert" => &mut self.ip.router_alert,
             "security" => &mut self.ip.security,
+            "obsolete_options" => &mut self.ip.obsolete_options,
+            "experimental_options" => &mut self.ip.experimental_options,
             "unknown_options" => &mut self.ip.unknown_options,
             "hop_by_hop" => &mut self.ip.hop_by_hop,
             _ => &mut self.ip.routing_header,
