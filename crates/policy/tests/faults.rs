@@ -339,14 +339,10 @@ nat = [ { name = \"a\" } ]
             (18, "\"keep_port\" beside one_to_one"),
         ],
     ),
-    // Prefixes for prefixes, of the same length.
+    // Prefixes for prefixes.
     (
-        "[[nat]]\nname = \"a\"\nsource = \"fd00:1::/48\"\ntranslate.prefix = \"2001:db8::/48\"\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\nsource = \"fd00:2::/56\"\ntranslate.prefix = \"2001:db8:2::/48\"\n[[nat]]\nname = \"c\"\nfamily = \"ipv6\"\nsource = \"fd00:3::/72\"\ntranslate.prefix = \"2001:db8:3::/72\"\n",
-        &[
-            (9, "without family"),
-            (13, "not one prefix of the same length, /48"),
-            (19, "\"2001:db8:3::/72\" is no prefix"),
-        ],
+        "[[nat]]\nname = \"a\"\nsource = \"fd00:1::/48\"\ntranslate.prefix = \"2001:db8::/48\"\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\nsource = [\"fd00:2::/56\", \"fd00:3::1\"]\ntranslate.prefix = \"2001:db8:2::/48\"\n[[nat]]\nname = \"c\"\nfamily = \"ipv6\"\nsource = \"fd00:3::/72\"\ntranslate.prefix = \"2001:db8:3::/72\"\n",
+        &[(9, "without family"), (13, "not one prefix of at most 64 bits"), (19, "\"2001:db8:3::/72\" is no prefix")],
     ),
     (
         "[[nat]]\nname = \"a\"\nfamily = \"ipv6\"\ntranslate.prefix = \"2001:db8::/48\"\nparity = true\n[[nat]]\nname = \"b\"\nfamily = \"ipv6\"\nsource = \"fd00:2::/48\"\ntranslate.prefix = \"2001:db8:2::/48\"\ntranslate.source = \"interface\"\n",

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{icmp6, protocol};
 
-use super::clause::Level::{Must, Should};
+use super::clause::Level::Should;
 use super::clause::{Clause, must, unmet};
 use super::field::{Fault, Field, Seen, Side, holds};
 use super::icmp::{Kind, error_about, quoted};
-use super::policies::{PREFIX, SHORT_PREFIX};
+use super::policies::{PREFIX, SHORT_PREFIX, UNEVEN_PREFIX};
 
 /// The clauses.
 pub(super) static CLAUSES: &[Clause] = &[
@@ -28,26 +28,20 @@ pub(super) static CLAUSES: &[Clause] = &[
     must(6296, "6", &PREFIX, unchanged, "changes addresses of the inside prefix alone, and no ports"),
     must(6296, "2.6, errors", &PREFIX, errors, "translates ICMPv6 errors with the packet that they quote"),
     must(6296, "2.6, protocols", &PREFIX, every_protocol, "translates protocols whose checksum it does not know"),
-    unmet(
+    must(
         6296,
         "4.1",
-        Must,
-        "takes prefixes of one length alone, and none longer than 64 bits",
-        "prefixes of two lengths map some addresses to none; longer ones leave no word to be changed for all",
+        &UNEVEN_PREFIX,
+        uneven,
+        "takes prefixes of any two lengths up to 64 bits, which is as long as those of unicast addresses are",
     ),
+    must(6296, "3.7, zeros", &PREFIX, zeros, "drops what has an interface identifier of zero behind longer prefixes"),
     unmet(
         6296,
         "3.7, answer",
         Should,
-        "tells who has an identifier of all ones that it is prohibited (Destination Unreachable, code 1)",
+        "tells who has such an identifier that it is prohibited (Destination Unreachable, code 1)",
         "it is told what others are told for whom there is no mapping, instead of Parameter Problem",
-    ),
-    unmet(
-        6296,
-        "3.7, zeros",
-        Must,
-        "translates an interface identifier of zero like others",
-        "the reason that the RFC gives is that of the identifier of all ones, which is dropped",
     ),
 ];
 
@@ -93,8 +87,29 @@ fn words(field: &Field) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Against the arithmetic of the subnet of all zeros that the shorter prefix is taken with.
+fn uneven(field: &Field) -> Result<(), Fault> {
+    for host in 0..4 {
+        let from = SocketAddr::new(Side::Inside.host(true, host), field.fresh());
+        let expected = twin_with(from.ip(), &[0x2001, 0xdb8, 0x77, 0])?;
+        let to = field.at(Side::Outside, true);
+        let seen = field.udp_out(from, to)?;
+        holds(seen.ip() == expected, || format!("{} became {} instead of {expected}", from.ip(), seen.ip()))?;
+        field.admits(to, seen, from)?;
+    }
+    Ok(())
+}
+
 fn ones(field: &Field) -> Result<(), Fault> {
-    let address = "fd00:0:0:1:ffff:ffff:ffff:ffff".parse().map_err(|_| Fault("no address".to_owned()))?;
+    untranslatable(field, "fd00:0:0:1:ffff:ffff:ffff:ffff")
+}
+
+fn zeros(field: &Field) -> Result<(), Fault> {
+    untranslatable(field, "fd00:0:0:1::")
+}
+
+fn untranslatable(field: &Field, address: &str) -> Result<(), Fault> {
+    let address = address.parse().map_err(|_| Fault("no address".to_owned()))?;
     let (from, to) = (SocketAddr::new(address, field.fresh()), field.at(Side::Outside, true));
     field.send(Side::Inside, &Spec::udp(from, to, b"x"))?;
     field.nothing(Side::Outside, "what cannot be translated", |seen| seen.to() == to)

@@ -180,6 +180,15 @@ pub static SHORT_PREFIX: Policy = Policy::new(
     ),
 );
 
+/// Another prefix of other length.
+pub static UNEVEN_PREFIX: Policy = Policy::new(
+    "uneven-prefix",
+    outgoing!(
+        "[[nat]]\nname = \"other prefix\"\nfamily = \"ipv6\"\nto = \"outside\"\nsource = \"fd00:0:0:1::/64\"\n\
+         translate.prefix = \"2001:db8:77::/48\"\n"
+    ),
+);
+
 /// The inside may reach IPv4 hosts, by the well-known prefix and by prefixes of all lengths, and mappings are open.
 macro_rules! crossing {
     () => {

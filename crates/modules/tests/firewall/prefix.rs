@@ -16,7 +16,7 @@ const REMOTE: &str = "[2001:db8:0:2::2]:80";
 
 /// What an inside endpoint is known as.
 fn outside(inside: &str) -> SocketAddr {
-    let pair = PrefixPair::new("fd00:0:0:1::".parse().unwrap(), "2001:db8:0:9::".parse().unwrap(), 64).unwrap();
+    let pair = PrefixPair::new(("fd00:0:0:1::".parse().unwrap(), 64), ("2001:db8:0:9::".parse().unwrap(), 64)).unwrap();
     let SocketAddr::V6(inside) = at(inside) else { panic!("{inside}") };
     let external = pair.external_of(inside.ip().to_bits()).unwrap();
     SocketAddr::new(IpAddr::V6(external.into()), inside.port())

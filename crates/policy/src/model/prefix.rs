@@ -4,9 +4,10 @@
 //! address: the fourth word of the address, which names the subnet, if the prefix leaves it free, else the first word of
 //! the interface identifier that is not `ffff`.
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
-/// Two prefixes of the same length that stand for each other.
+/// Two prefixes that stand for each other. Where one is shorter, it is taken with zeros up to the length of the other
+/// (RFC 6296 section 3.7): its other subnets have no counterpart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixPair {
     inside: u128,
@@ -20,18 +21,19 @@ impl PrefixPair {
     /// Up to this length the word of the subnet makes up for the difference.
     const WITH_SUBNET: u8 = 48;
 
-    /// The pair; `None` for a length of 0 or more than [`LONGEST`](Self::LONGEST), or bits beyond it.
+    /// The pair of two prefixes with their lengths; `None` for a length of 0 or more than [`LONGEST`](Self::LONGEST) (the
+    /// interface identifier of a unicast address has 64 bits, RFC 4291 section 2.5.1), or bits beyond it.
     #[must_use]
-    pub fn new(inside: Ipv6Addr, external: Ipv6Addr, length: u8) -> Option<Self> {
-        let (inside, external) = (inside.to_bits(), external.to_bits());
-        if !(1..=Self::LONGEST).contains(&length) {
-            return None;
-        }
-        let host = u128::MAX >> length;
-        ((inside | external) & host == 0).then_some(Self { inside, external, length })
+    pub fn new(inside: (Ipv6Addr, u8), external: (Ipv6Addr, u8)) -> Option<Self> {
+        let is_prefix = |(first, length): (Ipv6Addr, u8)| {
+            (1..=Self::LONGEST).contains(&length) && first.to_bits() & u128::MAX >> length == 0
+        };
+        let length = inside.1.max(external.1);
+        let (first, other) = (inside.0.to_bits(), external.0.to_bits());
+        (is_prefix(inside) && is_prefix(external)).then_some(Self { inside: first, external: other, length })
     }
 
-    /// Bits of the prefixes.
+    /// Bits of the longer prefix.
     #[must_use]
     pub const fn length(&self) -> u8 {
         self.length
@@ -43,6 +45,13 @@ impl PrefixPair {
         (Ipv6Addr::from_bits(self.inside), Ipv6Addr::from_bits(self.external))
     }
 
+    /// First and last inside address that has a counterpart.
+    #[must_use]
+    pub const fn inside_range(&self) -> (IpAddr, IpAddr) {
+        let last = self.inside | u128::MAX >> self.length;
+        (IpAddr::V6(Ipv6Addr::from_bits(self.inside)), IpAddr::V6(Ipv6Addr::from_bits(last)))
+    }
+
     /// First and last external address.
     #[must_use]
     pub const fn external_range(&self) -> (Ipv6Addr, Ipv6Addr) {
@@ -50,7 +59,8 @@ impl PrefixPair {
     }
 
     /// The external address of an inside one; `None` for one that is not of the prefix, or has none: that of the subnet
-    /// `ffff`, or with nothing but `ffff` in its interface identifier (RFC 6296 sections 3.4, 3.5).
+    /// `ffff` behind prefixes of up to 48 bits, with nothing but `ffff`, or nothing at all, in its interface identifier behind
+    /// longer ones (RFC 6296 sections 3.4, 3.5, 3.7).
     #[must_use]
     pub fn external_of(&self, inside: u128) -> Option<u128> {
         self.exchange(inside, self.inside, self.external)
@@ -67,7 +77,11 @@ impl PrefixPair {
         if address & !host != from {
             return None;
         }
-        let words = if self.length <= Self::WITH_SUBNET { 3..4 } else { 4..8 };
+        let with_subnet = self.length <= Self::WITH_SUBNET;
+        if !with_subnet && address as u64 == 0 {
+            return None;
+        }
+        let words = if with_subnet { 3..4 } else { 4..8 };
         let shift = |word: usize| 112 - 16 * word;
         let word = words.into_iter().find(|word| (address >> shift(*word)) as u16 != u16::MAX)?;
         let adjusted = plus(plus((address >> shift(word)) as u16, sum(from)), !sum(to));
@@ -97,7 +111,7 @@ mod tests {
     }
 
     fn pair(inside: &str, external: &str, length: u8) -> PrefixPair {
-        PrefixPair::new(inside.parse().unwrap(), external.parse().unwrap(), length).unwrap()
+        PrefixPair::new((inside.parse().unwrap(), length), (external.parse().unwrap(), length)).unwrap()
     }
 
     // RFC 6296 section 3.4 and its example: FD01:0203:0405:0001::1234 becomes 2001:0DB8:0001:D550::1234.
@@ -143,11 +157,32 @@ mod tests {
         assert_eq!(external & 0xffff_0000_ffff_ffff_u128, inside & 0xffff_0000_ffff_ffff_u128);
         assert_eq!(pair.inside_of(external), Some(inside));
         assert_eq!(pair.external_of(bits("fd01:203:405:7:ffff:ffff:ffff:ffff")), None);
+        assert_eq!(pair.external_of(bits("fd01:203:405:7::")), None, "RFC 6296 section 3.7");
+        assert_eq!(pair.inside_of(bits("2001:db8:1:9::")), None);
+    }
+
+    // RFC 6296 section 3.7: the shorter prefix with zeros; its other subnets have no counterpart.
+    #[test]
+    fn prefixes_of_two_lengths_stand_for_each_other() {
+        let parse = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+        for (inside, external) in [(48, 56), (56, 48), (40, 48), (64, 48)] {
+            let pair = PrefixPair::new((parse("fd01:203::"), inside), (parse("2001:db8::"), external)).unwrap();
+            let length = inside.max(external);
+            assert_eq!(pair.length(), length);
+            for host in [0x1234_u128, 0xffff_0000_0000_0000, 1 << 63] {
+                let address = bits("fd01:203::") | host;
+                let there = pair.external_of(address).unwrap();
+                assert_eq!(there >> (128 - length), bits("2001:db8::") >> (128 - length));
+                assert_eq!((pair.inside_of(there), plus(sum(there), !sum(address))), (Some(address), u16::MAX));
+            }
+            assert_eq!(pair.external_of(bits("fd01:203::1") | 1 << (128 - length)), None, "/{inside} and /{external}");
+        }
     }
 
     #[test]
     fn only_prefixes_make_a_pair() {
-        let new = |a: &str, b: &str, length| PrefixPair::new(a.parse().unwrap(), b.parse().unwrap(), length);
+        let new =
+            |a: &str, b: &str, length| PrefixPair::new((a.parse().unwrap(), length), (b.parse().unwrap(), length));
         assert_eq!(new("fd00::1", "2001:db8::", 64), None);
         assert_eq!(new("fd00::", "2001:db8::", 0), None);
         assert_eq!(new("fd00::", "2001:db8::", 65), None);

@@ -377,21 +377,23 @@ fn prefix(table: &Section<'_>, node: Node<'_>, selection: &Selection, report: &m
         report.error(node.at, &Problem::Contradiction { what, expected: FAMILY });
         return None;
     }
-    let (external, length) = translate::prefix(node, report)?;
+    let external = translate::prefix(node, report)?;
     let source = selection.source.as_ref()?.of_family(Family::Ipv6);
     let inside = match source.ranges() {
-        [(first, last)] if last - first == u128::MAX >> length && first & (last - first) == 0 => *first,
-        _ => {
-            let at = table.get("source").map_or(table.at, |node| node.at);
-            let what = format!("\"source\" is not one prefix of the same length, /{length}");
-            report.error(
-                at,
-                &Problem::Contradiction { what, expected: "\"fd00:1:2::/48\", as long as translate.prefix" },
-            );
-            return None;
+        [(first, last)] if (last - first) & (last - first).wrapping_add(1) == 0 => {
+            Some((*first, (last - first).leading_zeros()))
         }
+        _ => None,
     };
-    let pair = PrefixPair::new(Ipv6Addr::from_bits(inside), external, length)?;
+    let pair = inside.and_then(|(first, length)| {
+        PrefixPair::new((Ipv6Addr::from_bits(first), u8::try_from(length).ok()?), external)
+    });
+    let Some(pair) = pair else {
+        let at = table.get("source").map_or(table.at, |node| node.at);
+        let what = "\"source\" is not one prefix of at most 64 bits".to_owned();
+        report.error(at, &Problem::Contradiction { what, expected: "\"fd00:1:2::/48\"" });
+        return None;
+    };
     let (first, last) = pair.external_range();
     let back = DestinationTranslation {
         family: Family::Ipv6,
@@ -399,7 +401,7 @@ fn prefix(table: &Section<'_>, node: Node<'_>, selection: &Selection, report: &m
         source: AddressSet::any(),
         external: AddressSet::of_keys(vec![(address_key(first.into()), address_key(last.into()))]),
         service: ServiceSet::any(),
-        inside: (key_address(inside), key_address(inside | u128::MAX >> length)),
+        inside: pair.inside_range(),
         port: None,
         prefix: Some(pair),
     };

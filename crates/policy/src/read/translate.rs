@@ -132,7 +132,8 @@ pub(super) fn prefix(node: Node<'_>, report: &mut Report<'_>) -> Option<(Ipv6Add
     let text = node.string_expecting(A_PREFIX, report)?.trim();
     let written =
         text.split_once('/').and_then(|(address, length)| Some((address.parse().ok()?, length.parse().ok()?)));
-    let prefix = written.filter(|(address, length)| PrefixPair::new(*address, *address, *length).is_some());
+    let prefix =
+        written.filter(|(address, length)| PrefixPair::new((*address, *length), (*address, *length)).is_some());
     if prefix.is_none() {
         let expected = A_PREFIX.to_owned();
         report.error(node.at, &Problem::BadValue { what: "prefix", value: text.to_owned(), near: None, expected });
