@@ -33,6 +33,13 @@ pub fn timeouts(policy: &flowhop_policy::Timeouts) -> Timeouts {
     }
 }
 
+/// How long external ports rest, in ticks, and how many at a time (RFC 6888 REQ-8).
+#[must_use]
+pub fn rest(policy: &Policy) -> (Tick, usize) {
+    let ports = policy.table.resting_ports.unwrap_or(policy.table.connections / 2);
+    (ticks(policy.timeouts.port_rest), ports as usize)
+}
+
 /// The engine's bounds under a policy.
 #[must_use]
 pub fn limits(policy: &Policy) -> Limits {

@@ -70,6 +70,7 @@
 //! [table]
 //! connections = 1048576             # from 1024 to 8388608
 //! half_open = 262144                # TCP whose handshake is not complete; a quarter of them if not said
+//! resting_ports = 524288            # external ports that nobody else gets for a while; half of them if not said
 //! index = "lines"                   # or "kernel-hash"
 //!
 //! [timeouts]
@@ -80,6 +81,7 @@
 //! tcp_closing = "240s"              # while it closes, and after a reset; nothing said: tcp_transitory
 //! icmp = "60s"
 //! other = "600s"
+//! port_rest = "120s"               # how long such ports rest
 //!
 //! [ip]                              # each "drop" or "pass", which leaves them as they are
 //! record_route = "drop"             # IPv4 options; "record" for this one and the next

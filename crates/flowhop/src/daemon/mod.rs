@@ -178,6 +178,8 @@ impl Daemon {
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
         shared.set_reserved(reserved::read(plane.own_ports()));
         let bindings = Bindings::new(policy.table.connections);
+        let (rest, ports) = convert::rest(&policy);
+        bindings.set_rest(rest, ports);
         let parts = Parts {
             table,
             routing: Routing::new(ADJACENCIES),
@@ -434,6 +436,8 @@ impl Daemon {
             return Err(PolicyError::Table("another number of half-open connections".to_owned()));
         }
         self.shared.replace(policy.clone(), &mut self.outside.numbers.rules, &mut self.outside.numbers.nats);
+        let (rest, ports) = convert::rest(&policy);
+        self.outside.bindings.set_rest(rest, ports);
         self.engine.set_timeouts(convert::timeouts(&policy.timeouts));
         self.engine.set_passing(convert::passing(&policy.ip));
         self.engine.set_answering(convert::answering(&policy.ip));

@@ -145,8 +145,10 @@ impl Replay {
         let (passing, answering) = (convert::passing(&policy.ip), convert::answering(&policy.ip));
         let guards = (0..policy.zones.len()).any(|zone| policy.guards_self_from(flowhop_policy::ZoneId(zone as u16)));
         let limits = convert::limits(&policy);
+        let (rest, resting_ports) = convert::rest(&policy);
         let shared = Shared::new(policy, &mut rules, &mut nats);
         let bindings = Bindings::new(connections);
+        bindings.set_rest(rest, resting_ports);
         let parts = Parts {
             table,
             routing: Routing::new(ADJACENCIES),

@@ -9,6 +9,8 @@ pub struct Policy {
     pub rules: &'static str,
     /// More about each interface, such as `, rpf = "strict"`.
     pub interfaces: &'static str,
+    /// More about the table, such as `, half_open = 64`.
+    pub table: &'static str,
     /// The outside interface's MTU, if it is not Ethernet's.
     pub mtu: Option<u16>,
     /// Whether the outside network may be reached at all.
@@ -17,18 +19,17 @@ pub struct Policy {
 
 impl Policy {
     const fn new(name: &'static str, rules: &'static str) -> Self {
-        Self { name, rules, interfaces: "", mtu: None, outside: true }
+        Self { name, rules, interfaces: "", table: "", mtu: None, outside: true }
     }
 
     /// The text of the policy, with all interfaces on a path.
     #[must_use]
     pub fn text(&self, path: &str) -> String {
-        let more = self.interfaces;
+        let (more, table) = (self.interfaces, self.table);
         format!(
-            "[interfaces]\n\
-             lan = {{ device = \"lan0\", zone = \"inside\", path = \"{path}\"{more} }}\n\
-             wan = {{ device = \"wan0\", zone = \"outside\", path = \"{path}\"{more} }}\n\n\
-             [table]\nconnections = 4096\n\n{}",
+            "interfaces.lan = {{ device = \"lan0\", zone = \"inside\", path = \"{path}\"{more} }}\n\
+             interfaces.wan = {{ device = \"wan0\", zone = \"outside\", path = \"{path}\"{more} }}\n\n\
+             table = {{ connections = 4096{table} }}\n\n{}",
             self.rules
         )
     }
@@ -98,15 +99,28 @@ pub static POOL: Policy = Policy::new(
     ),
 );
 
+/// Hidden behind few ports of one address, and everything is forgotten soon; with more timeouts.
+macro_rules! quick {
+    ($more:literal) => {
+        concat!(
+            hidden!(
+                "translate.source = \"198.51.100.128\"\ntranslate.ports = \"10000-10063\"\n\
+                 filtering = \"endpoint-independent\"\n[timeouts]\nudp = \"2s\"\nicmp = \"2s\"\ntcp_transitory = \"2s\"\n\
+                 tcp_established = \"3s\"\n"
+            ),
+            $more
+        )
+    };
+}
+
 /// Hidden behind few ports of one address, and everything is forgotten soon.
-pub static QUICK: Policy = Policy::new(
-    "quick",
-    hidden!(
-        "translate.source = \"198.51.100.128\"\ntranslate.ports = \"10000-10063\"\n\
-         filtering = \"endpoint-independent\"\n[timeouts]\nudp = \"2s\"\nicmp = \"2s\"\ntcp_transitory = \"2s\"\n\
-         tcp_established = \"3s\"\n"
-    ),
-);
+pub static QUICK: Policy = Policy::new("quick", quick!(""));
+
+/// The same, with ports that rest for a moment.
+pub static RESTLESS: Policy = Policy::new("restless", quick!("port_rest = \"1s\"\n"));
+
+/// The same, with one port that rests at a time.
+pub static ONE_RESTS: Policy = Policy { table: ", resting_ports = 1", ..Policy::new("one rests", quick!("")) };
 
 /// As [`MASQUERADE`], and everything of TCP is forgotten soon.
 pub static TIMEOUTS: Policy = Policy::new(

@@ -193,6 +193,11 @@ impl Bindings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on so many external ports rest, for so many ticks each (RFC 6888 REQ-8).
+    pub fn set_rest(&self, rest: Tick, ports: usize) {
+        self.state().resting.configure(rest, ports);
+    }
+
     /// The external endpoint of an inside one, an existing binding or a new one; takes a share in it.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! External ports that were in use a moment ago.
 //!
-//! What is still on its way to one must not reach another host: for two minutes a port is given back to nobody but the
-//! host that had it, as long as there are others (RFC 6888 REQ-8).
+//! What is still on its way to one must not reach another host: for a time a port is given back to nobody but the host that
+//! had it, as long as there are others (RFC 6888 REQ-8).
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,7 +11,7 @@ use flowhop_flow::record::Tick;
 use super::bindings::Endpoint;
 use super::port_set::PortSet;
 
-/// How long a port rests, in ticks: 120 seconds.
+/// How long a port rests if nothing is said, in ticks: 120 seconds.
 const REST: Tick = 114_441;
 /// Most ports that are woken at once; what has rested for long enough may have to wait for the next turn.
 const WOKEN: usize = 64;
@@ -33,6 +33,7 @@ pub(super) struct Resting {
     sets: HashMap<(Address, u8), PortSet>,
     order: VecDeque<(Endpoint, Tick)>,
     room: usize,
+    rest: Tick,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +45,15 @@ struct Rest {
 impl Resting {
     /// Room for so many ports.
     pub(super) fn new(room: usize) -> Self {
-        Self { ports: HashMap::new(), sets: HashMap::new(), order: VecDeque::new(), room: room.max(1) }
+        Self { ports: HashMap::new(), sets: HashMap::new(), order: VecDeque::new(), room: room.max(1), rest: REST }
+    }
+
+    /// From now on so many ports rest for so long.
+    pub(super) fn configure(&mut self, rest: Tick, room: usize) {
+        (self.rest, self.room) = (rest, room.max(1));
+        while self.order.len() > self.room {
+            self.wake_oldest();
+        }
     }
 
     /// A port is not in use any more.
@@ -60,7 +69,8 @@ impl Resting {
 
     /// Wakes ports that have rested for long enough.
     pub(super) fn expire(&mut self, now: Tick) {
-        let over = |oldest: &(Endpoint, Tick)| now.wrapping_sub(oldest.1) > REST;
+        let rest = self.rest;
+        let over = |oldest: &(Endpoint, Tick)| now.wrapping_sub(oldest.1) > rest;
         for _ in 0..WOKEN {
             if !self.order.front().is_some_and(over) {
                 return;

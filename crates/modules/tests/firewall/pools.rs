@@ -132,6 +132,20 @@ fn a_freed_port_rests_before_another_host_gets_it() {
         bed.pass(121 * SECOND);
     }
     assert_eq!(seen, HashSet::from([first, second]));
+    // As long, and as many, as policy says.
+    bed.bindings.set_rest(10 * SECOND, 1);
+    let mut seen = HashSet::new();
+    for round in 0..20 {
+        seen.insert(bed.seen(&format!("10.1.0.3:{}", 8000 + round), REMOTE));
+        bed.end_all();
+        bed.pass(11 * SECOND);
+    }
+    assert_eq!(seen, HashSet::from([first, second]));
+    bed.bindings.set_rest(120 * SECOND, 1);
+    let [a, b] = ["10.1.0.2:9000", "10.1.0.2:9001"].map(|inside| bed.seen(inside, REMOTE));
+    bed.end_all();
+    let last = bed.seen("10.1.0.3:9000", REMOTE);
+    assert!([a, b].contains(&last), "one of the two rests no more");
 }
 
 // RFC 6888 REQ-8, RFC 6056: with nearly every port of an address in use or resting the free ones are found, then the

@@ -240,6 +240,8 @@ pub struct TableSettings {
     pub connections: u32,
     /// How many of them may be TCP whose handshake is not complete; a quarter if not said.
     pub half_open: Option<u32>,
+    /// How many external ports may rest at a time (RFC 6888 REQ-8); half as many as connections if not said.
+    pub resting_ports: Option<u32>,
     /// How the kernel programs find a flow.
     pub index: TableIndex,
 }
@@ -253,7 +255,7 @@ impl TableSettings {
 
 impl Default for TableSettings {
     fn default() -> Self {
-        Self { connections: 1 << 20, half_open: None, index: TableIndex::Lines }
+        Self { connections: 1 << 20, half_open: None, resting_ports: None, index: TableIndex::Lines }
     }
 }
 
@@ -284,6 +286,8 @@ pub struct Timeouts {
     pub icmp: Duration,
     /// All other protocols.
     pub other: Duration,
+    /// How long an external port rests before another inside endpoint gets it; RFC 6888 REQ-8 recommends at least 120 seconds.
+    pub port_rest: Duration,
 }
 
 impl Default for Timeouts {
@@ -296,6 +300,7 @@ impl Default for Timeouts {
             tcp_closing: None,
             icmp: Duration::from_secs(60),
             other: Duration::from_secs(600),
+            port_rest: Duration::from_secs(120),
         }
     }
 }

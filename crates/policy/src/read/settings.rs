@@ -10,9 +10,9 @@ use super::values::{duration, number, show_duration};
 use crate::{ForwardingPath, Handling, IpSettings, PathSettings, TableIndex, TableSettings, Timeouts};
 
 const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
-const TABLE_KEYS: [&str; 3] = ["connections", "half_open", "index"];
-const TIMEOUT_KEYS: [&str; 7] =
-    ["udp", "tcp_established", "tcp_transitory", "tcp_opening", "tcp_closing", "icmp", "other"];
+const TABLE_KEYS: [&str; 4] = ["connections", "half_open", "resting_ports", "index"];
+const TIMEOUT_KEYS: [&str; 8] =
+    ["udp", "tcp_established", "tcp_transitory", "tcp_opening", "tcp_closing", "icmp", "other", "port_rest"];
 const HANDLING_KEYS: [&str; 9] = [
     "record_route",
     "timestamp",
@@ -39,7 +39,7 @@ const HANDLINGS: [Choice<Handling>; 3] =
     [("drop", Some(Handling::Drop)), ("pass", Some(Handling::Pass)), ("record", Some(Handling::Record))];
 
 /// What an RFC demands at least, in seconds.
-const FLOORS: [(&str, u64, &str); 6] = [
+const FLOORS: [(&str, u64, &str); 7] = [
     ("udp", 120, "RFC 4787 REQ-5"),
     ("tcp_established", 7440, "RFC 5382 REQ-5"),
     ("tcp_transitory", 240, "RFC 5382 REQ-5"),
@@ -47,6 +47,7 @@ const FLOORS: [(&str, u64, &str); 6] = [
     ("tcp_opening", 6, "RFC 5382 REQ-4"),
     ("tcp_closing", 240, "RFC 5382 REQ-5"),
     ("icmp", 60, "RFC 5508 REQ-2"),
+    ("port_rest", 120, "RFC 6888 REQ-8"),
 ];
 
 /// The settings of all files. Each may be set once.
@@ -58,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) ip: IpSettings,
     set: HashMap<(&'static str, &'static str), At>,
     half_open: Option<At>,
+    resting_ports: Option<At>,
 }
 
 impl Settings {
@@ -91,6 +93,13 @@ impl Settings {
             if enabled && self.is_first("table", "half_open", node, report) {
                 self.table.half_open = half_open;
                 self.half_open = Some(node.at);
+            }
+        }
+        if let Some(node) = section.get("resting_ports") {
+            let resting = number("resting_ports", 1..=TableSettings::MAX_CONNECTIONS, node, report);
+            if enabled && self.is_first("table", "resting_ports", node, report) {
+                self.table.resting_ports = resting;
+                self.resting_ports = Some(node.at);
             }
         }
         if let Some(node) = section.get("index") {
@@ -143,11 +152,17 @@ impl Settings {
 
     /// A part is not larger than the whole.
     pub(crate) fn check_table(&self, report: &mut Report<'_>) {
-        if let (Some(at), Some(half_open)) = (self.half_open, self.table.half_open)
-            && half_open > self.table.connections
-        {
-            let what = format!("half_open = {half_open} of {} connections", self.table.connections);
-            report.error(at, &Problem::Contradiction { what, expected: "no more than `connections`" });
+        let connections = self.table.connections;
+        for (key, at, most) in [
+            ("half_open", self.half_open, self.table.half_open),
+            ("resting_ports", self.resting_ports, self.table.resting_ports),
+        ] {
+            if let (Some(at), Some(most)) = (at, most)
+                && most > connections
+            {
+                let what = format!("{key} = {most} of {connections} connections");
+                report.error(at, &Problem::Contradiction { what, expected: "no more than `connections`" });
+            }
         }
     }
 
@@ -171,6 +186,7 @@ impl Settings {
             b"tcp_opening" => timeouts.tcp_opening = Some(value),
             b"tcp_closing" => timeouts.tcp_closing = Some(value),
             b"icmp" => timeouts.icmp = value,
+            b"port_rest" => timeouts.port_rest = value,
             _ => timeouts.other = value,
         }
     }
