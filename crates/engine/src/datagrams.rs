@@ -16,6 +16,7 @@ use crate::answers;
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
 use crate::fragments::{Datagram, Fate, Piece};
+use crate::identification;
 use crate::nat64;
 use crate::validate::{FragmentPlace, Validated, validate};
 
@@ -143,6 +144,7 @@ impl Engine {
     fn forward_all(&mut self, parsed: &Parsed, pieces: &mut [Piece], now: Tick, io: &mut dyn Io) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(pieces.len());
         let mut decision = Decision::Drop(Reason::BadFragment);
+        self.datagram.set(identification::Datagram::Unnamed);
         for piece in pieces {
             let arrived = Arrived { port: piece.port, gate: 0, driver: piece.driver, now };
             let mut packet = Buffer::new(&mut piece.bytes, piece.offload);
@@ -159,6 +161,7 @@ impl Engine {
             };
             outcomes.push(outcome);
         }
+        self.datagram.set(identification::Datagram::None);
         outcomes
     }
 

@@ -1,5 +1,6 @@
 //! The engine: state, inputs and outputs. What happens to a packet is in `known` and `open`.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -22,6 +23,7 @@ use crate::gates::{Gates, Quiet};
 use crate::half_open::HalfOpen;
 use crate::helper::Dialogues;
 use crate::hold::{HOLD_LIMIT, Hold};
+use crate::identification::Datagram;
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
@@ -156,6 +158,8 @@ pub struct Engine {
     pub(crate) counters: Counters,
     pub(crate) timeouts: Timeouts,
     pub(crate) passing: Passing,
+    /// What its fragments are being forwarded of.
+    pub(crate) datagram: Cell<Datagram>,
     pub(crate) answers: Answers,
     pub(crate) random: ChaCha8Rng,
     pub(crate) kernel: bool,
@@ -257,6 +261,7 @@ impl Engine {
             counters: parts.counters,
             timeouts: parts.timeouts,
             passing: Passing::default(),
+            datagram: Cell::default(),
             answers: Answers::new(Answering::default(), now),
             random: ChaCha8Rng::from_seed(parts.seed),
             kernel: parts.kernel,

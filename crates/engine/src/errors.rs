@@ -101,9 +101,11 @@ impl Engine {
         let original = key_of(block, way.direction ^ 1);
         let source = shown_source(&parsed.key.source, &Hit { block, direction: way.direction });
         let quote = &Quote { chosen: self.chosen(quote, way), ..*quote };
+        let answers = Key { source: original.source, destination: source, ports: 0, identity: parsed.key.identity };
         let Some(length) = translate(packet, parsed, quote, &original, &source, &hop) else {
             return outcome(Reason::Truncated);
         };
+        self.identify_message(parsed, &answers, packet);
         self.record_hop(&hop, parsed, packet, arrived.now);
         let Some(frame) = packet.bytes_mut().get_mut(..ETHERNET + length) else {
             return outcome(Reason::Truncated);

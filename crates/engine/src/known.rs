@@ -6,7 +6,6 @@ use flowhop_flow::tcp::{self, Phase, flag};
 use flowhop_flow::{Kind, Parsed, Reason, Transport};
 use flowhop_routing::{AdjacencyIndex, AdjacencyState, Resolution, UnreachableReason};
 use flowhop_table::{BlockIndex, key_of};
-use rand_core::RngCore;
 
 use crate::answers;
 use crate::buffer::Buffer;
@@ -47,6 +46,9 @@ impl Engine {
         io: &mut dyn Io,
     ) -> Outcome {
         if self.moves.holds(number, direction, arrived.driver) {
+            if let Some(block) = self.table.block(number) {
+                self.identify_fragment(parsed, &key_of(block, direction ^ 1), packet);
+            }
             return self.hold_for_move(arrived, number, direction, packet);
         }
         if self.has_helper(number) {
@@ -85,8 +87,7 @@ impl Engine {
             let config = self.table.config();
             let crosses = nat64::crosses(block);
             let result = if crosses {
-                let identification = self.random.next_u32() as u16;
-                self.translate(arrived, &parsed, &hit, steer, identification, packet, io)
+                self.translate(arrived, &parsed, &hit, steer, packet, io)
             } else {
                 let mut leaving = match &mut changed {
                     Some(changed) => changed.reborrow(),
@@ -94,6 +95,7 @@ impl Engine {
                 };
                 judge(&host, config, &mut leaving, &parsed, &hit, steer, arrived.port, segment, arrived.now).map(
                     |hop| {
+                        self.identify_fragment(&parsed, &key_of(block, direction ^ 1), &mut leaving);
                         self.record_hop(&hop, &parsed, &mut leaving, arrived.now);
                         self.send(&hop, &mut leaving, io)
                     },
@@ -116,6 +118,7 @@ impl Engine {
                 Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
                 Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet, arrived.now),
                 Reason::NeighbourUnresolved => {
+                    self.identify_fragment(&parsed, &key_of(block, direction ^ 1), packet);
                     self.pend(number, direction, arrived.now);
                     let reason = self.hold_packet(arrived, steer.adjacency, packet, io);
                     return outcome(reason);
@@ -362,6 +365,7 @@ impl Engine {
         match judge(&host, config, packet, &fits, &hit, steer, arrived.port, 0, arrived.now) {
             Err(reason) => Outcome { kind: reason.slow_kind(), reason, ..outcome },
             Ok(hop) => {
+                self.identify_fragment(parsed, &key_of(block, direction ^ 1), packet);
                 self.record_hop(&hop, parsed, packet, arrived.now);
                 packet.complete_checksum();
                 let sent = answers::fragment(packet.bytes(), hop.mtu, |piece| {

@@ -33,6 +33,7 @@ pub mod gates;
 pub mod half_open;
 mod helper;
 pub mod hold;
+mod identification;
 pub mod interfaces;
 mod known;
 mod leaving;

@@ -21,6 +21,7 @@ use crate::answers;
 use crate::buffer::{Buffer, Offload};
 use crate::engine::{Arrived, Engine, Io, UserHost};
 use crate::errors::Way;
+use crate::identification::identify;
 use crate::known::Sent;
 use crate::module::Context;
 
@@ -54,18 +55,20 @@ impl Engine {
     ///
     /// # Errors
     /// The reason why it cannot go on by this entry as it is; it is unchanged.
-    #[expect(clippy::too_many_arguments, reason = "the state of one packet's judgement")]
     pub(crate) fn translate(
         &self,
         arrived: &Arrived,
         parsed: &Parsed,
         hit: &Hit<'_>,
         steer: Steer,
-        identification: u16,
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Result<Sent, Reason> {
         let answers = key_of(hit.block, hit.direction ^ 1);
+        let identification = || {
+            let packets = parsed.length.checked_div(packet.segment()).map_or(1, |segments| 1 + segments);
+            identify(self.table.config(), &answers, packets)
+        };
         let mut written = write(packet, parsed, &answers, identification).map_err(reason)?;
         let is_v6 = answers.family() == 6;
         let longest = longest(&written, parsed, packet.segment());
@@ -209,7 +212,12 @@ fn v4(address: &Address) -> [u8; 4] {
 }
 
 /// Writes a packet as what the other direction is received with, turned round.
-fn write(packet: &Buffer<'_>, parsed: &Parsed, answers: &Key, identification: u16) -> Result<Written, Fault> {
+fn write(
+    packet: &Buffer<'_>,
+    parsed: &Parsed,
+    answers: &Key,
+    identify: impl FnOnce() -> u16,
+) -> Result<Written, Fault> {
     let [a, b, c, d] = answers.ports.to_ne_bytes();
     let ports = match answers.protocol() {
         protocol::ICMP | protocol::ICMPV6 => [a, b, 0, 0],
@@ -229,7 +237,7 @@ fn write(packet: &Buffer<'_>, parsed: &Parsed, answers: &Key, identification: u1
         siit::to_v6(ip, &ends, partial, out)?
     } else {
         let ends = Ends { source: v4(&answers.destination), destination: v4(&answers.source), ports };
-        siit::to_v4(ip, &ends, identification, partial, out)?
+        siit::to_v4(ip, &ends, identify(), partial, out)?
     };
     frame.truncate(ETHERNET + translated.length);
     link(&mut frame, answers.family());

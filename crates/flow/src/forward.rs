@@ -269,7 +269,11 @@ pub fn judge<H: Host, P: Packet>(
     let rewrite = rewrite_of(hit, parsed.key.family());
     // What an Ethernet frame without tags would have: the same on every path.
     let bytes = (packet.len() + ETHERNET - parsed.network) as u64;
-    rewrite::apply(packet, parsed, &rewrite, &hop.macs).ok_or(Reason::Truncated)?;
+    let identify = || {
+        let packets = parsed.length.checked_div(segment).map_or(1, |segments| 1 + segments);
+        config.identify(&rewrite.source, &rewrite.destination, parsed.key.identity, packets)
+    };
+    rewrite::apply(packet, parsed, &rewrite, &hop.macs, identify).ok_or(Reason::Truncated)?;
     count(hot, bytes, now);
     Ok(hop)
 }

@@ -23,7 +23,7 @@ use crate::traffic::Traffic;
 
 /// Raised with every change of a layout of these records or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -91,6 +91,23 @@ pub struct Config {
     pub jiffies_read: Cell64,
     /// See `jiffies_read`.
     pub clock_read: Cell64,
+    /// Where the next identifications of translated IPv4 packets come from.
+    pub identifications: Identifications,
+}
+
+/// Slots of [`Identifications`].
+const IDENTIFICATION_SLOTS: usize = 1024;
+
+/// Counters that the identifications of IPv4 packets are taken from, one for all packets between the same two addresses of
+/// the same protocol (RFC 6864 section 5.3.1: who translates addresses chooses them as the source would).
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Identifications([Cell64; IDENTIFICATION_SLOTS]);
+
+impl Default for Identifications {
+    fn default() -> Self {
+        Self(core::array::from_fn(|_| Cell64::default()))
+    }
 }
 
 impl Config {
@@ -127,6 +144,16 @@ impl Config {
             key::upper_sum(&key.source, &key.destination, &upper)
         };
         key.hash_with([a.load(), b.load(), c.load(), d.load()], sum)
+    }
+
+    /// The identification of the next IPv4 packet from `source` to `destination` whose key has this `identity`; `packets` are
+    /// those that it is cut into on its way out, which have the following ones. None comes again among the next 65536 of them.
+    #[inline(always)]
+    pub fn identify(&self, source: &Address, destination: &Address, identity: u32, packets: u32) -> u16 {
+        let hash = self.hash(&Key { source: *source, destination: *destination, ports: 0, identity });
+        let slot = &self.identifications.0[hash as usize & (IDENTIFICATION_SLOTS - 1)];
+        // Where the count begins is nobody's to know.
+        (slot.add(u64::from(packets)) as u16).wrapping_add((hash >> 32) as u16)
     }
 }
 
@@ -289,7 +316,7 @@ const _: () = assert!(size_of::<TcpHalf>() == 32);
 const _: () = assert!(size_of::<Block>() == 256);
 const _: () = assert!(size_of::<Bucket>() == 64);
 const _: () = assert!(size_of::<Adjacency>() == 64);
-const _: () = assert!(size_of::<Config>() == 128);
+const _: () = assert!(size_of::<Config>() == 128 + 8 * IDENTIFICATION_SLOTS);
 const _: () = assert!(size_of::<PortCounters>() == 16 * REASON_SLOTS);
 // Design budget: 320 bytes a connection. An index at load 0.8 adds 2 * 64 / 12 / 0.8 bytes.
 const _: () = assert!(size_of::<Block>() + 2 * size_of::<Bucket>() * 10 / (BUCKET_ENTRIES * 8) <= 320);

@@ -1,5 +1,5 @@
-//! Rewriting a packet by its flow next hop: link-layer addresses, TTL, addresses, ports or ICMP identifier;
-//! checksums by difference only (RFC 1624 equation 3).
+//! Rewriting a packet by its flow next hop: link-layer addresses, TTL, addresses, ports or ICMP identifier, the IPv4
+//! identification where addresses change; checksums by difference only (RFC 1624 equation 3).
 //!
 //! One's complement sums are the same in either byte order, so everything here stays in memory order.
 
@@ -7,7 +7,7 @@ use flowhop_wire::checksum::Delta;
 use flowhop_wire::{Frame, Icmp, Ipv4, Ipv6, Tcp, Udp};
 
 use crate::forward::Packet;
-use crate::key::Address;
+use crate::key::{Address, Key};
 use crate::parse::{ETHERNET, Parsed, Transport};
 
 /// What lowering the first byte of a word by one does to a sum in memory order.
@@ -47,15 +47,32 @@ impl Rewrite {
     }
 }
 
+impl Rewrite {
+    /// Whether the addresses of an IPv4 packet become others.
+    #[inline(always)]
+    #[must_use]
+    pub const fn moves(&self, key: &Key) -> bool {
+        self.source[3] != key.source[3] || self.destination[3] != key.destination[3]
+    }
+}
+
 /// Zero has two forms in one's complement; the flow next hop keeps the plain one, which means "unchanged".
 const fn canonical(delta: Delta) -> u16 {
     if delta.0 == 0xffff { 0 } else { delta.0 }
 }
 
-/// Rewrites a parsed packet. Link-layer addresses are written where there is a link-layer header. `None` when a header turned out to be outside the packet after all.
+/// Rewrites a parsed packet. Link-layer addresses are written where there is a link-layer header. `identify` is asked for
+/// the identification of an IPv4 packet with another address that may be cut into fragments (RFC 6864 section 5.3.1);
+/// fragments keep theirs. `None` when a header turned out to be outside the packet after all.
 #[inline(always)]
-pub fn apply<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite, macs: &[u8; 12]) -> Option<()> {
-    network(packet, parsed, rewrite)?;
+pub fn apply<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    rewrite: &Rewrite,
+    macs: &[u8; 12],
+    identify: impl FnOnce() -> u16,
+) -> Option<()> {
+    network(packet, parsed, rewrite, identify)?;
     // Both ports may change while their sum, and with it the delta, stays.
     if rewrite.address_delta | rewrite.port_delta != 0 || rewrite.ports != parsed.key.ports {
         transport(packet, parsed, rewrite)?;
@@ -71,11 +88,22 @@ pub fn apply<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite, macs
 }
 
 #[inline(always)]
-fn network<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite) -> Option<()> {
+fn network<P: Packet>(
+    packet: &mut P,
+    parsed: &Parsed,
+    rewrite: &Rewrite,
+    identify: impl FnOnce() -> u16,
+) -> Option<()> {
     if parsed.key.family() == 4 {
         let header = packet.write::<{ Ipv4::LEN }>(parsed.network)?;
         let old = u16::from_ne_bytes([header[10], header[11]]);
-        let new = Delta(rewrite.address_delta).and(TTL_DELTA).apply(old).to_ne_bytes();
+        let mut delta = Delta(rewrite.address_delta).and(TTL_DELTA);
+        if may_be_cut(header) && rewrite.moves(&parsed.key) {
+            let (was, is) = (u16::from_ne_bytes([header[4], header[5]]), identify().to_be_bytes());
+            delta = delta.replace16(was, u16::from_ne_bytes(is));
+            [header[4], header[5]] = is;
+        }
+        let new = delta.apply(old).to_ne_bytes();
         header[8] = header[8].wrapping_sub(1);
         header[10] = new[0];
         header[11] = new[1];
@@ -93,6 +121,19 @@ fn network<P: Packet>(packet: &mut P, parsed: &Parsed, rewrite: &Rewrite) -> Opt
         [*d0, *d1, *d2, *d3] = rewrite.destination.map(u32::to_ne_bytes);
     }
     Some(())
+}
+
+/// Whether an IPv4 packet is a fragment of one.
+#[must_use]
+pub const fn is_fragment(header: &[u8; Ipv4::LEN]) -> bool {
+    header[6] & 0x3f | header[7] != 0
+}
+
+/// Whether an IPv4 packet is no fragment and may become some: all flags but the reserved one, and the offset, are 0.
+#[inline(always)]
+#[must_use]
+pub const fn may_be_cut(header: &[u8; Ipv4::LEN]) -> bool {
+    header[6] & 0x7f | header[7] == 0
 }
 
 #[inline(always)]

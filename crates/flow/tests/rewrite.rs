@@ -38,6 +38,8 @@ impl flowhop_flow::Packet for Buffer {
     }
 }
 
+/// What rewritten packets are given.
+const IDENTIFICATION: u16 = 0xbeef;
 const MACS: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 
 fn parsed(frame: &Buffer) -> Parsed {
@@ -62,7 +64,7 @@ fn rewritten(bytes: &[u8], source: SocketAddr, destination: SocketAddr) -> Vec<u
         port_delta: 0,
     };
     let rewrite = rewrite.with_deltas(&parsed.key.source, &parsed.key.destination, parsed.key.ports);
-    apply(&mut frame, &parsed, &rewrite, &MACS).expect("all headers are there");
+    apply(&mut frame, &parsed, &rewrite, &MACS, || IDENTIFICATION).expect("all headers are there");
     frame.bytes
 }
 
@@ -135,7 +137,7 @@ proptest! {
         let parsed = parsed(&frame);
         let rewrite = Rewrite { source: key::address(c.ip()), destination: key::address(d.ip()), ports: ports(c.port(), d.port()), address_delta: 0, port_delta: 0 };
         let rewrite = rewrite.with_deltas(&parsed.key.source, &parsed.key.destination, parsed.key.ports);
-        apply(&mut frame, &parsed, &rewrite, &MACS).unwrap();
+        apply(&mut frame, &parsed, &rewrite, &MACS, || IDENTIFICATION).unwrap();
         verify::complete_partial(&mut frame.bytes, start, offset).unwrap();
         prop_assert!(verify::transport(&frame.bytes[14..]).is_acceptable());
     }

@@ -9,7 +9,7 @@ pub(super) fn ports(key: &Tuple) -> [u8; 4] {
     let ([a, b], [c, d]) = (key.source_port.to_be_bytes(), key.destination_port.to_be_bytes());
     [a, b, c, d]
 }
-/// An Ethernet frame around a transport header, all checksums right.
+/// An Ethernet frame around a transport header, all checksums right. One in three lengths of IPv4 may be cut on the way.
 #[must_use]
 pub fn frame(key: &Tuple, ttl: u8, l4: &[u8], mac: [u8; 6], partial: bool) -> Vec<u8> {
     let mut bytes = mac.to_vec();
@@ -18,7 +18,8 @@ pub fn frame(key: &Tuple, ttl: u8, l4: &[u8], mac: [u8; 6], partial: bool) -> Ve
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             bytes.extend([0x08, 0x00, 0x45, 0x2e]);
             bytes.extend((20 + l4.len() as u16).to_be_bytes());
-            bytes.extend([0x12, 0x34, 0x40, 0, ttl, key.protocol, 0, 0]);
+            let flags = if l4.len().is_multiple_of(3) { 0 } else { 0x40 };
+            bytes.extend([0x12, 0x34, flags, 0, ttl, key.protocol, 0, 0]);
             bytes.extend(source.octets());
             bytes.extend(destination.octets());
             seal(&mut bytes, true);

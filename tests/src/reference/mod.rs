@@ -191,6 +191,8 @@ pub struct Outcome {
     pub bytes: Vec<u8>,
     /// Offset of a checksum that was wrong before: both forms of zero are right then.
     pub loose: Option<usize>,
+    /// Offset of an IPv4 header whose identification is chosen anew: any that is not that of one before it.
+    pub identified: Option<usize>,
     /// Connection and direction that it belongs to.
     pub hit: Option<(usize, usize)>,
     /// The gate of its key, if it has one.
@@ -308,6 +310,7 @@ impl World {
             gate: 0,
             bytes: frame.to_vec(),
             loose: None,
+            identified: None,
             hit: None,
             door: None,
         };
@@ -326,7 +329,8 @@ impl World {
                     outcome.ifindex = hop.lower;
                     outcome.bytes = packet::retag(&outcome.bytes, tag, hop.vid);
                     // The tag that it leaves with, if any, is in front of the checksum.
-                    outcome.loose = outcome.loose.map(|at| if hop.vid == 0 { at } else { at + 4 });
+                    let moved = |at: usize| if hop.vid == 0 { at } else { at + 4 };
+                    (outcome.loose, outcome.identified) = (outcome.loose.map(moved), outcome.identified.map(moved));
                 }
             }
             Err(No::NextLevel) => {
@@ -392,6 +396,7 @@ impl World {
         // 7. Rewrite and count.
         let entry = &mut connection.directions[direction];
         outcome.bytes = frame.to_vec();
+        outcome.identified = packet::is_identified_anew(frame, &headers.key, &entry.leaves_as).then_some(14);
         outcome.loose = packet::rewrite(&mut outcome.bytes, &headers, &entry.leaves_as, arrival.partial);
         outcome.bytes[..12].copy_from_slice(&hop.macs);
         entry.packets += 1;

@@ -250,6 +250,14 @@ pub fn transport_checksum(l4: &[u8], key: &Tuple, partial: bool) -> u16 {
     }
 }
 
+/// Whether an IPv4 packet that may be cut, and is no fragment, leaves with other addresses: then its identification is chosen
+/// anew (RFC 6864 section 5.3.1).
+#[must_use]
+pub fn is_identified_anew(frame: &[u8], old: &Tuple, new: &Tuple) -> bool {
+    let moves = (old.source, old.destination) != (new.source, new.destination);
+    old.source.is_ipv4() && moves && word(frame, 20) & 0x7fff == 0
+}
+
 /// Rewrites a frame from the key that it came with to the one that it leaves with, and takes one from its time
 /// to live. Returns the offset of a transport checksum that was wrong before and thus is wrong by the same
 /// amount now.

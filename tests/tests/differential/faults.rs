@@ -5,6 +5,7 @@ use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{PortKey, Steer};
 use flowhop_flow::{Arrival, Hit, Kind, Transport, Verdict, forward, judge};
 use flowhop_tests::history::{PORTS, Packet, port_mac};
+use flowhop_wire::checksum;
 
 use crate::rig::{Buffer, Rig, Tables};
 
@@ -31,6 +32,8 @@ pub(crate) enum Fault {
     AnyOutput,
     /// The VLAN of the output is forgotten.
     NoTag,
+    /// All packets get the same identification.
+    Identification,
 }
 
 /// One packet that a function with a fault judges.
@@ -69,6 +72,16 @@ impl Case<'_> {
                 self.judge_again::<false>(buffer, verdict, false);
             }
             Fault::NoTag => verdict.hop.vid = 0,
+            Fault::Identification if forwarded => {
+                let network = self.arrival.network;
+                let (was, is) = (&self.packet.bytes, &mut buffer.bytes);
+                if was[network] >> 4 == 4 && was[network + 4..network + 6] != is[network + 4..network + 6] {
+                    let word = |at: usize| u16::from_be_bytes([is[at], is[at + 1]]);
+                    let sum = checksum::update16(word(network + 10), word(network + 4), 0x1234);
+                    is[network + 4..network + 6].copy_from_slice(&[0x12, 0x34]);
+                    is[network + 10..network + 12].copy_from_slice(&sum.to_be_bytes());
+                }
+            }
             Fault::AnyPolicy if verdict.reason == Reason::StalePolicy => {
                 let Some((_, hit)) = self.find(&buffer.bytes) else { return };
                 let steer = Steer::unpack(hit.block.hot[hit.direction].steer.load());

@@ -76,6 +76,7 @@ fn run(packets: usize, episode: usize, first_seed: u64, make: &mut dyn FnMut([u3
                 total.packets += tally.packets;
                 total.translated += tally.translated;
                 total.loose += tally.loose;
+                total.identified += tally.identified;
                 total.scaled += tally.scaled;
                 total.passed += tally.passed;
                 total.tagged += tally.tagged;
@@ -176,8 +177,8 @@ fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     let mut reasons: Vec<_> = tally.reasons.iter().map(|(reason, count)| (*reason, *count)).collect();
     reasons.sort();
     println!(
-        "{} packets, {} translated, {} scaled, {} loose, {} passed, {} tagged",
-        tally.packets, tally.translated, tally.scaled, tally.loose, tally.passed, tally.tagged
+        "{} packets, {} translated, {} identified, {} scaled, {} loose, {} passed, {} tagged",
+        tally.packets, tally.translated, tally.identified, tally.scaled, tally.loose, tally.passed, tally.tagged
     );
     println!("{reasons:?}");
     // A short run, asked for by hand, need not have everything in it.
@@ -192,6 +193,7 @@ fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     }
     assert!(tally.reasons[&Reason::Forwarded] * 4 > tally.packets, "most packets should be forwarded");
     assert!(tally.translated * 10 > tally.packets && tally.scaled * 40 > tally.packets);
+    assert!(tally.identified * 50 > tally.packets);
     let in_driver = [tally.passed, tally.tagged].map(|count| count * 20 > tally.packets);
     assert_eq!(in_driver, [level == Level::Driver; 2]);
 }
@@ -235,6 +237,7 @@ fn planted_faults_are_found() {
         (Level::Driver, Fault::AnyLevel),
         (Level::Driver, Fault::AnyOutput),
         (Level::Driver, Fault::NoTag),
+        (Level::Skb, Fault::Identification),
     ];
     for (level, fault) in faults {
         let steps = Episode::steps(seed(0), EPISODE);

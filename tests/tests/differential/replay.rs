@@ -1,6 +1,6 @@
 //! One history through the real function and through the model, compared after every packet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use flowhop_tests::history::{
     on_the_wire, port_mac, port_number,
 };
 use flowhop_tests::reference::tcp::Half;
-use flowhop_tests::reference::{Neighbour, Port, Tuple, World};
+use flowhop_tests::reference::{Neighbour, Outcome, Port, Tuple, World, packet};
 
 use crate::rig::Rig;
 
@@ -53,6 +53,9 @@ fn coarse(age: u32) -> u32 {
     age
 }
 
+/// So many packets between the same addresses must not have the same identification.
+const LATELY: usize = 500;
+
 /// Where the two disagree.
 #[derive(Debug)]
 pub(crate) struct Disagreement {
@@ -69,6 +72,8 @@ pub(crate) struct Tally {
     pub(crate) translated: usize,
     pub(crate) loose: usize,
     pub(crate) scaled: usize,
+    /// With an identification that was chosen.
+    pub(crate) identified: usize,
     /// Passed by a program in a driver to the path of the socket buffer.
     pub(crate) passed: usize,
     /// Forwarded with a VLAN tag on at least one side.
@@ -82,6 +87,8 @@ struct Replay<'a> {
     names: Vec<Option<(usize, BlockIndex)>>,
     blocks: Vec<BlockIndex>,
     age: u32,
+    /// The last identifications that were chosen for packets of a protocol between two addresses.
+    identifications: HashMap<(u8, Vec<u8>), VecDeque<[u8; 2]>>,
     tally: Tally,
 }
 
@@ -109,7 +116,15 @@ pub(crate) fn replay(steps: &[Step], rig: &mut Rig, secret: [u32; 10]) -> Result
     for (index, hop) in neighbours().into_iter().enumerate() {
         world.neighbours.insert(index as u16, Neighbour { hop, torn: false });
     }
-    let mut replay = Replay { rig, world, names: Vec::new(), blocks: Vec::new(), age: 0, tally: Tally::default() };
+    let mut replay = Replay {
+        rig,
+        world,
+        names: Vec::new(),
+        blocks: Vec::new(),
+        age: 0,
+        identifications: HashMap::new(),
+        tally: Tally::default(),
+    };
     for (number, step) in steps.iter().enumerate() {
         let done = replay.step(step).and_then(|()| {
             let last = number + 1 == steps.len();
@@ -224,6 +239,30 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Takes the identification that was chosen, if one was to be, unless another packet with these addresses and of this
+    /// protocol has had it lately.
+    fn accept_identification(&mut self, expected: &mut Outcome, seen: &[u8]) -> Result<(), String> {
+        let Some(at) = expected.identified else { return Ok(()) };
+        let (Some(seen), Some(header)) = (seen.get(at..at + 20), expected.bytes.get_mut(at..at + 20)) else {
+            return Ok(());
+        };
+        header[4..6].copy_from_slice(&seen[4..6]);
+        header[10..12].fill(0);
+        let checksum = !(packet::sum(header) as u16);
+        header[10..12].copy_from_slice(&checksum.to_be_bytes());
+        self.tally.identified += 1;
+        let ends = (header[9], header[12..20].to_vec());
+        let before = self.identifications.entry(ends).or_default();
+        if before.contains(&[seen[4], seen[5]]) {
+            return Err(format!("identification {:02x?} again", &seen[4..6]));
+        }
+        before.push_back([seen[4], seen[5]]);
+        if before.len() > LATELY {
+            before.pop_front();
+        }
+        Ok(())
+    }
+
     fn named(&self, name: usize) -> Option<(usize, BlockIndex)> {
         self.names.get(name).copied().flatten()
     }
@@ -280,6 +319,7 @@ impl Replay<'_> {
         {
             expected.bytes[at..at + 2].fill(0xff);
         }
+        self.accept_identification(&mut expected, &seen.bytes)?;
         let verdict = Verdict {
             kind: expected.kind,
             reason: expected.reason,

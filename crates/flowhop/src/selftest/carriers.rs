@@ -93,7 +93,7 @@ pub(super) static CLAUSES: &[Clause] = &[
         "REQ-1",
         Must,
         "meets RFC 4787, 5382 and 5508 but for what is said there, and translates no DCCP (RFC 5597)",
-        "RFC 4787 REQ-7 and RFC 6864 are not met",
+        "RFC 4787 REQ-7 is not met",
     ),
     must(6888, "REQ-11 A", &POOL, over_the_limit, "drops what cannot have a mapping, counted as `nat_limit`"),
     should(5508, "REQ-8", &POOL, told, "tells who cannot have a mapping that it is prohibited (code 13)"),

@@ -52,6 +52,14 @@ pub(super) static CLAUSES: &[Clause] = &[
     must(6946, "4", &PLAIN, atomic, "takes a packet that is whole in spite of its fragment header as whole"),
     may(7112, "5", &PLAIN, chain, "drops first fragments that do not hold the whole chain of headers"),
     must(8200, "4.5, lengths", &PLAIN, odd_length, "answers fragments of impossible length with Parameter Problem"),
+    must(
+        6864,
+        "5.3.1",
+        &MASQUERADE,
+        new_identification,
+        "chooses the identification of what it translates and may be cut, or is in fragments, so that none is repeated soon",
+    ),
+    should(7857, "10", &MASQUERADE, new_identification, "handles the identification as RFC 6864 section 5.3.1 says"),
     must(6864, "4.1", &MASQUERADE, same_identification, "passes atomic datagrams whatever their identification is"),
 ];
 
@@ -83,14 +91,21 @@ impl Datagram {
         field.send_frame(side, frame)
     }
 
-    /// That all of it arrives between these endpoints, in whatever fragments.
+    /// That all of it arrives between these endpoints, in whatever fragments; those of IPv4 all with one identification,
+    /// which is another one where addresses are translated.
     fn arrives(&self, field: &Field, side: Side, to: SocketAddr, payload: &[u8]) -> Result<SocketAddr, Fault> {
         let mut whole = vec![None; payload.len() + 8];
         let mut source = to;
+        let mut id = to.is_ipv6().then_some(self.id);
         while whole.iter().any(Option::is_none) {
-            let is = |seen: &Seen| seen.destination == to.ip() && seen.part().is_some_and(|part| part.id == self.id);
+            let is = |seen: &Seen| {
+                let part = seen.part().filter(|part| part.more || part.offset != 0 || to.is_ipv6());
+                let known = part.is_some_and(|part| id.is_none_or(|id| id == part.id));
+                known && seen.destination == to.ip() && (to.is_ipv6() || seen.protocol == self.protocol)
+            };
             let seen = field.expect(side, "a fragment", is)?;
             let Some(part) = seen.part() else { continue };
+            id = Some(part.id);
             for (to, from) in whole.iter_mut().skip(part.offset).zip(part.data) {
                 *to = Some(*from);
             }
@@ -299,6 +314,42 @@ fn odd_length(field: &Field) -> Result<(), Fault> {
     let error = field.expect(Side::Inside, "Parameter Problem", is)?;
     holds(error.long(4) == 4, || format!("it points to byte {} instead of the payload length", error.long(4)))?;
     datagram.does_not(field, Side::Outside)
+}
+
+/// Of two hosts that number their packets alike.
+fn new_identification(field: &Field) -> Result<(), Fault> {
+    let to = field.at(Side::Outside, false);
+    let hosts = [0, 1].map(|host| SocketAddr::new(Side::Inside.host(false, host), field.fresh()));
+    let mut ids = Vec::new();
+    for id in 0..100 {
+        for from in hosts {
+            let mut spec = Spec::udp(from, to, b"x");
+            if let Ip::V4(ip) = &mut spec.ip {
+                (ip.df, ip.id) = (false, id);
+            }
+            let seen = field.crosses(Side::Inside, &spec, |seen| seen.to() == to)?;
+            ids.push(u16::from_be_bytes([seen.frame[18], seen.frame[19]]));
+        }
+    }
+    for from in hosts {
+        let (out, data) = datagram(field, from, to, &LONG)?;
+        let out = Datagram { id: 7, ..out };
+        out.send(field, Side::Inside, (0, true, &data[..1200]))?;
+        out.send(field, Side::Inside, (1200, false, &data[1200..]))?;
+        let is =
+            |seen: &Seen| seen.destination == to.ip() && seen.part().is_some_and(|part| part.more || part.offset != 0);
+        let [first, second] = [(); 2].map(|()| {
+            let seen = field.expect(Side::Outside, "a fragment", is)?;
+            Ok::<_, Fault>(u16::from_be_bytes([seen.frame[18], seen.frame[19]]))
+        });
+        let (first, second) = (first?, second?);
+        holds(first == second, || format!("fragments of a datagram are of {first} and {second}"))?;
+        ids.push(first);
+    }
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    holds(ids.len() == all, || format!("{} identifications of {all} packets", ids.len()))
 }
 
 fn same_identification(field: &Field) -> Result<(), Fault> {

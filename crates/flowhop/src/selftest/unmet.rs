@@ -76,13 +76,6 @@ pub(super) static CLAUSES: &[Clause] = &[
         "the kernel paths forward only headers without options",
     ),
     unmet(
-        6864,
-        "5.3.1",
-        Must,
-        "leaves the identification as it is where it translates addresses, of datagrams that may be cut or are fragments as well",
-        "datagrams of two inside hosts may have the same one; only those that may be cut, and fragments, can be mistaken",
-    ),
-    unmet(
         6890,
         "2.2.1, default",
         Should,
@@ -110,7 +103,6 @@ pub(super) static CLAUSES: &[Clause] = &[
         "has no key by which source routes are passed or followed",
         "as RFC 1812 5.3.13.4",
     ),
-    unmet(7857, "10", Should, "leaves the identification as it is", "as RFC 6864 5.3.1"),
     unmet(
         8200,
         "4, order, answer",

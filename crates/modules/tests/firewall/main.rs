@@ -8,6 +8,7 @@ mod connections;
 mod errors;
 mod fragments;
 mod helpers;
+mod identification;
 mod live;
 mod mapping;
 mod mss;
