@@ -152,9 +152,11 @@ impl Engine {
             // There is room in a moment: the sender's repetition finds it, where an error would end the attempt.
             Reason::TableFull if self.table.wants_grace() => return,
             // RFC 5508 REQ-8.
-            Reason::NatExhausted | Reason::NatUnsupported | Reason::NatLimit | Reason::TableFull => {
-                (icmp4::ADMINISTRATIVELY_PROHIBITED, icmp6::ADMINISTRATIVELY_PROHIBITED)
-            }
+            Reason::NatExhausted
+            | Reason::NatUnsupported
+            | Reason::NatLimit
+            | Reason::AddressConflict
+            | Reason::TableFull => (icmp4::ADMINISTRATIVELY_PROHIBITED, icmp6::ADMINISTRATIVELY_PROHIBITED),
             _ => return,
         };
         let (v4, v6) = (Error::plain(icmp4::UNREACHABLE, v4), Error::plain(icmp6::UNREACHABLE, v6));

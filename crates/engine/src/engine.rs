@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flowhop_flow::forward::{Hit, Host, Level};
 use flowhop_flow::key::{self, Address, REFUSED};
@@ -314,6 +315,19 @@ impl Engine {
     /// The interfaces of policy, to be changed.
     pub const fn interfaces_mut(&mut self) -> &mut Interfaces {
         &mut self.interfaces
+    }
+
+    /// The names of interfaces of two zones whose connected networks have addresses in common (RFC 4787 REQ-7), each pair once.
+    pub fn overlapping_interfaces(&mut self) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut found = Vec::new();
+        for one in self.interfaces.iter() {
+            for other in self.routing.overlapping(one.ifindex).filter_map(|ifindex| self.interfaces.ifindex(ifindex)) {
+                if one.zone != other.zone && one.port < other.port {
+                    found.push((Arc::clone(&one.name), Arc::clone(&other.name)));
+                }
+            }
+        }
+        found
     }
 
     /// Counters of the user-level path.

@@ -264,6 +264,9 @@ reasons! {
     /// Forwarded as it came, and the connection that it announces is not expected: the address is not its sender's, or the
     /// text has left in part.
     HelperDeclined = 97, "helper_declined", Forward, Forward;
+    /// The interface whose address is to be the source is in a network that has addresses in common with the one that the
+    /// connection comes from (RFC 4787 REQ-7).
+    AddressConflict = 98, "address_conflict", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

@@ -53,6 +53,7 @@
 //! unsolicited = "answer"            # or "drop": SYNs to a mapping that does not admit their sender
 //! translate.ports = "1024-65535"    # external ports
 //! parity = true                     # even ports become even ones, odd ports odd ones
+//! overlap = true                    # although inside and outside networks have addresses in common
 //! keep_port = true                  # a port stays as it is where it is free
 //! pooling = "paired"                # or "arbitrary": which of several external addresses
 //! allocation = "ports"              # or "blocks", "deterministic": how inside addresses come by external ports

@@ -1,6 +1,6 @@
 //! Own addresses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::IpPrefix;
@@ -78,6 +78,8 @@ pub(crate) struct OwnAddresses {
     by_link: BTreeMap<u32, Vec<Stamped>>,
     /// How many times each address is configured: one address may be on several links.
     count: HashMap<IpAddr, u32>,
+    /// Links whose connected prefixes have addresses in common, each pair both ways; `None`: to be found out.
+    overlaps: Option<Vec<(u32, u32)>>,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl OwnAddresses {
         let known = on_link
             .iter_mut()
             .find(|known| known.address.address == address.address && known.address.prefix_len == address.prefix_len);
-        match known {
+        let changed = match known {
             Some(known) => {
                 known.epoch = epoch;
                 let changed = known.address != address;
@@ -105,7 +107,11 @@ impl OwnAddresses {
                 *self.count.entry(address.address).or_default() += 1;
                 true
             }
+        };
+        if changed {
+            self.overlaps = None;
         }
+        changed
     }
 
     /// Removes what `keep` refuses; returns whether that was anything.
@@ -123,7 +129,40 @@ impl OwnAddresses {
             });
         }
         self.by_link.retain(|_, on_link| !on_link.is_empty());
+        if changed {
+            self.overlaps = None;
+        }
         changed
+    }
+
+    /// The other links with a connected prefix that has addresses in common with one of a link; link-local ones, which all
+    /// links have, do not count.
+    pub(crate) fn overlapping(&mut self, ifindex: u32) -> impl Iterator<Item = u32> + '_ {
+        if self.overlaps.is_none() {
+            self.overlaps = Some(self.find_overlaps());
+        }
+        let all = self.overlaps.iter().flatten();
+        all.filter(move |(one, _)| *one == ifindex).map(|(_, other)| *other)
+    }
+
+    fn find_overlaps(&self) -> Vec<(u32, u32)> {
+        let global = self.iter().filter(|own| own.scope == AddressScope::Global);
+        let mut prefixes: Vec<_> = global.filter_map(|own| Some((own.on_link_prefix()?, own.ifindex))).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        let mut found = BTreeSet::new();
+        // Prefixes are in one another or apart, and stand behind those that they are in.
+        let mut around: Vec<(IpPrefix, u32)> = Vec::new();
+        for (prefix, link) in prefixes {
+            while around.last().is_some_and(|(outer, _)| !outer.contains(prefix.address())) {
+                around.pop();
+            }
+            for (_, other) in around.iter().filter(|(_, other)| *other != link) {
+                found.extend([(link, *other), (*other, link)]);
+            }
+            around.push((prefix, link));
+        }
+        found.into_iter().collect()
     }
 
     /// Returns whether the address was known.
@@ -213,6 +252,27 @@ mod tests {
         );
         assert_eq!(source(&addresses, 2, "198.51.100.9"), None);
         assert_eq!(source(&addresses, 1, "fe80::1"), None);
+    }
+
+    // RFC 4787 REQ-7.
+    #[test]
+    fn links_overlap_by_prefixes_in_one_another() {
+        let mut addresses = OwnAddresses::default();
+        let overlapping = |addresses: &mut OwnAddresses, link| addresses.overlapping(link).collect::<Vec<_>>();
+        for (link, address, length) in [(1, "10.1.0.1", 24), (2, "10.1.1.1", 24), (3, "2001:db8::1", 64)] {
+            addresses.upsert(own(link, address, length), 0);
+            let link_local = InterfaceAddress { scope: AddressScope::Link, ..own(link, "fe80::1", 64) };
+            addresses.upsert(link_local, 0);
+        }
+        assert!((1..4).all(|link| overlapping(&mut addresses, link).is_empty()));
+        addresses.upsert(own(4, "10.0.0.1", 8), 0);
+        addresses.upsert(own(4, "10.1.0.77", 24), 0);
+        assert_eq!(overlapping(&mut addresses, 1), [4]);
+        assert_eq!((overlapping(&mut addresses, 4), overlapping(&mut addresses, 3)), (vec![1, 2], vec![]));
+        addresses.remove(4, "10.0.0.1".parse().unwrap(), 8);
+        assert_eq!((overlapping(&mut addresses, 1), overlapping(&mut addresses, 2)), (vec![4], vec![]));
+        addresses.remove_link(4);
+        assert!(overlapping(&mut addresses, 1).is_empty());
     }
 
     #[test]

@@ -212,6 +212,11 @@ impl Routing {
         self.addresses.on_link(ifindex).any(|own| own.holds(one) && own.holds(other))
     }
 
+    /// The other links whose connected prefixes have addresses in common with those of a link.
+    pub fn overlapping(&mut self, ifindex: u32) -> impl Iterator<Item = u32> + '_ {
+        self.addresses.overlapping(ifindex)
+    }
+
     /// Whether the kernel has an address to ask for a neighbour from. It asks for IPv6 neighbours in its own name from a
     /// link-local address, which is not there for a moment after a link has come up; asked too early it stays silent,
     /// and repeats that a second later.

@@ -19,6 +19,7 @@ pub mod state;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -127,6 +128,8 @@ pub(crate) struct Daemon {
     started: Instant,
     reserved_read: Instant,
     refused: Vec<(String, String)>,
+    /// Interfaces of which it was said that their networks have addresses in common.
+    overlaps: Vec<(Arc<str>, Arc<str>)>,
     /// Devices that were interfaces, by other names.
     aside: Vec<Aside>,
     /// Clients that wait until all flows are moved, in the order of their asking.
@@ -206,6 +209,7 @@ impl Daemon {
             started: Instant::now(),
             reserved_read: Instant::now(),
             refused: Vec::new(),
+            overlaps: Vec::new(),
             aside: Vec::new(),
             moving: VecDeque::new(),
             descriptors_changed: false,
@@ -410,6 +414,14 @@ impl Daemon {
             }
             Plane::Packet(packet) => packet.set_own(&own, &current.published),
         }
+        let overlaps = self.engine.overlapping_interfaces();
+        for (one, other) in overlaps.iter().filter(|pair| !self.overlaps.contains(pair)) {
+            say!(
+                "flowhop: the networks of {one} and {other} have addresses in common: nothing is translated to the address \
+                 of one of them for connections from the other, unless the entry says overlap = true"
+            );
+        }
+        self.overlaps = overlaps;
     }
 
     fn signals(&mut self, signals: &Signals) {

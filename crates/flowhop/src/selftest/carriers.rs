@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::sleep;
 use std::time::Duration;
 
-use flowhop_wire::build::Spec;
+use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::tcp_flags::SYN;
 use flowhop_wire::{icmp4, protocol};
 
@@ -14,6 +14,8 @@ use super::field::{Fault, Field, Seen, Side, holds};
 use super::nat_tcp::syn_out;
 use super::policies::{BLOCKS, DETERMINISTIC, ONE_RESTS, OPEN, POOL, QUICK, RESTLESS, SCATTERED};
 
+/// Protocol number of DCCP (RFC 4340).
+const DCCP: u8 = 33;
 /// How long it may take until the ports of flows that are no longer shown are free: a grace period of the kernel programs.
 const FREED: Duration = Duration::from_millis(700);
 
@@ -88,12 +90,12 @@ pub(super) static CLAUSES: &[Clause] = &[
         "has no protocol by which hosts open mappings",
         "the Port Control Protocol is not built",
     ),
-    unmet(
+    must(
         6888,
         "REQ-1",
-        Must,
-        "meets RFC 4787, 5382 and 5508 but for what is said there, and translates no DCCP (RFC 5597)",
-        "RFC 4787 REQ-7 is not met",
+        &POOL,
+        no_dccp,
+        "meets RFC 4787, 5382 and 5508 (see there) for the protocols that it translates, and translates no DCCP (RFC 5597)",
     ),
     must(6888, "REQ-11 A", &POOL, over_the_limit, "drops what cannot have a mapping, counted as `nat_limit`"),
     should(5508, "REQ-8", &POOL, told, "tells who cannot have a mapping that it is prohibited (code 13)"),
@@ -280,6 +282,17 @@ fn open(field: &Field) -> Result<(), Fault> {
     let mapped = field.udp_out(from, field.at(Side::Outside, false))?;
     let stranger = SocketAddr::new(Side::Outside.host(false, 2), field.fresh());
     field.admits(stranger, mapped, from).map(drop)
+}
+
+/// Its checksum covers the addresses; UDP between the same hosts is translated.
+fn no_dccp(field: &Field) -> Result<(), Fault> {
+    let to = field.at(Side::Outside, false);
+    let from = inside(3, field.fresh());
+    field.udp_out(from, to)?;
+    let before = field.drops("nat_unsupported")?;
+    field.send(Side::Inside, &Spec::new(from.ip(), to.ip(), L4::Raw { protocol: DCCP }, &[0; 24]))?;
+    field.nothing(Side::Outside, "DCCP", |seen| seen.protocol == DCCP)?;
+    holds(field.drops("nat_unsupported")? > before, || "it is not counted as nat_unsupported".to_owned())
 }
 
 fn resting(field: &Field) -> Result<(), Fault> {

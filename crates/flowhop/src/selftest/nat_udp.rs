@@ -1,6 +1,8 @@
 //! Clauses about the translation of UDP.
 
 use std::net::SocketAddr;
+use std::thread::sleep;
+use std::time::Duration;
 
 use flowhop_wire::build::Spec;
 use flowhop_wire::icmp4;
@@ -65,6 +67,13 @@ pub(super) static CLAUSES: &[Clause] = &[
         Should,
         "filters by address and port by default, more strictly than either behaviour that is recommended",
         "a firewall admits by default only what was asked for; one key of the translation opens it",
+    ),
+    must(
+        4787,
+        "REQ-7",
+        &MASQUERADE,
+        conflict,
+        "sees to it that inside and outside networks have no addresses in common: translates to no address of such a network",
     ),
     must(4787, "REQ-9", &OPEN, hairpin, "connects inside hosts by their external endpoints"),
     must(
@@ -217,6 +226,35 @@ fn no_way_in(field: &Field) -> Result<(), Fault> {
         field.nothing(Side::Inside, &format!("a datagram to {target}"), is)?;
     }
     Ok(())
+}
+
+/// The outside link is given the inside network, and another one again.
+fn conflict(field: &Field) -> Result<(), Fault> {
+    let passes = || field.udp_out(field.at(Side::Inside, false), field.at(Side::Outside, false)).map(drop);
+    passes()?;
+    let address = |what| field.bed.router.ip(&[], &format!("address {what} 10.1.0.129/26 dev wan0\n"));
+    address("add")?;
+    let refused = until_changed(|| {
+        let before = field.drops("address_conflict")?;
+        field.send(Side::Inside, &Spec::udp(field.at(Side::Inside, false), field.at(Side::Outside, false), b"x"))?;
+        sleep(Duration::from_millis(50));
+        Ok(field.drops("address_conflict")? > before)
+    });
+    address("del")?;
+    holds(refused?, || "connections were translated all the same".to_owned())?;
+    let passes_again = until_changed(|| Ok(passes().is_ok()));
+    holds(passes_again?, || "connections are still refused".to_owned())
+}
+
+/// Whether something is so within a few attempts: what the kernel says of addresses takes its time.
+fn until_changed(attempt: impl Fn() -> Result<bool, Fault>) -> Result<bool, Fault> {
+    for _ in 0..40 {
+        if attempt()? {
+            return Ok(true);
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok(false)
 }
 
 fn hairpin(field: &Field) -> Result<(), Fault> {

@@ -55,13 +55,6 @@ pub(super) static CLAUSES: &[Clause] = &[
         "RFC 7126 section 4.7 (BCP 186) has them dropped",
     ),
     unmet(
-        4787,
-        "REQ-7",
-        Must,
-        "does not look whether inside and outside networks have addresses in common, and tells them apart by routes alone",
-        "addresses and routes are the kernel's, and there is no translation between networks of the same addresses",
-    ),
-    unmet(
         5508,
         "REQ-10 d",
         Should,

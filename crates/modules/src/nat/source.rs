@@ -51,6 +51,10 @@ impl Choice<'_> {
         self.nat.and_then(|nat| nat.translate_source.as_ref())
     }
 
+    fn is_of_interface(&self) -> bool {
+        matches!(self.new_source(), Some(SourceTranslation::Interface))
+    }
+
     fn pool(&self) -> Cow<'_, PortPool> {
         self.nat.map_or_else(Cow::default, |nat| Cow::Borrowed(&nat.pool))
     }
@@ -229,6 +233,13 @@ impl Source {
             Ok(lot) => lot,
             Err(reason) => return Step::Drop(reason),
         };
+        if !choice.hairpin
+            && choice.is_of_interface()
+            && !choice.pool().overlap
+            && has_conflict(session.from, via, context)
+        {
+            return Step::Drop(Reason::AddressConflict);
+        }
         let addresses = match lot {
             Some((address, _)) => vec![address],
             None => external_addresses(choice, &session.key, &known, via, context),
@@ -520,6 +531,13 @@ fn external_addresses(
         // The address that the client knows the box by; another one where that has no ports to give.
         Some(SourceTranslation::Interface) | None => std::iter::once(*known).chain(of_interface()).collect(),
     }
+}
+
+/// Whether the network of the output has addresses in common with one of the zone that a connection comes from: then some host
+/// outside could not be told from one inside (RFC 4787 REQ-7).
+fn has_conflict(from: u16, via: &Via, context: &mut Context<'_>) -> bool {
+    let zone_of = |ifindex| context.interfaces.ifindex(ifindex).map(|interface| interface.zone);
+    via.zone != from && context.routing.overlapping(via.ifindex).any(|other| zone_of(other) == Some(from))
 }
 
 /// A next hop of the external addresses' own family, to choose the interface's address by; a router of the other family

@@ -40,6 +40,26 @@ impl Bed {
     }
 }
 
+// RFC 4787 REQ-7: no address of a network that has some in common with the inside, unless policy says so.
+#[test]
+fn no_address_of_a_network_that_is_inside_as_well() {
+    for overlap in [false, true] {
+        let mut bed = Bed::with(&policy(&[&format!("{HIDE}overlap = {overlap}\n")]));
+        bed.seen(CLIENT, "198.51.100.2:53");
+        bed.add_address(12, "10.1.0.129", 26);
+        // What is open goes on.
+        bed.seen(CLIENT, "198.51.100.2:53");
+        if overlap {
+            bed.seen(OTHER, "198.51.100.2:53");
+            continue;
+        }
+        bed.refuses(OTHER, Reason::AddressConflict);
+        let (address, prefix_len) = (ip("10.1.0.129"), 26);
+        bed.event(Event::AddressGone { ifindex: 12, address, prefix_len });
+        bed.seen(OTHER, "198.51.100.2:53");
+    }
+}
+
 // RFC 4787 section 4.1: what another remote address, or port, means for the external endpoint.
 #[test]
 fn the_external_endpoint_depends_on_what_the_mapping_says() {

@@ -53,6 +53,9 @@ pub struct PortPool {
     pub parity: bool,
     /// A port stays as it is where it is free.
     pub keep_port: bool,
+    /// The address of an interface is used although its network has addresses in common with the one that connections come
+    /// from (RFC 4787 REQ-7).
+    pub overlap: bool,
     /// Which of several addresses.
     pub pooling: Pooling,
     /// How an inside address comes by ports.

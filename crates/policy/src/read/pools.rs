@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Keys of the entry itself; `translate.ports` is read here as well.
-pub(super) const KEYS: [&str; 7] = ["parity", "keep_port", "pooling", "limit", "allocation", "block", "log"];
+pub(super) const KEYS: [&str; 8] = ["parity", "keep_port", "overlap", "pooling", "limit", "allocation", "block", "log"];
 const LIMIT_KEYS: [&str; 2] = ["ports", "connections"];
 const A_LIMIT: &str = "limit.ports = 1000, limit.connections = 2000, or both";
 const ONE_RANGE: &str = "one range of ports, such as \"1024-65535\"";
@@ -38,6 +38,7 @@ pub(super) fn read(table: &Section<'_>, translate: &Section<'_>, report: &mut Re
     let flag = |key, report: &mut Report<'_>| table.get(key).map_or(Some(false), |node| node.boolean(report));
     let parity = flag("parity", report);
     let keep_port = flag("keep_port", report);
+    let overlap = flag("overlap", report);
     let pooling = table.get("pooling").map_or(Some(Pooling::Paired), |node| node.choice("pooling", &POOLINGS, report));
     let limits = table.get("limit").map_or(Some(NatLimits::default()), |node| limits(node, report));
     let allocation = allocation(table, ports, report);
@@ -45,6 +46,7 @@ pub(super) fn read(table: &Section<'_>, translate: &Section<'_>, report: &mut Re
         ports: ports?,
         parity: parity?,
         keep_port: keep_port?,
+        overlap: overlap?,
         pooling: pooling?,
         allocation: allocation?,
         limits: limits?,
