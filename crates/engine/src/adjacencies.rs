@@ -110,8 +110,13 @@ impl Engine {
         for mut held in packets {
             self.counters.take_back(held.port, held.wait.reason(), held.bytes.len());
             self.gates.finish(held.gate);
-            if matches!(held.wait, Wait::Move(..)) {
-                self.counters.add(held.port, Reason::HoldFull, held.bytes.len());
+            let dropped = match held.wait {
+                Wait::Move(..) => Some(Reason::HoldFull),
+                Wait::Server(_) => Some(Reason::ServerSilent),
+                Wait::Neighbour(_) => None,
+            };
+            if let Some(reason) = dropped {
+                self.counters.add(held.port, reason, held.bytes.len());
                 continue;
             }
             self.counters.add(held.port, Reason::NeighbourUnresolved, held.bytes.len());

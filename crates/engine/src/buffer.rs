@@ -81,6 +81,14 @@ impl Frame for Buffer<'_> {
 
 impl Packet for Buffer<'_> {
     #[inline]
+    fn shorten(&mut self, length: usize) -> Option<()> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let shorter = length.min(bytes.len());
+        self.bytes = &mut bytes[..shorter];
+        Some(())
+    }
+
+    #[inline]
     fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()> {
         let field = usize::from(self.offload.checksum_start) + usize::from(self.offload.checksum_offset);
         let partial = self.offload.partial && field == offset;

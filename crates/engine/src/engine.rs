@@ -28,10 +28,12 @@ use crate::identification::Datagram;
 use crate::interfaces::Interfaces;
 use crate::module::{MAX_NAT, Module, SessionView, Step, order};
 use crate::paths::Moves;
+use crate::proxied::is_without_server;
 use crate::refusals::{self, Refusals, is_refusal};
 use crate::reload::Reload;
 use crate::sources::Sources;
 use crate::sweep::Sweep;
+use crate::syn_cookies::SynCookies;
 use crate::unsolicited::Unsolicited;
 use crate::validate::{Passing, Validated, validate};
 
@@ -178,6 +180,7 @@ pub struct Engine {
     pub(crate) unasked: BTreeSet<u16>,
     resets: Resets,
     pub(crate) unsolicited: Unsolicited,
+    pub(crate) syn_cookies: SynCookies,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
     due: Vec<BlockIndex>,
@@ -278,6 +281,7 @@ impl Engine {
             unasked: BTreeSet::new(),
             resets: Resets::default(),
             unsolicited: Unsolicited::default(),
+            syn_cookies: SynCookies::default(),
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),
@@ -420,6 +424,9 @@ impl Engine {
                 return outcome;
             }
         }
+        if let Some(outcome) = self.cookie(arrived, parsed, packet, io) {
+            return outcome;
+        }
         let destination = key::ip(&parsed.key.destination);
         // Whole prefixes can be the box's own, by a route of type `local`.
         let own =
@@ -529,6 +536,7 @@ impl Engine {
         self.give_up(expired, now, io);
         self.give_up_fragments(now, io);
         self.answer_unsolicited(now, io);
+        self.await_servers(now, io);
         let mut due = std::mem::take(&mut self.due);
         self.wheel.turn(now, AGEING_SLICE, &mut due);
         let more = due.len() >= AGEING_SLICE;
@@ -542,6 +550,7 @@ impl Engine {
             self.grace_passed(begun, now);
         }
         self.half_open.tidy(&self.table);
+        self.tend_cookies(now);
         for module in &mut self.modules {
             module.maintain(now);
         }
@@ -643,7 +652,7 @@ impl Engine {
         let (mut kept, mut ended) = (0, 0);
         for number in live {
             let Some(block) = self.table.block(number) else { continue };
-            if is_refusal(block) {
+            if is_refusal(block) || is_without_server(block) {
                 self.remove(number, Removal::Final);
                 continue;
             }

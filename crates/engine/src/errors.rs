@@ -161,9 +161,11 @@ impl Engine {
 
     /// The sequence number that the sender of a quoted segment chose, where it left with another one.
     fn chosen(&self, quote: &Quote, way: Way) -> Option<u32> {
-        let serial = self.table.block(way.block)?.owner.serial.load();
-        let shift = self.dialogues.shift(serial, way.direction ^ 1);
-        quote.sequence.map(|sequence| shift.map_or(sequence, |shift| shift.acknowledged(sequence)))
+        let block = self.table.block(way.block)?;
+        let constant = block.tcp[(way.direction & 1) ^ 1].constant_shift();
+        let shift = self.dialogues.shift(block.owner.serial.load(), way.direction ^ 1);
+        let sequence = quote.sequence?.wrapping_sub(constant);
+        Some(shift.map_or(sequence, |shift| shift.acknowledged(sequence)))
     }
 
     /// Where packets of a direction go, if this error may go with them.

@@ -164,7 +164,7 @@ impl Engine {
     }
 
     /// Mends what the entry lacks for packets that come in so, before anything of them is read.
-    fn mend_before_reading(
+    pub(crate) fn mend_before_reading(
         &mut self,
         arrived: &Arrived,
         parsed: &Parsed,

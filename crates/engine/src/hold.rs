@@ -19,6 +19,8 @@ pub enum Wait {
     Neighbour(u16),
     /// Packets of the same direction of a connection that are on their way along the path that it had before.
     Move(BlockIndex, usize),
+    /// The server of a connection whose client was answered with a cookie.
+    Server(BlockIndex),
 }
 
 impl Wait {
@@ -28,6 +30,7 @@ impl Wait {
         match self {
             Self::Neighbour(_) => Reason::HeldNeighbour,
             Self::Move(..) => Reason::HeldMove,
+            Self::Server(_) => Reason::HeldServer,
         }
     }
 }

@@ -49,6 +49,8 @@ pub enum PathReason {
     Helper = 10,
     /// IPv6 and IPv4 are translated to each other, which the daemon does itself.
     Nat64 = 11,
+    /// Its client was answered with a cookie, and its server has not answered yet.
+    SynCookie = 12,
 }
 
 impl PathReason {
@@ -68,6 +70,7 @@ impl PathReason {
             Self::Handshake => "handshake",
             Self::Helper => "helper",
             Self::Nat64 => "nat64",
+            Self::SynCookie => "syn_cookie",
         }
     }
 
@@ -86,6 +89,7 @@ impl PathReason {
             9 => Self::Handshake,
             10 => Self::Helper,
             11 => Self::Nat64,
+            12 => Self::SynCookie,
             _ => Self::Default,
         }
     }

@@ -51,6 +51,9 @@ impl Engine {
             }
             return self.hold_for_move(arrived, number, direction, packet);
         }
+        if let Some(outcome) = self.before_server(arrived, parsed, number, direction, packet, io) {
+            return outcome;
+        }
         if self.has_helper(number) {
             return self.helped(arrived, parsed, number, direction, packet, io);
         }

@@ -120,6 +120,8 @@ pub struct NewSession {
     pub accelerate: bool,
     /// Its first segment is of a TCP connection that is running already; only who takes such up goes on with it.
     pub running: bool,
+    /// Its client was answered with a cookie.
+    pub proxied: bool,
     /// Its rule asks for a log line.
     pub log: bool,
     /// Its destination is a mapping of a source translation with open filtering, so that rules are not asked.

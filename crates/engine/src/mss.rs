@@ -86,7 +86,8 @@ impl Engine {
     pub(crate) fn has_opened(&self, number: BlockIndex) -> bool {
         let Some(block) = self.table.block(number) else { return false };
         let flags = block.owner.flags.load();
-        let waits = [0, 8].iter().any(|shift| PathReason::from_number((flags >> shift) as u8) == PathReason::Handshake);
+        let reasons = [0, 8].map(|shift| PathReason::from_number((flags >> shift) as u8));
+        let waits = reasons.iter().any(|reason| matches!(reason, PathReason::Handshake | PathReason::SynCookie));
         waits && Phase::of(block.tcp[0].flags(), block.tcp[1].flags()) >= Phase::Established
     }
 }

@@ -26,6 +26,20 @@ impl Engine {
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) -> Outcome {
+        self.open_with(arrived, parsed, hash, packet, false, io)
+    }
+
+    /// The same; `proxied`: the packet is a SYN in the name of a client that was answered with a cookie. If it is refused
+    /// its sender, who has not sent it, is told nothing here.
+    pub(crate) fn open_with(
+        &mut self,
+        arrived: &Arrived,
+        parsed: &Parsed,
+        hash: u64,
+        packet: &mut Buffer<'_>,
+        proxied: bool,
+        io: &mut dyn Io,
+    ) -> Outcome {
         let running = is_running(parsed) && self.modules.iter().any(|module| module.takes_up());
         if !running && !starts_connection(parsed) {
             return Outcome::of(Reason::NotNew);
@@ -49,6 +63,7 @@ impl Engine {
             destination_nat: 0,
             accelerate: true,
             running,
+            proxied,
             log: false,
             admitted: false,
             related: None,
@@ -61,6 +76,9 @@ impl Engine {
                 self.abandon(&session, asked, arrived.now);
                 if running {
                     return Outcome { rule: session.rule, ..Outcome::of(Reason::NotNew) };
+                }
+                if proxied {
+                    return self.refuse_proxied(&session, step, io);
                 }
                 match step {
                     Step::Drop(reason) => self.remember_refusal(&session, reason, arrived.now),
@@ -96,7 +114,9 @@ impl Engine {
             Err(reason) => reason,
         };
         self.abandon(&session, self.order.len(), arrived.now);
-        self.answer_undeliverable(arrived, reason, packet, io);
+        if !proxied {
+            self.answer_undeliverable(arrived, reason, packet, io);
+        }
         Outcome { rule: session.rule, ..Outcome::of(reason) }
     }
 
@@ -147,6 +167,17 @@ impl Engine {
                 self.answer_undeliverable(arrived, reason, packet, io);
                 reason
             }
+            Step::Continue => Reason::BadRecord,
+        };
+        if session.log {
+            self.log(session, reason, io);
+        }
+        Outcome { rule: session.rule, ..Outcome::of(reason) }
+    }
+
+    fn refuse_proxied(&self, session: &NewSession, step: Step, io: &mut dyn Io) -> Outcome {
+        let reason = match step {
+            Step::Drop(reason) | Step::DropLater(reason) | Step::Reject(reason) => reason,
             Step::Continue => Reason::BadRecord,
         };
         if session.log {
@@ -214,10 +245,11 @@ impl Engine {
             if crosses {
                 return way.across_families();
             }
-            match (helped, opens) {
-                (true, _) => way.with_helper(),
-                (false, true) => way.while_opening(),
-                (false, false) => way,
+            match (helped, session.proxied, opens) {
+                (true, ..) => way.with_helper(),
+                (false, true, _) => way.without_server(),
+                (false, false, true) => way.while_opening(),
+                (false, false, false) => way,
             }
         });
         let side = |engine: &Self, key: Key, direction: usize, ingress, adjacency, adjacency_generation| {

@@ -80,6 +80,14 @@ impl Way {
         }
     }
 
+    /// The same while the server of a connection has not answered, whose client was answered with a cookie.
+    pub(crate) fn without_server(self) -> Self {
+        match self.action {
+            Action::Forward => Self { action: Action::User, reason: PathReason::SynCookie, ..self },
+            _ => self,
+        }
+    }
+
     /// The same of a connection whose payload is looked at.
     pub(crate) fn with_helper(self) -> Self {
         Self { action: Action::User, reason: PathReason::Helper, ..self }
@@ -224,6 +232,7 @@ impl Engine {
         }
         Some(match reason {
             PathReason::Helper => way.with_helper(),
+            _ if self.awaits_server(number) => way.without_server(),
             PathReason::Handshake if !self.has_opened(number) => way.while_opening(),
             _ => way,
         })
@@ -238,6 +247,7 @@ impl Engine {
         let reason = if crosses { PathReason::Nat64 } else { self.reason(number, direction)? };
         if matches!(reason, PathReason::Rule | PathReason::Helper | PathReason::Nat64)
             || (reason == PathReason::Handshake && !self.has_opened(number))
+            || self.awaits_server(number)
         {
             let way = Way { action: Action::User, skb: steer.skb, reason };
             return (path == Path::User).then_some(way);

@@ -64,6 +64,9 @@ impl Engine {
 
     /// A connection is about to be made: sees to it that others can be as well.
     pub(crate) fn make_room(&mut self, tcp: bool, now: Tick) {
+        if tcp {
+            self.press_cookies(now);
+        }
         if tcp && self.half_open.len() >= self.half_open.most() {
             self.end_half_open();
         }

@@ -271,7 +271,7 @@ impl Engine {
     /// shifted needs that for as long as it lives.
     fn note_acceleration(&mut self, number: BlockIndex, kept: Kept) {
         let Some(block) = self.table.block(number) else { return };
-        let shifted = block.tcp.iter().any(|half| half.shift() != 0);
+        let shifted = block.tcp.iter().any(|half| half.shift() != half.constant_shift());
         let view = view_of(block);
         let helps = self.helps(kept.rule) && !self.is_between_families([view.nat, view.destination_nat]);
         let helped = block.tcp[0].parent.load() == 0 && (shifted || helps);

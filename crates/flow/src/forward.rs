@@ -5,8 +5,8 @@
 //!
 //! 1. link: is it IP, is it for this station, is the interface one of policy's;
 //! 2. [`parse`](crate::parse): the key, or an exception to hand down;
-//! 3. find the entry; when there is none, tell the box's own packets, then pass the [gate](crate::record::Gate)
-//!    and look once more;
+//! 3. find the entry; when there is none, answer SYNs to published services with [cookies](crate::cookie) if those are
+//!    on, tell the box's own packets, then pass the [gate](crate::record::Gate) and look once more;
 //! 4. entry: ingress, policy generation, action, pending or active;
 //! 5. adjacency: generation, resolved; TTL; MTU;
 //! 6. TCP context;
@@ -19,6 +19,7 @@ use flowhop_wire::checksum::Delta;
 use flowhop_wire::{Ethernet, Frame, ethertype, icmp4, icmp6, tcp_flags};
 use zerocopy::transmute_ref;
 
+use crate::cookie::{self, Service, ServiceKey};
 use crate::key::{Address, Key};
 use crate::parse::{self, ETHERNET, Exception, Parsed, Transport};
 use crate::reason::{Kind, Reason};
@@ -30,10 +31,18 @@ use crate::tcp;
 
 /// A packet buffer that can be rewritten.
 pub trait Packet: Frame {
+    /// Transport checksums are in the packet as they are to be on the wire: nothing beside it says otherwise.
+    const WHOLE_CHECKSUMS: bool = false;
+
     /// Applies deltas to the transport checksum at `offset`: that of pseudo-header words (`addresses`) and that
     /// of the transport header (`ports`), in memory order. The buffer knows whether its checksum is complete,
     /// partial, or to be verified by the device. `None` when `offset` is outside the packet.
     fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()>;
+    /// Words of an IPv6 header were replaced that no checksum covers: a buffer that keeps a sum over all brings it along.
+    #[inline(always)]
+    fn header_changed(&mut self, _delta: Delta) {}
+    /// Cuts the packet off behind so many bytes. `None` when it cannot.
+    fn shorten(&mut self, length: usize) -> Option<()>;
 }
 
 /// Where in the system the function runs.
@@ -74,6 +83,21 @@ pub trait Host {
     /// Whether a packet that no flow knows is the box's own: its destination is an address of the box, and no
     /// translation uses that address and port.
     fn is_local(&self, destination: &Address, transport: Option<&Key>) -> bool;
+    /// A published service whose SYNs may be answered here; see [`cookie`].
+    #[inline(always)]
+    fn service(&self, _key: &ServiceKey) -> Option<&Service> {
+        None
+    }
+    /// Where a source may come in, see [`cookie::origin`].
+    #[inline(always)]
+    fn origin(&self, _source: &Address) -> u32 {
+        cookie::origin::ASK
+    }
+    /// Whether what came in through a port can be sent out of it at this level.
+    #[inline(always)]
+    fn sends_back(&self, _port: u8) -> bool {
+        true
+    }
 }
 
 /// What is known of a packet beside its bytes.
@@ -176,17 +200,29 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
     let hash = config.hash(&parsed.key);
     let gate = gate_of(hash);
     let mut entered = None;
+    let mut why = Reason::Miss;
     let hit = loop {
         if let Some(hit) = host.find(&parsed.key, hash) {
             break hit;
         }
         if entered.is_some() {
-            return Verdict { gate: gate + 1, ..verdict(Reason::Miss) };
+            return Verdict { gate: gate + 1, ..verdict(why) };
+        }
+        if config.cookies.state.load() != 0
+            && let Transport::Tcp(segment) = &parsed.transport
+            && silence(config, now) <= config.alive_for.load()
+        {
+            match cookie::judge(host, config, packet, parsed, segment, arrival, number, now) {
+                Some(Reason::OutputLevel) => return Verdict::pass(number),
+                Some(Reason::CookieAccepted) => why = Reason::CookieAccepted,
+                Some(reason) => return verdict(reason),
+                None => {}
+            }
         }
         if takes_local(host, config, &parsed.key.destination, Some(parsed)) {
             return verdict(Reason::Local);
         }
-        let miss = hand_down(config, verdict(Reason::Miss), now);
+        let miss = hand_down(config, verdict(why), now);
         let (Kind::HandDown, Some(door)) = (miss.kind, host.gate(gate)) else {
             return miss;
         };
@@ -266,9 +302,17 @@ pub fn judge<H: Host, P: Packet>(
 ) -> Result<NextHop, Reason> {
     let hop = admit(host, config, packet, parsed, hit, steer, port, wire_length(parsed, segment))?;
     let hot = hot(hit);
-    let rewrite = rewrite_of(hit, parsed.key.family());
+    let mut rewrite = rewrite_of(hit, parsed.key.family());
     // What an Ethernet frame without tags would have: the same on every path.
     let bytes = (packet.len() + ETHERNET - parsed.network) as u64;
+    if let Transport::Tcp(_) = &parsed.transport {
+        let (own, peer) = halves(hit);
+        if own.has_constant_shift() {
+            let shifts = [own.constant_shift(), peer.constant_shift()];
+            let delta = rewrite::renumber(packet, parsed.transport_offset, shifts).ok_or(Reason::Truncated)?;
+            rewrite.port_delta = rewrite::canonical(Delta(rewrite.port_delta).and(delta));
+        }
+    }
     let identify = || {
         let packets = parsed.length.checked_div(segment).map_or(1, |segments| 1 + segments);
         config.identify(&rewrite.source, &rewrite.destination, parsed.key.identity, packets)

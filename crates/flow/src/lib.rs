@@ -20,6 +20,7 @@
 
 mod adjacency;
 pub mod cell;
+pub mod cookie;
 pub mod forward;
 mod gate;
 pub mod key;

@@ -44,6 +44,8 @@ impl Port {
 pub mod port_flags {
     /// The program in the driver judges packets of this port; without it they all pass on to the socket buffer.
     pub const DRIVER: u32 = 1;
+    /// The device below takes frames from programs in drivers: what came in can be sent back there.
+    pub const SENDS_BACK: u32 = 2;
 }
 
 /// Receive queues of one device that can have a socket.

@@ -267,6 +267,18 @@ reasons! {
     /// The interface whose address is to be the source is in a network that has addresses in common with the one that the
     /// connection comes from (RFC 4787 REQ-7).
     AddressConflict = 98, "address_conflict", Drop, Drop;
+    /// A SYN to a published service, answered with a cookie (RFC 4987 section 3.6).
+    SynCookie = 99, "syn_cookie", Consume, Consume;
+    /// A segment to a published service, of no connection, that acknowledges no cookie.
+    CookieRefused = 100, "syn_cookie_refused", Drop, Drop;
+    /// The acknowledgment of a cookie: its connection is opened.
+    CookieAccepted = 101, "syn_cookie_accepted", HandDown, Consume;
+    /// Waits for the server to answer, whose client was answered with a cookie.
+    HeldServer = 102, "held_server", Hold, Hold;
+    /// The server, whose client was answered with a cookie, has not answered.
+    ServerSilent = 103, "server_silent", Drop, Drop;
+    /// The SYN|ACK of a server whose client was answered with a cookie; it is acknowledged in the client's name.
+    ServerAnswered = 104, "server_answered", Consume, Consume;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

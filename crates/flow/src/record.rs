@@ -14,6 +14,7 @@
 
 pub use crate::adjacency::{Adjacency, NextHop};
 use crate::cell::{Cell32, Cell64};
+use crate::cookie::Cookies;
 pub use crate::gate::Gate;
 use crate::key::{self, Address, Key};
 pub use crate::port::{PORT_PROBES, PORT_SLOTS, Port, PortKey, PortSlot, QUEUES, SOCKETS, port_flags};
@@ -23,7 +24,7 @@ use crate::traffic::Traffic;
 
 /// Raised with every change of a layout of these records or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -91,6 +92,8 @@ pub struct Config {
     pub jiffies_read: Cell64,
     /// See `jiffies_read`.
     pub clock_read: Cell64,
+    /// SYN cookies.
+    pub cookies: Cookies,
     /// Where the next identifications of translated IPv4 packets come from.
     pub identifications: Identifications,
 }
@@ -203,8 +206,9 @@ pub struct TcpHalf {
     pub sent: Cell64,
     /// `highest acknowledgment sent | granted << 32`: up to where this side allows its peer to send.
     pub allowed: Cell64,
-    /// `flags | scale << 8 | shift << 32`: by how many bytes what this side sent is longer when it leaves (two's
-    /// complement), where the slow path changes payload. All other numbers here are those of who chose them.
+    /// `flags | scale << 8 | constant << 16 | shift << 32`: by how many bytes what this side sent is longer when it
+    /// leaves (two's complement), where the slow path changes payload; or, with `constant`, what is added to its numbers
+    /// on every path. All other numbers here are those of who chose them.
     pub state: Cell64,
     /// In the half of Forward, whatever the protocol: serial number of the connection that announced this one; 0 = none.
     pub parent: Cell32,
@@ -316,7 +320,7 @@ const _: () = assert!(size_of::<TcpHalf>() == 32);
 const _: () = assert!(size_of::<Block>() == 256);
 const _: () = assert!(size_of::<Bucket>() == 64);
 const _: () = assert!(size_of::<Adjacency>() == 64);
-const _: () = assert!(size_of::<Config>() == 128 + 8 * IDENTIFICATION_SLOTS);
+const _: () = assert!(size_of::<Config>() == 192 + 8 * IDENTIFICATION_SLOTS);
 const _: () = assert!(size_of::<PortCounters>() == 16 * REASON_SLOTS);
 // Design budget: 320 bytes a connection. An index at load 0.8 adds 2 * 64 / 12 / 0.8 bytes.
 const _: () = assert!(size_of::<Block>() + 2 * size_of::<Bucket>() * 10 / (BUCKET_ENTRIES * 8) <= 320);

@@ -4,7 +4,7 @@
 //! One's complement sums are the same in either byte order, so everything here stays in memory order.
 
 use flowhop_wire::checksum::Delta;
-use flowhop_wire::{Frame, Icmp, Ipv4, Ipv6, Tcp, Udp};
+use flowhop_wire::{Frame, Icmp, Ipv4, Ipv6, Tcp, Udp, tcp_flags};
 
 use crate::forward::Packet;
 use crate::key::{Address, Key};
@@ -57,7 +57,7 @@ impl Rewrite {
 }
 
 /// Zero has two forms in one's complement; the flow next hop keeps the plain one, which means "unchanged".
-const fn canonical(delta: Delta) -> u16 {
+pub(crate) const fn canonical(delta: Delta) -> u16 {
     if delta.0 == 0xffff { 0 } else { delta.0 }
 }
 
@@ -85,6 +85,27 @@ pub fn apply<P: Packet>(
     let [head @ .., _, _] = link;
     *head = *macs;
     Some(())
+}
+
+/// Adds to the sequence number of the TCP segment at an offset, and takes from its acknowledgment; what that makes of its
+/// checksum, in memory order.
+#[inline(always)]
+pub fn renumber<P: Packet>(packet: &mut P, at: usize, [own, peer]: [u32; 2]) -> Option<Delta> {
+    // All is read from the packet again, so that nothing has to be kept for the few that this is about.
+    let header = packet.write::<16>(at)?;
+    let (words, _) = header.as_chunks_mut::<4>();
+    let [_, sequence, acknowledgment, [_, flags, ..]] = words else { return None };
+    let mut delta = Delta::ZERO;
+    let mut replace = |place: &mut [u8; 4], add: u32| {
+        let new = u32::from_be_bytes(*place).wrapping_add(add).to_be_bytes();
+        delta = delta.replace32(u32::from_ne_bytes(*place), u32::from_ne_bytes(new));
+        *place = new;
+    };
+    replace(sequence, own);
+    if *flags & tcp_flags::ACK != 0 {
+        replace(acknowledgment, 0u32.wrapping_sub(peer));
+    }
+    Some(delta)
 }
 
 #[inline(always)]

@@ -47,6 +47,8 @@ pub const MAX_SCALE: u8 = 14;
 const MAX_SYN_DATA: u32 = 9216;
 /// Attempts of a compare-and-exchange before the packet is handed down.
 const ATTEMPTS: usize = 4;
+/// Bit of a half's state word: its shift is the same for all of its numbers, and every path applies it.
+const CONSTANT: u32 = 1 << 16;
 
 /// What people call the state of a connection, derived from both halves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +130,28 @@ impl TcpHalf {
     /// Notes the shift. Only for connections whose packets all go to the slow path, on its one thread.
     pub fn set_shift(&self, shift: u32) {
         let (low, _) = split(self.state.load());
-        self.state.store(pair(low, shift));
+        self.state.store(pair(low & !CONSTANT, shift));
+    }
+
+    /// What is added to the numbers of this side on every path; 0 where the slow path shifts them itself.
+    #[inline(always)]
+    #[must_use]
+    pub fn constant_shift(&self) -> u32 {
+        constant(self.state.load())
+    }
+
+    /// Whether [`set_constant_shift`](Self::set_constant_shift) was called since the connection began, with whatever number.
+    #[inline(always)]
+    #[must_use]
+    pub fn has_constant_shift(&self) -> bool {
+        split(self.state.load()).0 & CONSTANT != 0
+    }
+
+    /// Has a constant added to the numbers of this side on every path; the other side needs one as well, if only of nothing.
+    /// Only while all packets go to the slow path, on its one thread.
+    pub fn set_constant_shift(&self, shift: u32) {
+        let (low, _) = split(self.state.load());
+        self.state.store(pair(low | CONSTANT, shift));
     }
 
     fn set_flags(&self, add: u8) -> Result<(), Reason> {
@@ -184,7 +207,7 @@ pub fn offer<F: Frame>(packet: &F, transport: usize, segment: &Segment, turns: u
 /// It follows the exact values of packet offsets, and each way through a list of options makes another one: without
 /// this it would go through all lists that there can be. `unknown` is any number that it does not know.
 #[inline(always)]
-fn forget(offset: usize, unknown: u32) -> usize {
+pub(crate) fn forget(offset: usize, unknown: u32) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut hidden = offset as u64 ^ u64::from(unknown);
@@ -267,7 +290,7 @@ pub fn accepts(own: &TcpHalf, peer: &TcpHalf, segment: &Segment) -> bool {
     known
         && matches!(flags, ACK_ONLY | FIN_ACK)
         && edges.sequence_fits(segment.sequence, end_of(segment))
-        && edges.acknowledgment_fits(segment.acknowledgment)
+        && edges.acknowledgment_fits(segment.acknowledgment.wrapping_sub(peer.constant_shift()))
 }
 
 /// Checks a segment from the side of `own` to the side of `peer` and moves the context on.
@@ -298,22 +321,24 @@ pub fn check(
     }
     let edges = Edges::load(own, peer, peer_state as u8);
     let end = end_of(segment);
-    if !edges.sequence_fits(segment.sequence, end) || !edges.acknowledgment_fits(segment.acknowledgment) {
+    // What is acknowledged has left with other numbers than those here.
+    let acknowledgment = segment.acknowledgment.wrapping_sub(constant(peer_state));
+    if !edges.sequence_fits(segment.sequence, end) || !edges.acknowledgment_fits(acknowledgment) {
         return Err(Reason::TcpWindow);
     }
     let scaled = own_state as u8 & peer_state as u8 & flag::SCALE != 0;
     let scale = if scaled { (own_state >> 8) as u32 & 15 } else { 0 };
     let window = u32::from(segment.window) << scale;
-    let granted = segment.acknowledgment.wrapping_add(window);
+    let granted = acknowledgment.wrapping_add(window);
     let first_grant = own_state as u8 & flag::GRANTED == 0;
 
     advance_sent(own, end, window)?;
-    advance_allowed(own, segment.acknowledgment, granted, first_grant)?;
+    advance_allowed(own, acknowledgment, granted, first_grant)?;
     let mut add = flag::GRANTED;
     if flags == FIN_ACK {
         add |= flag::FIN;
     }
-    if peer_state as u8 & flag::FIN != 0 && segment.acknowledgment == edges.peer_end {
+    if peer_state as u8 & flag::FIN != 0 && acknowledgment == edges.peer_end {
         add |= flag::FIN_ACKED;
     }
     if own_state as u8 & add != add { own.set_flags(add) } else { Ok(()) }
@@ -374,7 +399,8 @@ fn syn_ack(
     }
     let end = end_of(segment);
     let (peer_end, _) = split(peer.sent.load());
-    let unacknowledged = peer_end.wrapping_sub(segment.acknowledgment);
+    let acknowledgment = segment.acknowledgment.wrapping_sub(peer.constant_shift());
+    let unacknowledged = peer_end.wrapping_sub(acknowledgment);
     if own_state as u8 & flag::KNOWN != 0 {
         // Repeated: it must lie wholly in what this side has sent, and changes nothing.
         let (own_end, own_window) = split(own.sent.load());
@@ -392,10 +418,10 @@ fn syn_ack(
         return Err(Reason::TcpSyn);
     };
     let window = u32::from(segment.window);
-    let granted = segment.acknowledgment.wrapping_add(window);
+    let granted = acknowledgment.wrapping_add(window);
     // State goes last: whoever sees KNOWN finds the numbers.
     let written = own.sent.replace(0, pair(end, window.max(1)))
-        && own.allowed.replace(0, pair(segment.acknowledgment, granted))
+        && own.allowed.replace(0, pair(acknowledgment, granted))
         && own.state.replace(0, state(flag::SYN | flag::KNOWN | flag::GRANTED, offer));
     if written { Ok(()) } else { Err(Reason::Contention) }
 }
@@ -412,16 +438,17 @@ fn reset(own: &TcpHalf, peer: &TcpHalf, segment: &Segment) -> Result<(), Reason>
     }
     let edges = Edges::load(own, peer, peer_flags);
     let acknowledges = segment.flags & tcp::ACK != 0;
+    let acknowledgment = segment.acknowledgment.wrapping_sub(peer.constant_shift());
     if own_flags & flag::KNOWN == 0 {
         // The answer to a SYN for a closed port (RFC 9293 section 3.10.7.1).
-        let exact = acknowledges && edges.peer_end.wrapping_sub(segment.acknowledgment) <= MAX_SYN_DATA;
+        let exact = acknowledges && edges.peer_end.wrapping_sub(acknowledgment) <= MAX_SYN_DATA;
         return if exact { own.set_flags(flag::RST) } else { Err(Reason::TcpWindow) };
     }
     let end = end_of(segment);
     if !edges.sequence_fits(segment.sequence, end) {
         return Err(Reason::TcpWindow);
     }
-    if acknowledges && !edges.acknowledgment_fits(segment.acknowledgment) {
+    if acknowledges && !edges.acknowledgment_fits(acknowledgment) {
         return Err(Reason::TcpWindow);
     }
     let (expected, _) = split(peer.allowed.load());
@@ -490,6 +517,13 @@ const fn pair(low: u32, high: u32) -> u64 {
 #[inline(always)]
 const fn split(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
+}
+
+/// The constant shift of a state word.
+#[inline(always)]
+const fn constant(word: u64) -> u32 {
+    let (low, shift) = split(word);
+    if low & CONSTANT != 0 { shift } else { 0 }
 }
 
 #[inline(always)]

@@ -38,7 +38,8 @@ fn judge<I: Index>(mut packet: Xdp, network: usize, vid: u16) -> u32 {
     let port = PortKey { ifindex: packet.ifindex(), vid };
     let arrival = Arrival { port, network, tagged: false, segment: 0 };
     let verdict = forward(&tables, &mut packet, &arrival, now(config));
-    let frame = if matches!(verdict.kind, Kind::Forward) { packet.len() } else { packet.measure() };
+    let whole = matches!(verdict.kind, Kind::Forward | Kind::Consume);
+    let frame = if whole { packet.len() } else { packet.measure() };
     let length = frame + ETHERNET - network;
     let (action, reason) = match verdict.kind {
         Kind::Forward => {
@@ -54,8 +55,10 @@ fn judge<I: Index>(mut packet: Xdp, network: usize, vid: u16) -> u32 {
             None => return XDP_PASS,
         },
         Kind::Drop => (XDP_DROP, verdict.reason),
-        // Nothing is held or consumed at this level.
-        Kind::Pass | Kind::Stack | Kind::Hold | Kind::Consume => return XDP_PASS,
+        // It has become its own answer, with the tag that it came with.
+        Kind::Consume => (redirect(port.ifindex, 0) as u32, verdict.reason),
+        // Nothing is held at this level.
+        Kind::Pass | Kind::Stack | Kind::Hold => return XDP_PASS,
     };
     count(&DRIVER_COUNTERS, verdict.port, reason, length);
     action

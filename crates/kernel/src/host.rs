@@ -3,16 +3,27 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
+use aya_ebpf::maps::lpm_trie;
+use flowhop_flow::cookie::{Service, ServiceKey, origin};
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{
-    Adjacency, Block, Bucket, Config, Gate, PORT_PROBES, Port, PortKey, local_flags,
+    Adjacency, Block, Bucket, Config, Gate, PORT_PROBES, Port, PortKey, local_flags, port_flags,
 };
 use flowhop_flow::{Hit, Host, Key, Level};
 use flowhop_table::lookup::{self, Arrays};
 use flowhop_wire::{icmp4, icmp6, protocol};
 
-use crate::maps::{ADJACENCIES, BLOCKS, BUCKETS, GATES, KERNEL_INDEX, LOCALS, PORT_BITS, PORT_SLOTS, PORTS};
+use crate::maps::{
+    ADJACENCIES, BLOCKS, BUCKETS, GATES, KERNEL_INDEX, LOCALS, ORIGINS, PORT_BITS, PORT_SLOTS, PORTS, SERVICES,
+};
 use crate::window::opaque;
+
+/// A key of the prefixes, with its address at a place where the kernel takes stores of whole words.
+#[repr(C, align(8))]
+struct Prefix {
+    room: u32,
+    key: lpm_trie::Key<Address>,
+}
 
 /// How entries are found.
 pub trait Index {
@@ -120,6 +131,24 @@ impl<I: Index, const DRIVER: bool> Host for Tables<I, DRIVER> {
         };
         // What translations use of an address only the slow path can tell, unless a port says it is not used.
         flags & local_flags::TRANSLATED == 0 || transport.is_some_and(|key| is_untranslated(flags, key))
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        // SAFETY: the value is read word by word; of an element that was given to another service meanwhile at worst one
+        // SYN is answered as that one's would be.
+        unsafe { SERVICES.get(key) }
+    }
+
+    #[inline(always)]
+    fn origin(&self, source: &Address) -> u32 {
+        let prefix = Prefix { room: 0, key: lpm_trie::Key::new(128, *source) };
+        ORIGINS.get(&prefix.key).copied().unwrap_or(origin::ANYWHERE)
+    }
+
+    #[inline(always)]
+    fn sends_back(&self, port: u8) -> bool {
+        PORTS.get(u32::from(port)).is_some_and(|port| port.driver.load() & port_flags::SENDS_BACK != 0)
     }
 }
 

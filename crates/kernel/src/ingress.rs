@@ -53,8 +53,13 @@ pub fn receive<I: Index, const NETWORK: usize>(raw: *mut __sk_buff) -> i32 {
         Kind::Forward => transmit::<NETWORK>(&mut packet, &verdict),
         Kind::Stack | Kind::Pass => (NEXT, verdict.reason),
         Kind::HandDown => hand_down::<_, NETWORK>(&tables, config, &mut packet, &verdict),
-        // Nothing is held or consumed at this level.
-        Kind::Drop | Kind::Hold | Kind::Consume => (SHOT, verdict.reason),
+        // It has become its own answer.
+        Kind::Consume => {
+            packet.settle_answer(NETWORK);
+            (redirect(key.ifindex, 0), verdict.reason)
+        }
+        // Nothing is held at this level.
+        Kind::Drop | Kind::Hold => (SHOT, verdict.reason),
     };
     if verdict.reason != Reason::NoInterface {
         count(&COUNTERS, verdict.port, reason, length);

@@ -3,10 +3,11 @@
 //! What the daemon writes with plain stores is memory-mappable. `BUCKETS`, `BLOCKS` and `KERNEL_INDEX` are
 //! declared with one entry and get their size from the loader.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, XskMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap};
 use flowhop_flow::Key;
+use flowhop_flow::cookie::{ORIGINS as ORIGIN_PREFIXES, SERVICES as SERVICE_KEYS, Service, ServiceKey};
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{
     self, Adjacency, Block, Bucket, Config, Gate, PORT_MAPS, Port, PortCounters, PortMap, PortSlot,
@@ -54,3 +55,9 @@ pub static DRIVER_COUNTERS: PerCpuArray<PortCounters> = PerCpuArray::with_max_en
 /// The daemon's AF_XDP sockets: where those of a device begin says `Port::driver`, the queue's number follows.
 #[map]
 pub static SOCKETS: XskMap = XskMap::with_max_entries(record::SOCKETS as u32, 0);
+/// Published services whose SYNs may be answered with cookies.
+#[map]
+pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(SERVICE_KEYS as u32, 0);
+/// Where sources may come in, for those answers (`cookie::origin`).
+#[map]
+pub static ORIGINS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(ORIGIN_PREFIXES as u32, BPF_F_NO_PREALLOC);

@@ -3,7 +3,9 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_pull_data};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+};
 use flowhop_flow::Packet;
 use flowhop_flow::parse::ETHERNET;
 use flowhop_wire::checksum::Delta;
@@ -21,6 +23,8 @@ pub struct Skb {
     raw: *mut __sk_buff,
     /// Delta of the addresses, remembered for [`Skb::settle`].
     addresses: Delta,
+    /// Delta of what else was replaced in an IPv6 header.
+    header: Delta,
 }
 
 macro_rules! field {
@@ -35,7 +39,7 @@ impl Skb {
     /// The buffer that a program was started with.
     #[inline(always)]
     pub const fn new(raw: *mut __sk_buff) -> Self {
-        Self { raw, addresses: Delta::ZERO }
+        Self { raw, addresses: Delta::ZERO, header: Delta::ZERO }
     }
 
     /// The packet mark.
@@ -159,8 +163,18 @@ impl Skb {
     /// made for IPv4 and takes the delta out of the sum, so it is put back here.
     #[inline(always)]
     pub fn settle(&mut self, network: usize) {
+        self.update_sum(network, self.addresses.and(HOP_LIMIT_DELTA));
+    }
+
+    /// The same for a packet that has become its own answer.
+    #[inline(always)]
+    pub fn settle_answer(&mut self, network: usize) {
+        self.update_sum(network, self.addresses.and(self.header));
+    }
+
+    #[inline(always)]
+    fn update_sum(&mut self, network: usize, delta: Delta) {
         if self.ethertype(network) == ethertype::IPV6 {
-            let delta = self.addresses.and(HOP_LIMIT_DELTA);
             // SAFETY: the context pointer is valid while the program runs. The helper refuses, without harm,
             // when the device has summed nothing.
             let _ = unsafe { bpf_csum_update(self.raw, u32::from(delta.0)) };
@@ -209,6 +223,20 @@ impl Frame for Skb {
 }
 
 impl Packet for Skb {
+    #[inline(always)]
+    fn header_changed(&mut self, delta: Delta) {
+        self.header = self.header.and(delta);
+    }
+
+    #[inline(always)]
+    fn shorten(&mut self, length: usize) -> Option<()> {
+        if length >= self.len() {
+            return Some(());
+        }
+        // SAFETY: the context is the program's own; `self` is borrowed exclusively, so nobody holds a packet pointer.
+        (unsafe { bpf_skb_change_tail(self.raw, length as u32, 0) } == 0).then_some(())
+    }
+
     #[inline(always)]
     fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()> {
         // The helper knows whether the checksum is complete, partial (then it holds the pseudo-header's sum, and

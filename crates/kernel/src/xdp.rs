@@ -4,7 +4,9 @@ use core::cell::Cell;
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::{bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::generated::{
+    bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+};
 use flowhop_flow::Packet;
 use flowhop_flow::rewrite::fix_in_place;
 use flowhop_wire::checksum::Delta;
@@ -166,6 +168,17 @@ impl Frame for Xdp {
 }
 
 impl Packet for Xdp {
+    const WHOLE_CHECKSUMS: bool = true;
+
+    #[inline(always)]
+    fn shorten(&mut self, length: usize) -> Option<()> {
+        // SAFETY: the context is the program's own. Not the length of the first buffer: the frame may go on behind it.
+        let whole = unsafe { bpf_xdp_get_buff_len(self.raw) } as i32;
+        let by = length as i32 - whole;
+        // SAFETY: the context is the program's own, and no packet pointer is held.
+        (by >= 0 || unsafe { bpf_xdp_adjust_tail(self.raw, by) } == 0).then_some(())
+    }
+
     #[inline(always)]
     fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()> {
         // A driver's buffer says nothing of checksums: the one in the packet has to be complete.

@@ -20,6 +20,7 @@ pub mod shared;
 use flowhop_engine::Module;
 
 pub use names::Names;
+pub use nat::cookies::services as cookie_services;
 pub use nat::{Bindings, Endpoint, Lease, PortChange, Published};
 pub use shared::{Current, Reserved, Shared};
 

@@ -50,6 +50,7 @@
 //! one_to_one = true                 # with translate.source: equally many addresses, both ways
 //! mapping = "endpoint-independent"  # or "address-dependent", "address-and-port-dependent"
 //! filtering = "address-and-port-dependent"      # or "address-dependent", "endpoint-independent"
+//! syn_cookies = "auto"              # or "always", "off": SYNs to a published service, answered while a flood presses
 //! unsolicited = "answer"            # or "drop": SYNs to a mapping that does not admit their sender
 //! translate.ports = "1024-65535"    # external ports
 //! parity = true                     # even ports become even ones, odd ports odd ones
@@ -120,7 +121,7 @@ pub use model::prefix::PrefixPair;
 pub use model::prefix64::{NoPrefix64, Prefix64};
 pub use model::rule::{
     Action, Dependence, DestinationTranslation, Family, Helper, MssClamp, NatRule, NewConnection, RateLimit, Rule,
-    SourceTranslation,
+    SourceTranslation, SynCookies,
 };
 pub use model::service::{ICMP, ICMPV6, PortSet, ServiceSet, TCP, UDP};
 pub use model::zone::{Destination, RuleTarget, ZoneId, ZoneMatch, ZoneSet};

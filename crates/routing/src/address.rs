@@ -57,7 +57,7 @@ impl InterfaceAddress {
     }
 
     /// The prefix that is on the link by this address: the peer's where there is one.
-    fn on_link_prefix(&self) -> Option<IpPrefix> {
+    pub(crate) fn on_link_prefix(&self) -> Option<IpPrefix> {
         IpPrefix::new(self.peer.unwrap_or(self.address), self.prefix_len).ok()
     }
 

@@ -249,6 +249,26 @@ impl Routing {
             )
     }
 
+    /// Prefixes that are on a link by an own address: address, length in bits, interface index.
+    pub fn on_link_prefixes(&self) -> impl Iterator<Item = (IpAddr, u8, u32)> {
+        self.addresses.iter().filter_map(|own| {
+            let prefix = own.on_link_prefix()?;
+            Some((prefix.address(), prefix.length(), own.ifindex))
+        })
+    }
+
+    /// Broadcast addresses of connected prefixes.
+    pub fn directed_broadcasts(&self) -> impl Iterator<Item = Ipv4Addr> {
+        let by_address =
+            |own: &InterfaceAddress| [own.broadcast, own.on_link_prefix().and_then(|p| p.directed_broadcast())];
+        let by_route = self.routes().filter(|route| route.kind == RouteKind::Broadcast && route.prefix.length() == 32);
+        let by_route = by_route.filter_map(|route| match route.prefix.address() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        self.addresses.iter().flat_map(by_address).flatten().chain(by_route)
+    }
+
     /// All routes that are looked up: table *local* before *main*, IPv4 before IPv6, in order of prefix and metric.
     pub fn routes(&self) -> impl Iterator<Item = Route> {
         let all = self.fib.iter();

@@ -60,6 +60,11 @@ impl flowhop_flow::Packet for Buffer {
         let partial = self.partial;
         fix_in_place(self, offset, addresses, ports, udp, partial)
     }
+
+    fn shorten(&mut self, length: usize) -> Option<()> {
+        self.bytes.truncate(length);
+        Some(())
+    }
 }
 
 /// A stand-in for the kernel's hash map.

@@ -4,7 +4,7 @@
 //! to. Link-local addresses and the box's own concern only what is forwarded: see `spoofing`.
 
 use flowhop_flow::Reason;
-use flowhop_flow::key::{self, Key};
+use flowhop_flow::key::{self, Address, Key};
 
 /// Which martian addresses are dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -73,6 +73,33 @@ fn ipv6(source: &[u8; 16], destination: &[u8; 16], martians: Martians) -> Result
         return Err(Reason::MartianSource);
     }
     if !is_martian(destination) { Ok(()) } else { Err(Reason::MartianDestination) }
+}
+
+/// Prefixes of sources that are, and are not, forwarded under a setting: address, length in bits, and which. The longest that
+/// holds an address counts. Without a setting, all that any of them refuses.
+pub(crate) fn prefixes(martians: Option<Martians>) -> Vec<(Address, u32, bool)> {
+    let v4 = |bits: u128, length: u8| (key::mapped(((bits >> 96) as u32).to_be_bytes()), 96 + u32::from(length));
+    let v6 = |bits: u128, length: u8| (key::words(&bits.to_be_bytes()), u32::from(length));
+    let mut refused = vec![
+        v4(high([127, 0, 0, 0]), 8),
+        v4(high([224, 0, 0, 0]), 4),
+        v4(high([255, 255, 255, 255]), 32),
+        v6(0xff << 120, 8),
+        v6(0xfe80 << 112, 10),
+    ];
+    if martians != Some(Martians::Off) {
+        // RFC 3927 section 7 with the others.
+        refused.extend(
+            [([0; 4], 8), ([240, 0, 0, 0], 4), ([169, 254, 0, 0], 16)].map(|(net, length)| v4(high(net), length)),
+        );
+    }
+    let mut all: Vec<_> = refused.into_iter().map(|(address, length)| (address, length, false)).collect();
+    if matches!(martians, None | Some(Martians::Registry)) {
+        let registries = REGISTRY_V4.iter().map(|(bits, length, forwardable)| (v4(*bits, *length), *forwardable));
+        let registries = registries.chain(REGISTRY_V6.iter().map(|(bits, length, yes)| (v6(*bits, *length), *yes)));
+        all.extend(registries.map(|((address, length), forwardable)| (address, length, forwardable)));
+    }
+    all
 }
 
 /// Whether a registry lets an address be forwarded: by the first prefix that holds it; what is in none is.

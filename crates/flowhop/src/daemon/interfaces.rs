@@ -114,6 +114,7 @@ impl Daemon {
             self.engine.paths_changed();
         }
         self.descriptors_changed = true;
+        self.sync_services();
     }
 
     /// The interfaces as they should be, absent ones with index 0.

@@ -5,6 +5,7 @@
 
 mod answers;
 mod aside;
+mod cookies;
 mod driver_plane;
 mod grace;
 mod interfaces;
@@ -24,7 +25,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use flowhop_engine::engine::Parts;
-use flowhop_engine::{Buffer, Counters, Engine, Revalidated};
+use flowhop_engine::{Buffer, Counters, Engine, PublishedService, Revalidated};
 use flowhop_flow::key;
 use flowhop_flow::record::Tick;
 use flowhop_io::clock::{self, Clock};
@@ -127,6 +128,8 @@ pub(crate) struct Daemon {
     grace: Grace,
     started: Instant,
     reserved_read: Instant,
+    /// Published services that SYNs may be answered for.
+    services: Vec<PublishedService>,
     refused: Vec<(String, String)>,
     /// Interfaces of which it was said that their networks have addresses in common.
     overlaps: Vec<(Arc<str>, Arc<str>)>,
@@ -208,6 +211,7 @@ impl Daemon {
             grace,
             started: Instant::now(),
             reserved_read: Instant::now(),
+            services: Vec::new(),
             refused: Vec::new(),
             overlaps: Vec::new(),
             aside: Vec::new(),
@@ -397,6 +401,7 @@ impl Daemon {
         if self.reserved_read.elapsed() >= RESERVED_EVERY {
             self.reserved_read = Instant::now();
             self.shared.set_reserved(reserved::read(self.outside.plane.own_ports()));
+            self.tell_of_services(now);
         }
         more
     }
@@ -422,6 +427,7 @@ impl Daemon {
             );
         }
         self.overlaps = overlaps;
+        self.sync_services();
     }
 
     fn signals(&mut self, signals: &Signals) {

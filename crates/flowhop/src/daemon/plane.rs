@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use flowhop_engine::interfaces::Interface;
-use flowhop_engine::{Arrived, FastPath, Offload};
+use flowhop_engine::{Arrived, FastPath, Offload, Told};
 use flowhop_flow::key::Address;
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::{PortKey, Tick};
@@ -63,6 +63,8 @@ pub(super) struct KernelPlane {
     turn: bool,
     attached: HashMap<u32, Attachment>,
     locals: Locals,
+    /// What the programs were told for SYN cookies.
+    told: Option<Told>,
 }
 
 /// What waited in the queues from the kernel.
@@ -128,7 +130,15 @@ impl KernelPlane {
         }
         kernel.attach_tap(tap.ifindex())?;
         let locals = Locals::adopt(&kernel)?;
-        Ok(Self { kernel, tap, driver: DriverPlane::default(), turn: false, attached: HashMap::new(), locals })
+        Ok(Self {
+            kernel,
+            tap,
+            driver: DriverPlane::default(),
+            turn: false,
+            attached: HashMap::new(),
+            locals,
+            told: None,
+        })
     }
 
     /// Puts the programs on an interface, or tells them of its new ways.
@@ -141,6 +151,7 @@ impl KernelPlane {
             headerless: interface.mac == [0; 6],
             driver,
             sockets: driver.map_or(0, |lower| self.driver.first_socket(lower.ifindex)),
+            sends_back: interface.takes_frames,
         };
         if self.attached.get(&interface.ifindex) != Some(&wanted) {
             self.kernel.attach(&wanted)?;
@@ -221,6 +232,22 @@ impl KernelPlane {
         bindings: &Bindings,
     ) -> Result<(), KernelError> {
         self.locals.set(&mut self.kernel, addresses, published, bindings)
+    }
+
+    /// Tells the programs what they need to answer SYNs with cookies. Where sources may come in goes first: until that is
+    /// known no service is.
+    pub(super) fn tell(&mut self, told: Told) -> Result<(), KernelError> {
+        if self.told.as_ref() == Some(&told) {
+            return Ok(());
+        }
+        self.told = None;
+        let told_all = self.kernel.set_origins(&told.origins).and_then(|()| self.kernel.set_services(&told.services));
+        if let Err(error) = told_all {
+            self.kernel.set_services(&HashMap::new())?;
+            return Err(error);
+        }
+        self.told = Some(told);
+        Ok(())
     }
 
     /// Marks ports of the box's own addresses that translations use, so that packets to them come here.

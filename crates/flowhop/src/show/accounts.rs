@@ -174,6 +174,15 @@ impl Accounts {
         self.user.sum(|reason| reason == Reason::HelperDeclined).0
     }
 
+    /// SYNs that were answered with cookies, and segments that acknowledge none, on all paths.
+    #[must_use]
+    pub fn syn_cookies(&self) -> [u64; 2] {
+        [Reason::SynCookie, Reason::CookieRefused].map(|wanted| {
+            let paths = [&self.driver, &self.skb, &self.user];
+            paths.into_iter().map(|path| path.sum(|reason| reason == wanted).0).sum()
+        })
+    }
+
     /// Everything that was dropped, with packets to it.
     #[must_use]
     pub fn drops(&self) -> Vec<Drop> {

@@ -208,6 +208,7 @@ impl View {
                 pending: engine.pending(),
                 held: engine.held(),
                 pressure: engine.pressure(if what == What::Status { TOP_SOURCES } else { 0 }),
+                cookies: engine.cookies(),
                 generation: table.config().policy_generation.load(),
                 ..Status::default()
             },

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use flowhop_engine::Pressure;
+use flowhop_engine::{CookieStatus, Pressure};
 
 use crate::show::View;
 
@@ -33,6 +33,8 @@ pub struct Status {
     pub held: usize,
     /// What the table is full of.
     pub pressure: Pressure,
+    /// How SYN cookies are doing.
+    pub cookies: CookieStatus,
 }
 
 impl View {
@@ -54,6 +56,7 @@ impl View {
             "pending": status.pending,
             "held": status.held,
             "pressure": pressure(&status.pressure, status.connections),
+            "syn_cookies": self.syn_cookies(),
             "helpers": {
                 "declined": self.accounts.helper_declined(),
             },
@@ -65,6 +68,21 @@ impl View {
                 "held": totals.held,
                 "dropped": totals.dropped,
             },
+        })
+    }
+}
+
+impl View {
+    fn syn_cookies(&self) -> Value {
+        let CookieStatus { answering, services, accepted, opening } = self.status.cookies;
+        let [sent, refused] = self.accounts.syn_cookies();
+        json!({
+            "answering": answering,
+            "services": services,
+            "sent": sent,
+            "accepted": accepted,
+            "refused": refused,
+            "opening": opening,
         })
     }
 }

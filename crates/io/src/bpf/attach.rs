@@ -34,13 +34,15 @@ pub struct Attachment {
     pub driver: Option<PortKey>,
     /// Where the sockets of that device's receive queues begin.
     pub sockets: u16,
+    /// That device takes frames from programs in drivers, so that what came in can be sent back.
+    pub sends_back: bool,
 }
 
 impl Attachment {
     /// An Ethernet device whose packets are judged on the socket buffer.
     #[must_use]
     pub const fn skb(ifindex: u32, port: u8, mac: [u8; 6]) -> Self {
-        Self { ifindex, port, mac, headerless: false, driver: None, sockets: 0 }
+        Self { ifindex, port, mac, headerless: false, driver: None, sockets: 0, sends_back: false }
     }
 }
 
@@ -68,7 +70,8 @@ impl Kernel {
         clear_keys(&shared, port.port, |other| other == key || other == PortKey::of(port.ifindex));
         let linked = self.link_driver(key.ifindex);
         linked.map_err(|error| KernelError::Driver { ifindex: key.ifindex, error: Box::new(error) })?;
-        record.driver.store(port_flags::DRIVER | u32::from(port.sockets) << 16);
+        let back = if port.sends_back { port_flags::SENDS_BACK } else { 0 };
+        record.driver.store(port_flags::DRIVER | back | u32::from(port.sockets) << 16);
         Ok(())
     }
 

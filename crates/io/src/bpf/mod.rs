@@ -10,6 +10,7 @@
 //! is written there is the business of who owns the tables.
 
 mod attach;
+mod cookies;
 mod error;
 mod jiffies;
 mod pins;
@@ -22,7 +23,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{HashMap, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap};
 use aya::{Ebpf, EbpfLoader};
 use flowhop_flow::key::Address;
 use flowhop_flow::reason::{REASON_SLOTS, Reason};
@@ -33,6 +34,7 @@ use flowhop_flow::record::{
 use flowhop_flow::{Key, record};
 
 pub use attach::Attachment;
+pub use cookies::ServiceValue;
 pub use error::KernelError;
 pub(crate) use run::load_program;
 pub use run::{Context, Program, TestRun};
@@ -50,7 +52,9 @@ pub(crate) const fn object() -> &'static [u8] {
 }
 
 /// All maps by name; `CONFIG`, by which the others are judged, is pinned first and removed last.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 16] = [
+    "ORIGINS",
+    "SERVICES",
     "SOCKETS",
     "DRIVER_COUNTERS",
     "TAP_COUNTERS",
@@ -211,6 +215,8 @@ pub struct Kernel {
     shared: Arc<Shared>,
     locals: HashMap<MapData, Address, u32>,
     kernel_index: HashMap<MapData, [u32; 10], u32>,
+    services: HashMap<MapData, [u32; 5], [u64; 5]>,
+    origins: LpmTrie<MapData, Address, u32>,
     sockets: XskMap<MapData>,
     driver_counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
     counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
@@ -258,6 +264,8 @@ impl Kernel {
         Ok(Self {
             locals: typed(&mut ebpf, "LOCALS")?,
             kernel_index: typed(&mut ebpf, "KERNEL_INDEX")?,
+            services: typed(&mut ebpf, "SERVICES")?,
+            origins: typed(&mut ebpf, "ORIGINS")?,
             sockets: typed(&mut ebpf, "SOCKETS")?,
             driver_counters: typed(&mut ebpf, "DRIVER_COUNTERS")?,
             counters: typed(&mut ebpf, "COUNTERS")?,

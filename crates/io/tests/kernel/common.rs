@@ -473,6 +473,10 @@ impl Packet for Plain<'_> {
     fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()> {
         rewrite::fix_in_place(&mut self.0, offset, addresses, ports, udp, false)
     }
+
+    fn shorten(&mut self, _: usize) -> Option<()> {
+        None
+    }
 }
 
 /// The native function's surroundings: the same memory.

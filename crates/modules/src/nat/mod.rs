@@ -9,6 +9,7 @@
 
 mod bindings;
 mod blocks;
+pub mod cookies;
 mod destination;
 mod inbound;
 mod nat64;

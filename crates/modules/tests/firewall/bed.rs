@@ -119,6 +119,11 @@ impl Bed {
         bed
     }
 
+    /// A policy of one's own; no neighbour is known.
+    pub(crate) fn unresolved_with(text: &str) -> Self {
+        Self::unresolved(text)
+    }
+
     fn unresolved(text: &str) -> Self {
         Self::made(text, 1024, false)
     }
@@ -208,6 +213,12 @@ impl Bed {
             let state = NeighbourState::Resolved(mac);
             self.event(Event::NeighbourChanged { ifindex, address: ip(address), state });
         }
+    }
+
+    /// Tells the engine which services SYNs may be answered for, as the daemon does when policy or interfaces change.
+    pub(crate) fn services(&mut self) {
+        let services = flowhop_modules::cookie_services(&self.shared.current(), self.engine.interfaces());
+        self.engine.set_services(&services, self.now);
     }
 
     pub(crate) fn event(&mut self, event: Event) {

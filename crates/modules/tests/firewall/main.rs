@@ -5,6 +5,7 @@ mod answers;
 mod bed;
 mod carrier;
 mod connections;
+mod cookies;
 mod errors;
 mod fragments;
 mod helpers;

@@ -188,6 +188,17 @@ impl Family {
     }
 }
 
+/// When SYNs to a published service are answered with cookies (RFC 4987 section 3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SynCookies {
+    /// While half-open connections press.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Off,
+}
+
 /// What a mapping, or a filter, depends on: the terms of RFC 4787 sections 4.1 and 5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dependence {
@@ -289,6 +300,18 @@ pub struct DestinationTranslation {
 }
 
 impl DestinationTranslation {
+    /// Addresses and TCP ports of one translation whose SYNs may be answered with cookies.
+    pub const MOST_ENDPOINTS: u128 = 1024;
+
+    /// How many pairs of an address and a TCP port it takes connections of; whole addresses count with all their ports.
+    #[must_use]
+    pub fn tcp_endpoints(&self) -> u128 {
+        let ports = self.service.ports(TCP);
+        let ports: u128 = ports.ranges().iter().map(|(first, last)| u128::from(last - first) + 1).sum();
+        let sizes = self.external.ranges().iter().map(|(first, last)| last - first);
+        sizes.fold(0u128, |sum, size| sum.saturating_add(size).saturating_add(1)).saturating_mul(ports)
+    }
+
     /// Whether the translation is about this connection, described as received. Where it goes is not looked at: that
     /// follows from the translation.
     #[must_use]
@@ -354,6 +377,8 @@ pub struct NatRule {
     pub log: bool,
     /// What its TCP connections may announce as their largest segment.
     pub mss_clamp: Option<MssClamp>,
+    /// When SYNs to what it publishes are answered with cookies.
+    pub syn_cookies: SynCookies,
     /// The family of the sources that it translates.
     pub family: Family,
     /// Stateful NAT64 (RFC 6146): it is about destinations behind this prefix, which become the IPv4 addresses that they

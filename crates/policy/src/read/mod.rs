@@ -1,6 +1,7 @@
 //! From text to policy. Goes on after every fault, so that one run finds them all.
 
 mod addresses;
+mod cookies;
 mod document;
 mod interfaces;
 mod names;

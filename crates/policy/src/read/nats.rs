@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
+use super::cookies;
 use super::node::{Choice, Node, Section};
 use super::pools;
 use super::problem::Problem;
@@ -18,7 +19,7 @@ use crate::{
     ZoneMatch,
 };
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "from",
     "to",
@@ -33,6 +34,7 @@ const KEYS: [&str; 14] = [
     "mss_clamp",
     "family",
     "prefix64",
+    "syn_cookies",
 ];
 const TRANSLATE_KEYS: [&str; 4] = ["source", "destination", "prefix", "ports"];
 const A_TRANSLATION: &str = "translate.source = \"…\" or translate.destination = \"…\"";
@@ -114,6 +116,7 @@ pub(crate) fn read(
     let pool = pools::read(table, &translate, report);
     let log = flag(table, "log", false, report);
     let (translate_source, translate_destination) = translations(table, &translate, &selection, report)?;
+    let syn_cookies = cookies::read(table.get("syn_cookies"), translate_destination.as_ref(), report);
     let pool = match (pool, &selection.source, family) {
         (Some(pool), Some(source), Some(family)) => {
             pools::deterministic(table, pool, source, family, translate_source.as_ref(), report)
@@ -139,6 +142,7 @@ pub(crate) fn read(
         pool: pool?,
         log: log?,
         mss_clamp: mss_clamp?,
+        syn_cookies: syn_cookies?,
         family: if prefix64.is_some() { Family::Ipv6 } else { family? },
         prefix64: transpose(prefix64)?,
         file: Arc::from(report.file_name(table.at.file)),
