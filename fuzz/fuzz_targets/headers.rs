@@ -5,7 +5,7 @@ use flowhop_engine::{Buffer, Offload};
 use flowhop_flow::parse::{self, ETHERNET, Transport};
 use flowhop_flow::tcp;
 use flowhop_wire::siit::{self, Ends, Mtus};
-use flowhop_wire::{SliceFrame, checksum, ipv6, verify};
+use flowhop_wire::{SliceFrame, checksum, ipv6, pcp, verify};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -32,7 +32,20 @@ fuzz_target!(|bytes: &[u8]| {
         let _verified = (verify::ipv4_header(rest), verify::transport(rest), verify::lost_partial(rest));
         translate(rest, *next & 1 != 0);
     }
+    request(bytes);
 });
+
+/// A request for a mapping is read or refused, and its options are all of its rest.
+fn request(message: &[u8]) {
+    let said = pcp::Said { result: pcp::ResultCode::MalformedRequest, lifetime: 30, epoch: 1 };
+    let mut out = [0; pcp::MAX_LEN];
+    let length = pcp::refuse(message, said, false, &mut out);
+    assert!(length <= message.len().next_multiple_of(4).max(24));
+    if let Ok(request) = pcp::request(message) {
+        let head = if request.operation == pcp::Operation::Announce { 24 } else { 60 };
+        assert_eq!(head + request.options.map(|option| option.whole.len()).sum::<usize>(), message.len());
+    }
+}
 
 /// What can be translated from one family to the other has a sound header, and the right checksum if it had that before.
 fn translate(packet: &[u8], partial: bool) {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::system::{cargo, has_program, root, run};
 
 /// The targets, and how long an input each takes.
-const TARGETS: [(&str, u32); 7] = [
+const TARGETS: [(&str, u32); 8] = [
     ("headers", 1600),
     ("policy", 4096),
     ("capture", 4096),
@@ -20,6 +20,7 @@ const TARGETS: [(&str, u32); 7] = [
     ("control", 512),
     ("helpers", 1024),
     ("engine", 4096),
+    ("pcp", 1024),
 ];
 
 /// Runs one target, or all, for so many seconds each.

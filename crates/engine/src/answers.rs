@@ -253,19 +253,21 @@ impl Engine {
     }
 
     fn send_back(&mut self, arrived: &Arrived, packet: &Buffer<'_>, spec: Option<Spec<'_>>, io: &mut dyn Io) {
-        let (Some(interface), Some(link)) = (self.interfaces.port(arrived.port), packet.read::<ETHERNET>(0)) else {
-            return;
-        };
+        let (Some(spec), Some(link)) = (spec, packet.read::<ETHERNET>(0)) else { return };
         let link: &Ethernet = transmute_ref!(link);
-        let Some(spec) = spec.map(|spec| spec.with_link(interface.mac, link.source)) else { return };
-        if !self.answers.take(arrived.now) {
-            return;
+        if self.answers.take(arrived.now) {
+            self.send_own(arrived.port, link.source, spec, io);
         }
+    }
+
+    /// Sends a packet of the box's own to a station on a link; tells whether it left.
+    pub(crate) fn send_own(&self, port: u8, station: [u8; 6], spec: Spec<'_>, io: &mut dyn Io) -> bool {
+        let Some(interface) = self.interfaces.port(port) else { return false };
+        let spec = spec.with_link(interface.mac, station);
         let mut frame = vec![0; spec.len()];
-        if let Ok(length) = spec.write(&mut frame) {
-            frame.truncate(length);
-            io.transmit(arrived.port, interface.ifindex, &mut frame, &Offload::default());
-        }
+        let Ok(length) = spec.write(&mut frame) else { return false };
+        frame.truncate(length);
+        io.transmit(port, interface.ifindex, &mut frame, &Offload::default())
     }
 }
 

@@ -433,6 +433,9 @@ impl Engine {
             self.routing.is_own(destination) || self.routing.lookup(destination, hash as u32) == Resolution::Local;
         let from = self.interfaces.port(arrived.port).map_or(u16::MAX, |interface| interface.zone);
         if own && !self.modules.iter().any(|module| module.claims(&parsed.key, from)) {
+            if let Some(outcome) = self.serve(arrived, parsed, packet, io) {
+                return outcome;
+            }
             return self.local(arrived, parsed, packet, io);
         }
         if self.is_lease_for_box(arrived.port, parsed) {
@@ -554,6 +557,7 @@ impl Engine {
         for module in &mut self.modules {
             module.maintain(now);
         }
+        self.announce(now, io);
         let judging = self.reload_slice(now);
         self.sweep_slice(now, io) || judging || more
     }

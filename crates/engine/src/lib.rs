@@ -11,7 +11,8 @@
 //! [`Engine::receive`] → [`validate`] → fragments are collected ([`fragments`], `datagrams`) → the connection is known: `known` judges it by its entry
 //! and mends what the entry lacks (neighbour, route, policy); or it is new: `open` asks the modules, installs
 //! the pair and goes on as for a known one. [`hold`] keeps packets whose neighbour is being resolved, [`ageing`]
-//! ends idle connections, [`answers`] builds the router's own ICMP errors and resets, `errors` forwards those of others
+//! ends idle connections, [`answers`] builds the router's own ICMP errors and resets, `services` has
+//! modules answer what is asked of the box, `errors` forwards those of others
 //! about a connection.
 //!
 //! # Rules
@@ -48,6 +49,7 @@ mod recording;
 pub mod refusals;
 mod related;
 mod reload;
+mod services;
 pub mod shift;
 pub mod sources;
 mod spoofing;
@@ -61,7 +63,10 @@ pub use buffer::{Buffer, Offload};
 pub use counters::Counters;
 pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
-pub use module::{Context, Kept, MAX_NAT, Module, NewSession, Payload, Related, Replacement, SessionView, Step, Via};
+pub use module::{
+    Announcement, Context, Kept, MAX_NAT, Module, NewSession, Payload, Query, Related, Replacement, Reply, SessionView,
+    Step, Via,
+};
 pub use mss::MssClamp;
 pub use paths::{MoveError, Path};
 pub use pressure::Pressure;

@@ -5,7 +5,7 @@
 //! modules after it know the output interface.
 
 use std::collections::HashSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, Address};
@@ -93,6 +93,39 @@ pub struct Payload {
     pub binding: bool,
 }
 
+/// A UDP datagram to an own address at which a module gives a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Query<'a> {
+    /// Its key as received.
+    pub key: Key,
+    /// Zone that it came in from.
+    pub from: u16,
+    /// What is in it.
+    pub payload: &'a [u8],
+}
+
+/// What a module makes of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is answered with this payload, from where it was sent to, and counted by the reason.
+    Answer(Reason, Vec<u8>),
+    /// It is dropped.
+    Silence(Reason),
+}
+
+/// A UDP datagram that a module has the box send by itself, to all hosts of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Port of the box that it leaves through.
+    pub port: u8,
+    /// An own address there.
+    pub source: SocketAddr,
+    /// A multicast address.
+    pub destination: SocketAddr,
+    /// What is in it.
+    pub payload: Vec<u8>,
+}
+
 /// A connection being made.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSession {
@@ -147,6 +180,15 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The interface index and the next hop of the default route of a family; `None` if there is none.
+    pub fn default_route(&mut self, is_v4: bool) -> Option<(u32, std::net::IpAddr)> {
+        let anywhere = if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        match self.routing.lookup(anywhere, 0) {
+            Resolution::Via { ifindex, next_hop, .. } => Some((ifindex, next_hop)),
+            _ => None,
+        }
+    }
+
     /// The zone that packets to an address leave through; `None` if they go nowhere.
     pub fn zone_towards(&mut self, address: &Address) -> Option<u16> {
         match self.routing.lookup(key::ip(address), 0) {
@@ -261,6 +303,21 @@ pub trait Module: Send {
 
     /// Regular work, about every 10 ms.
     fn maintain(&mut self, _now: Tick) {}
+
+    /// Regular work after that, of a module that gives a service; what it has to tell without being asked.
+    fn announce(&mut self, _context: &mut Context<'_>) -> Vec<Announcement> {
+        Vec::new()
+    }
+
+    /// Whether UDP datagrams with this key, to an own address and from a zone, are for a service of this module.
+    fn serves(&self, _key: &Key, _from: u16, _context: &Context<'_>) -> bool {
+        false
+    }
+
+    /// Answers a datagram that it [`serves`](Self::serves). Its source is known to come in where it should.
+    fn answer(&mut self, _query: &Query<'_>, _context: &mut Context<'_>) -> Option<Reply> {
+        None
+    }
 
     /// The IPv6 address that stands for an IPv4 one under a translation (identity) between the two (RFC 6052).
     fn embedded(&self, _nat: u16, _address: Ipv4Addr) -> Option<Ipv6Addr> {

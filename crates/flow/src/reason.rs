@@ -279,6 +279,14 @@ reasons! {
     ServerSilent = 103, "server_silent", Drop, Drop;
     /// The SYN|ACK of a server whose client was answered with a cookie; it is acknowledged in the client's name.
     ServerAnswered = 104, "server_answered", Consume, Consume;
+    /// A request for port control (RFC 6887) that was granted, or one that asks for nothing.
+    PcpAnswered = 105, "pcp_answered", Consume, Consume;
+    /// A request for port control that was refused; the answer says why.
+    PcpRefused = 106, "pcp_refused", Consume, Consume;
+    /// What came to the port control server is no request, or nobody can be answered.
+    PcpInvalid = 107, "pcp_invalid", Drop, Drop;
+    /// More requests for port control than are answered, of one source or of all.
+    PcpLimit = 108, "pcp_limit", Drop, Drop;
 }
 
 /// Places for reasons in shared counters; the list may grow up to it without a new layout.

@@ -10,7 +10,8 @@ use flowhop::show::{Agent, ModuleInfo, View, What, moved};
 use flowhop::whose::{Lot, answer};
 use flowhop_engine::Path as EnginePath;
 use flowhop_flow::Reason;
-use flowhop_modules::{Names, Shared};
+use flowhop_flow::key::address;
+use flowhop_modules::{Asked, Endpoint, Names, Peers, Shared};
 use flowhop_policy::{Source, parse};
 use flowhop_wire::build::Spec;
 use flowhop_wire::tcp_flags::SYN;
@@ -148,9 +149,18 @@ fn view(what: What) -> View {
     }
     let mut view = View::of(replay.engine(), &shared.current(), &Arc::new(rules), &Arc::new(nats), 20_000, what);
     view.accounts.skb.add(0, Reason::Orphaned, 3, 300);
+    view.asked.push(asked());
     view.agents.push(Agent { name: "netlink", protocol: "rtnetlink", state: "running".to_owned(), routes: 2 });
     view.modules.push(ModuleInfo { name: "filter", runs_after: vec!["route"] });
     view
+}
+
+/// A mapping that was asked for, with a filter.
+fn asked() -> Asked {
+    let endpoint = |text: &str, port| Endpoint { protocol: 6, address: address(text.parse().unwrap()), port };
+    let peers = Peers { addresses: (0xffff_c633_6400, 0xffff_c633_64ff), port: Some(7000) };
+    let (inside, external) = (endpoint("10.1.0.2", 8080), endpoint("198.51.100.253", 8081));
+    Asked { inside, external, nat: 1, left: 954, filters: vec![peers] }
 }
 
 #[test]
@@ -223,9 +233,23 @@ fn what_is_published_is_shown_beside_the_connections() {
     let value = view(What::Nat).value(What::Nat).unwrap();
     let entries = value["nat"].as_array().unwrap();
     let kinds: Vec<_> = entries.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
-    let rows =
-        ["published", "one_to_one", "deterministic", "prefix", "nat64", "connection", "connection", "connection"];
+    let rows = [
+        "published",
+        "one_to_one",
+        "deterministic",
+        "prefix",
+        "nat64",
+        "pcp",
+        "connection",
+        "connection",
+        "connection",
+    ];
     assert_eq!(kinds, rows);
+    let asked = &entries[5];
+    assert_eq!(asked["destination"], "198.51.100.253:8081");
+    assert_eq!((&asked["protocol"], &asked["translated_destination"]), (&"tcp".into(), &"10.1.0.2:8080".into()));
+    assert_eq!(asked["lifetime_s"], 1.0);
+    assert_eq!(asked["filters"][0]["addresses"], "198.51.100.0-198.51.100.255");
     assert_eq!(
         (&entries[4]["destination"], &entries[4]["translated_source"]),
         (&"64:ff9b::/96".into(), &"interface".into())

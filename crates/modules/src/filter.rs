@@ -1,16 +1,17 @@
-//! The packet filter: rules in order, the first match decides, what none allows is dropped.
+//! The packet filter: rules in order, the first match decides, what none allows is dropped, unless the host that it is for
+//! has asked for it where that is allowed.
 
 use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::{Context, Kept, Module, MssClamp, NewSession, Related, SessionView, Step, module::ROUTE};
 use flowhop_flow::key::{Address, port};
 use flowhop_flow::parse::Transport;
 use flowhop_flow::{Key, Reason};
-use flowhop_policy::{Action, Destination, RateLimit, ZoneId};
+use flowhop_policy::{Action, Destination, NewConnection, RateLimit, ZoneId};
 use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 
-use crate::nat::translated_ports;
+use crate::nat::{Bindings, Endpoint, granting, translated_ports};
 use crate::rates::{RuleRates, SourceRates};
-use crate::shared::{Shared, clamp, connection};
+use crate::shared::{Current, Shared, clamp, connection};
 
 /// Name of the module.
 pub const NAME: &str = "filter";
@@ -19,15 +20,16 @@ pub const NAME: &str = "filter";
 #[derive(Debug)]
 pub struct Filter {
     shared: Shared,
+    bindings: Bindings,
     rates: RuleRates,
     source_rates: SourceRates,
 }
 
 impl Filter {
-    /// A filter by the shared policy.
+    /// A filter by the shared policy, and by what hosts have asked for.
     #[must_use]
-    pub fn new(shared: Shared) -> Self {
-        Self { shared, rates: RuleRates::default(), source_rates: SourceRates::default() }
+    pub fn new(shared: Shared, bindings: Bindings) -> Self {
+        Self { shared, bindings, rates: RuleRates::default(), source_rates: SourceRates::default() }
     }
 
     /// A connection that another one has announced: that one's rule has allowed it, if it goes where that one goes.
@@ -42,6 +44,21 @@ impl Filter {
         }
         session.log = rule.log;
         session.accelerate &= rule.accelerate;
+        Step::Continue
+    }
+
+    /// What no rule is about is allowed if the host has asked for it.
+    fn open_pinhole(&self, current: &Current, session: &mut NewSession, to: u16) -> Step {
+        let protocol = session.key.protocol();
+        let inside = Endpoint { protocol, address: session.destination, port: port(session.ports, 2) };
+        let peer = Endpoint { protocol, address: session.key.source, port: session.key.source_port() };
+        let asked = !session.running
+            && granting::reaches(current, &inside.address, session.from, Some(to))
+            && self.bindings.has_pinhole(&inside, &peer);
+        if !asked {
+            return Step::Drop(Reason::NoRule);
+        }
+        session.rule = current.pcp;
         Step::Continue
     }
 
@@ -70,6 +87,19 @@ impl Filter {
     }
 }
 
+/// A connection to what its host has asked for: no rule has to allow it, but one may forbid it.
+fn unless_forbidden(current: &Current, connection: &NewConnection, session: &mut NewSession) -> Step {
+    let Some((_, rule)) = current.policy.first_match(connection).filter(|(_, rule)| rule.action != Action::Allow)
+    else {
+        return Step::Continue;
+    };
+    session.log = rule.log;
+    match rule.action {
+        Action::Reject => Step::Reject(Reason::RuleReject),
+        _ => Step::Drop(Reason::RuleDrop),
+    }
+}
+
 /// What a rule allows of new connections.
 struct Limits {
     rule: Option<RateLimit>,
@@ -87,9 +117,9 @@ impl Module for Filter {
     }
 
     fn open(&mut self, session: &mut NewSession, context: &mut Context<'_>) -> Step {
-        if session.admitted && session.related.is_none() {
-            // No rule is asked, so none says that it takes up what is running.
-            return if session.running { Step::Drop(Reason::NotNew) } else { Step::Continue };
+        if session.admitted && session.related.is_none() && session.running {
+            // No rule says that it takes up what is running.
+            return Step::Drop(Reason::NotNew);
         }
         let Some(via) = session.via else { return Step::Drop(Reason::NoRoute) };
         if let Some(related) = session.related {
@@ -98,8 +128,12 @@ impl Module for Filter {
         let current = self.shared.current();
         let to = Destination::Zone(ZoneId(via.zone));
         let connection = connection(&session.key, &session.destination, session.ports, session.from, to);
+        if session.admitted {
+            let asked = session.rule == current.pcp;
+            return if asked { unless_forbidden(&current, &connection, session) } else { Step::Continue };
+        }
         let Some((index, rule)) = current.policy.first_match(&connection) else {
-            return Step::Drop(Reason::NoRule);
+            return self.open_pinhole(&current, session, via.zone);
         };
         let identity = current.rules.get(index).copied().unwrap_or_default();
         session.rule = identity;
@@ -134,15 +168,23 @@ impl Module for Filter {
     }
 
     fn revalidate(&mut self, session: &SessionView, interfaces: &Interfaces) -> Option<Kept> {
-        if session.inbound {
+        let current = self.shared.current();
+        let asked = current.pcp != 0 && session.rule == current.pcp;
+        if session.inbound && !asked {
             return Some(Kept::as_it_is(session));
         }
-        let current = self.shared.current();
-        let from = interfaces.port(session.ports[0])?.zone;
-        let to = Destination::Zone(ZoneId(interfaces.port(session.ports[1])?.zone));
+        let [from, to] = session.ports.map(|port| interfaces.port(port).map(|interface| interface.zone));
+        let (from, to) = (from?, to?);
         let [forward, reverse] = &session.keys;
-        let connection = connection(forward, &reverse.source, translated_ports(session), from, to);
-        let (index, rule) = current.policy.first_match(&connection)?;
+        let towards = Destination::Zone(ZoneId(to));
+        let connection = connection(forward, &reverse.source, translated_ports(session), from, towards);
+        let found = current.policy.first_match(&connection);
+        if asked && found.is_none_or(|(_, rule)| session.inbound && rule.action == Action::Allow) {
+            // Of a mapping's translation others judge.
+            let reaches = session.inbound || granting::reaches(&current, &reverse.source, from, Some(to));
+            return reaches.then(|| Kept::as_it_is(session));
+        }
+        let (index, rule) = found?;
         let identity = current.rules.get(index).copied().unwrap_or_default();
         (rule.action == Action::Allow).then_some(Kept { rule: identity, accelerate: rule.accelerate })
     }

@@ -23,6 +23,8 @@ pub struct Current {
     pub rules: Vec<u16>,
     /// Identity of each translation, by its place in the policy; 0 for one that no record could name.
     pub nats: Vec<u16>,
+    /// Identity that connections to mappings which hosts have asked for have in a rule's place; 0 = nobody may ask.
+    pub pcp: u16,
     /// What its destination translations take.
     pub published: Published,
     /// The prefixes of all translations between IPv6 and IPv4 that identities are known of, those of earlier policies
@@ -113,6 +115,8 @@ impl Shared {
         let current = Current {
             rules: policy.rules.iter().map(|rule| rules.number(&rule.name)).collect(),
             nats: policy.nats.iter().map(|nat| nat_number(nats, nat)).collect(),
+            // A rule may have the same name.
+            pcp: policy.pcp.as_ref().map_or(0, |_| rules.number_of_kind("pcp", "pcp")),
             published: Published::of(&policy),
             prefixes: nats.kinds().filter_map(|(number, kind)| Some((number, kind.parse().ok()?))).collect(),
             policy,

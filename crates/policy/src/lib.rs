@@ -97,6 +97,14 @@
 //! redirects = false                 # tell hosts of IPv4 of a better first hop
 //! errors_per_second = 200           # own ICMP errors, redirects and resets
 //! routing_header = "pass"           # IPv6 routing headers with segments left; type 0 is always dropped
+//!
+//! [pcp]                             # hosts may ask for mappings themselves (RFC 6887); without it nobody may
+//! from = "ZONE"                     # or a list: whose hosts may ask, on addresses of the box there
+//! to = "ZONE"                       # or a list: from where the mappings can be reached
+//! source = "ADDRESSES"              # hosts that may ask; nothing said: all of these zones
+//! min_lifetime = "120s"             # what a mapping lasts at least and at most
+//! max_lifetime = "1d"
+//! limit = 64                        # mappings that one host may have; of IPv6 one prefix of 64 bits
 //! ```
 //!
 //! A list of addresses holds what one of its entries holds and no entry with `!` does; if all entries have `!`, it
@@ -116,6 +124,7 @@ pub use load::{Loaded, load};
 pub use model::address::{AddressSet, address_key, key_address};
 pub use model::deterministic::Deterministic;
 pub use model::ip::{Handling, IpSettings};
+pub use model::pcp::PcpSettings;
 pub use model::pool::{Allocation, NatLimits, Pooling, PortPool};
 pub use model::prefix::PrefixPair;
 pub use model::prefix64::{NoPrefix64, Prefix64};

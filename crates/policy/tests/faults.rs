@@ -23,6 +23,22 @@ fn whole(text: &str) -> String {
 type Case = (&'static str, &'static [(u32, &'static str)]);
 
 const FAULTS: &[Case] = &[
+    // Who may ask for mappings.
+    ("[pcp]\n", &[(6, "[pcp] has no \"from\""), (6, "[pcp] has no \"to\"")]),
+    (
+        "[pcp]\nfrom = \"any\"\nto = \"outsid\"\nlimt = 3\n",
+        &[(7, "\"any\" in \"from\""), (8, "no interface has the zone \"outsid\""), (9, "did you mean \"limit\"?")],
+    ),
+    ("[pcp]\nfrom = \"inside\"\nto = [\"outside\", \"inside\"]\n", &[(8, "zone \"inside\" both in")]),
+    ("[pcp]\nfrom = \"inside\"\nto = \"self\"\n", &[(8, "\"self\" in \"to\"")]),
+    (
+        "[pcp]\nfrom = \"inside\"\nto = \"outside\"\nlimit = 0\nmin_lifetime = \"2m\"\nmax_lifetime = \"60s\"\n",
+        &[(9, "0 is out of range"), (10, "mappings that last 2m at least and 1m at most")],
+    ),
+    (
+        "[pcp]\nfrom = \"inside\"\nto = \"outside\"\nsource = \"home\"\nmax_lifetime = 7\n",
+        &[(9, "\"home\""), (10, "\"max_lifetime\" is an integer")],
+    ),
     // What is not TOML.
     ("x = \n[table]\nconnections = 5\n", &[(6, "there is no value"), (8, "5 is out of range")]),
     ("[table]\nconnections = 2048\nconnections = 2048\n", &[(8, "duplicate key")]),

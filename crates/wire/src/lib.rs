@@ -26,6 +26,7 @@ pub mod link;
 pub mod network;
 pub mod numbers;
 pub mod options;
+pub mod pcp;
 pub mod record;
 pub mod siit;
 pub mod transport;

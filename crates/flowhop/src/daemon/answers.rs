@@ -87,6 +87,9 @@ impl Daemon {
             let refused = self.refused.iter().find(|(name, _)| *name == *port.interface.name);
             port.problem = refused.map(|(_, why)| why.clone());
         }
+        if what == What::Nat {
+            view.asked = self.outside.bindings.all_asked(now);
+        }
         let routes = if what == What::Agents { self.engine.routing().routes().count() } else { 0 };
         view.agents = vec![Agent { name: "kernel", protocol: "rtnetlink", state: "running".into(), routes }];
         view.modules = self

@@ -32,8 +32,8 @@ use flowhop_io::clock::{self, Clock};
 use flowhop_io::netlink::{Monitor, NetlinkError};
 use flowhop_io::poll::{Poller, Signal, Signals};
 use flowhop_io::tap::MAX_FRAME;
-use flowhop_modules::{Bindings, Shared};
-use flowhop_policy::Policy;
+use flowhop_modules::{Bindings, Published, Shared};
+use flowhop_policy::{Policy, ZoneId};
 use flowhop_routing::Routing;
 use flowhop_table::{AdoptError, Regions, Table};
 use thiserror::Error;
@@ -410,14 +410,14 @@ impl Daemon {
     fn sync_addresses(&mut self) {
         let own: HashSet<key::Address> =
             self.engine.routing().own_addresses().map(|own| key::address(own.address)).collect();
-        let current = self.shared.current();
+        let published = self.published();
         match &mut self.outside.plane {
             Plane::Kernel(kernel) => {
-                if let Err(error) = kernel.set_locals(&own, &current.published, &self.outside.bindings) {
+                if let Err(error) = kernel.set_locals(&own, &published, &self.outside.bindings) {
                     say!("flowhop: {error}");
                 }
             }
-            Plane::Packet(packet) => packet.set_own(&own, &current.published),
+            Plane::Packet(packet) => packet.set_own(&own, &published),
         }
         let overlaps = self.engine.overlapping_interfaces();
         for (one, other) in overlaps.iter().filter(|pair| !self.overlaps.contains(pair)) {
@@ -428,6 +428,18 @@ impl Daemon {
         }
         self.overlaps = overlaps;
         self.sync_services();
+    }
+
+    /// What is to come here of packets to own addresses.
+    fn published(&self) -> Published {
+        let published = self.shared.current().published.clone();
+        let Some(settings) = &self.policy.pcp else { return published };
+        let interfaces = self.engine.interfaces();
+        let served = |ifindex: u32| {
+            interfaces.ifindex(ifindex).is_some_and(|interface| settings.from.contains(ZoneId(interface.zone)))
+        };
+        let own = self.engine.routing().own_addresses().filter(|own| served(own.ifindex));
+        published.serving(own.map(|own| key::address(own.address)), &settings.from)
     }
 
     fn signals(&mut self, signals: &Signals) {
@@ -510,7 +522,7 @@ fn open_plane(state: &State, geometry: flowhop_table::Geometry) -> Result<(Plane
         }
         Err(error) if packet_plane::is_only_choice(&error) => {
             say!("flowhop: no right to load kernel programs here; all packets take the user path");
-            Ok((Plane::Packet(PacketPlane::new()), Regions::private(geometry), false))
+            Ok((Plane::Packet(Box::new(PacketPlane::new())), Regions::private(geometry), false))
         }
         Err(error) => Err(error.into()),
     }

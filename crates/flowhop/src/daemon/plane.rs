@@ -51,7 +51,7 @@ pub(super) enum Plane {
     /// Kernel programs and punt device.
     Kernel(Box<KernelPlane>),
     /// Packet sockets.
-    Packet(PacketPlane),
+    Packet(Box<PacketPlane>),
 }
 
 /// Kernel programs and punt device.

@@ -83,13 +83,6 @@ pub(super) static CLAUSES: &[Clause] = &[
         "does not know after a start which ports rested before",
         "what rests is not kept anywhere; connections themselves are taken over",
     ),
-    unmet(
-        6888,
-        "REQ-9",
-        Must,
-        "has no protocol by which hosts open mappings",
-        "the Port Control Protocol is not built",
-    ),
     must(
         6888,
         "REQ-1",

@@ -18,6 +18,7 @@ mod nat_prefix;
 mod nat_tcp;
 mod nat_udp;
 mod own_errors;
+mod pcp;
 pub mod policies;
 pub mod report;
 mod seen;

@@ -90,6 +90,17 @@ pub static ADDRESS: Policy = Policy::new(
     hidden!("translate.source = \"interface\"\nfiltering = \"address-dependent\"\nparity = true\n"),
 );
 
+/// As [`MASQUERADE`], and the inside may ask for mappings; one service is published.
+pub static PCP: Policy = Policy::new(
+    "pcp",
+    hidden!(
+        "translate.source = \"interface\"\n\
+         [[nat]]\nname = \"published\"\ndestination = \"198.51.100.1\"\nservice = \"udp/2053\"\n\
+         translate.destination = \"10.1.0.53:8053\"\n\
+         [pcp]\nfrom = \"inside\"\nto = \"outside\"\nmax_lifetime = \"1h\"\nlimit = 8\n"
+    ),
+);
+
 /// Hidden behind four addresses, with few ports for each inside host; not towards one outside host.
 pub static POOL: Policy = Policy::new(
     "pool",

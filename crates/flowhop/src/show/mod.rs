@@ -21,7 +21,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 use flowhop_engine::{Engine, Interface, Path, Timeouts};
 use flowhop_flow::record::Tick;
-use flowhop_modules::{Current, Names};
+use flowhop_modules::{Asked, Current, Names};
 use flowhop_policy::ZoneId;
 use flowhop_routing::{Adjacency, Route};
 use flowhop_table::Regions;
@@ -52,7 +52,7 @@ pub enum What {
     Fib,
     /// The rules in order, with the connections that each has allowed
     Rules,
-    /// Published services, and the translations of live connections
+    /// Published services, mappings that hosts have asked for, and the translations of live connections
     Nat,
     /// What was dropped, and why
     Drops,
@@ -148,6 +148,8 @@ pub struct View {
     pub routes: Vec<Route>,
     /// Adjacencies; taken for [`What::Fib`] only.
     pub adjacencies: Vec<Adjacency>,
+    /// Mappings that hosts have asked for; the caller's to add, for [`What::Nat`] only.
+    pub asked: Vec<Asked>,
     /// What feeds the forwarding table.
     pub agents: Vec<Agent>,
     /// The modules in the order in which they are asked.
@@ -157,8 +159,8 @@ pub struct View {
 }
 
 impl View {
-    /// A view of what an engine has, for one purpose. Accounts of the kernel paths, agents, modules and status are
-    /// the caller's to add.
+    /// A view of what an engine has, for one purpose. Accounts of the kernel paths, agents, modules, mappings that were
+    /// asked for and status are the caller's to add.
     #[must_use]
     pub fn of(
         engine: &Engine,
@@ -197,6 +199,7 @@ impl View {
             accounts: Accounts { user, ..Accounts::default() },
             routes: if fib { routing.routes().collect() } else { Vec::new() },
             adjacencies: if fib { routing.adjacencies().cloned().collect() } else { Vec::new() },
+            asked: Vec::new(),
             agents: Vec::new(),
             modules: Vec::new(),
             status: Status {

@@ -1,16 +1,21 @@
-//! `show nat`: what is published, what follows from addresses alone, and the translations of live connections.
+//! `show nat`: what is published, what follows from addresses alone, what hosts have asked for, and the translations of
+//! live connections.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use flowhop_flow::key::ip;
+use flowhop_modules::{Asked, Endpoint};
 use flowhop_policy::{AddressSet, Allocation, DestinationTranslation, NatRule, SourceTranslation, key_address};
 use serde_json::{Value, json};
 
+use crate::convert::seconds;
 use crate::show::View;
-use crate::show::connection::{Connection, live};
+use crate::show::connection::{Connection, live, protocol_name};
 
 impl View {
-    /// Published services, pairs, prefixes and deterministic translations in the order of the policy, then connections.
+    /// Published services, pairs, prefixes and deterministic translations in the order of the policy, then mappings that
+    /// were asked for, then connections.
     pub(super) fn nat(&self, emit: &mut dyn FnMut(Value) -> io::Result<()>) -> io::Result<()> {
         let published = self
             .policy
@@ -21,7 +26,37 @@ impl View {
         let connections = live(&self.regions)
             .filter(|connection| connection.nat != 0 || connection.destination_nat != 0)
             .map(|connection| self.translated(&connection));
-        published.chain(connections).try_for_each(emit)
+        let asked = self.asked.iter().map(|asked| self.asked_for(asked));
+        published.chain(asked).chain(connections).try_for_each(emit)
+    }
+
+    /// A mapping that a host has asked for: where whoever connects goes to.
+    fn asked_for(&self, asked: &Asked) -> Value {
+        let Asked { inside, external, nat, left, filters } = asked;
+        let end = |end: &Endpoint| SocketAddr::new(ip(&end.address), end.port).to_string();
+        let filters = filters.iter().map(|filter| {
+            let (first, last) = filter.addresses;
+            json!({ "addresses": range((key_address(first), key_address(last))), "port": filter.port })
+        });
+        json!({
+            "kind": "pcp",
+            "flow": null,
+            "nat": self.nats.name(*nat),
+            "destination_nat": null,
+            "protocol": protocol_name(inside.protocol),
+            "service": null,
+            "source": null,
+            "destination": end(external),
+            "translated_source": null,
+            "translated_destination": end(inside),
+            "in": null,
+            "out": null,
+            "ports": null,
+            "block": null,
+            "sharing": null,
+            "lifetime_s": seconds(u32::try_from(*left).unwrap_or(u32::MAX)),
+            "filters": filters.collect::<Vec<_>>(),
+        })
     }
 
     /// What a connection's first packet came with and left with.
@@ -44,6 +79,8 @@ impl View {
             "ports": null,
             "block": null,
             "sharing": null,
+            "lifetime_s": null,
+            "filters": null,
         })
     }
 }
@@ -78,6 +115,8 @@ fn published(nat: &NatRule) -> Option<Value> {
         "ports": null,
         "block": null,
         "sharing": null,
+        "lifetime_s": null,
+        "filters": null,
     }))
 }
 
@@ -106,6 +145,8 @@ fn between(nat: &NatRule) -> Option<Value> {
         "ports": null,
         "block": null,
         "sharing": null,
+        "lifetime_s": null,
+        "filters": null,
     }))
 }
 
@@ -135,6 +176,8 @@ fn deterministic(nat: &NatRule) -> Option<Value> {
         "ports": format!("{first}-{last}"),
         "block": lots.block(),
         "sharing": u64::try_from(lots.sharing()).unwrap_or(u64::MAX),
+        "lifetime_s": null,
+        "filters": null,
     }))
 }
 

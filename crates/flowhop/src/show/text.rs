@@ -145,6 +145,7 @@ const fn columns(what: What) -> Columns {
             ("SOURCE", Left),
             ("BECOMES", Left),
             ("DESTINATION", Left),
+            ("LEFT", Right),
         ],
         What::Drops => &[("REASON", Left), ("PATH", Left), ("INTERFACE", Left), ("PACKETS", Right), ("BYTES", Right)],
         What::Interfaces => &[
@@ -176,11 +177,13 @@ fn rows(what: What, element: &Value) -> Vec<Vec<String>> {
             vec![row]
         }
         What::Nat => {
-            let connection = element["kind"] == "connection";
+            let connection = element["kind"] == "connection" || element["kind"] == "pcp";
             let mut row: Vec<String> = cells(&["flow", "nat"]);
             row.push(text(&element[if connection { "protocol" } else { "service" }]));
             row.extend(["source", "translated_source"].map(|key| text(&element[key])));
             row.push(changed(element, "destination", "translated_destination"));
+            let left = &element["lifetime_s"];
+            row.push(left.as_f64().map_or_else(|| text(left), |left| format!("{}s", left.round())));
             vec![row]
         }
         What::Drops => vec![cells(&["reason", "path", "interface", "packets", "bytes"])],

@@ -4,8 +4,11 @@
 //! destinations that the translation is about; or one for each remote address, or remote address and port, where the
 //! translation says so. It has another one beside it only where the address of the first is not to be used any more, or
 //! not by the interface that the connection leaves through. A binding lives as long as one of its host's connections;
-//! each takes a share. Those that came in keep its port out of other hands until they have ended, too. The modules share the bindings, all on the engine's one thread; the lock is never contended.
+//! each takes a share. Those that came in keep its port out of other hands until they have ended, too. One that its host
+//! has asked for ([`explicit`](super::explicit)) lives until its time is over, and is for all destinations, whatever the
+//! translation says. The modules share the bindings, all on the engine's one thread; the lock is never contended.
 
+mod asked;
 mod choose;
 
 use std::collections::HashMap;
@@ -18,16 +21,20 @@ use flowhop_policy::{Dependence, NatLimits};
 use rand_core::RngCore;
 
 use super::blocks::{Blocks, Cut};
+use super::explicit::Explicit;
 use super::permits::Permits;
 use super::port_set::{PortSet, Words};
 use super::remotes::Remotes;
 use super::resting::Resting;
 use super::subscribers::Subscribers;
 
+pub use asked::Asked;
+pub(super) use asked::Exactly;
+pub(crate) use asked::Refused;
 pub(super) use choose::Choices;
 
 /// Address and port (or echo identifier) of one protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// IP protocol.
     pub protocol: u8,
@@ -129,6 +136,8 @@ struct Binding {
     log: bool,
     /// Only for who is expected.
     expected: bool,
+    /// Its host has asked for it: it stays without connections, and lets in whom the host says.
+    explicit: bool,
     /// Connections of its host. None: nobody more is let in.
     own: u32,
     inbound: u32,
@@ -150,6 +159,8 @@ pub(super) struct Admitted {
     pub(super) inside: Endpoint,
     pub(super) nat: u16,
     pub(super) rule: u16,
+    /// By permission of a mapping that was asked for.
+    pub(super) explicit: bool,
 }
 
 #[derive(Debug)]
@@ -163,6 +174,7 @@ struct State {
     subscribers: Subscribers,
     permits: Permits,
     blocks: Blocks,
+    explicit: Explicit,
     changes: Vec<PortChange>,
     leases: Vec<Lease>,
 }
@@ -183,6 +195,7 @@ impl Bindings {
             subscribers: Subscribers::default(),
             permits: Permits::default(),
             blocks: Blocks::default(),
+            explicit: Explicit::new(connections as usize),
             changes: Vec::new(),
             leases: Vec::new(),
         };
@@ -212,7 +225,8 @@ impl Bindings {
         let mut state = self.state();
         let state = &mut *state;
         let known = state.by_inside.get(&terms.place()).into_iter().flatten();
-        let kept = known.copied().find(|external| (choices.keeps)(&external.address));
+        let known = state.asked_for(&terms).into_iter().chain(known.copied());
+        let kept = known.into_iter().find(|external| (choices.keeps)(&external.address));
         state.subscribers.admit(&terms.inside.address, terms.nat, choices.limits, kept.is_none())?;
         if let Some(external) = kept {
             state.take_up(&terms, &external);
@@ -220,7 +234,7 @@ impl Bindings {
         }
         let external = state.choose(&terms, choices, random, now).ok_or(Reason::NatExhausted)?;
         state.resting.wake(&external);
-        let begun = state.bind(&terms, external, Share::Own(terms.remote.address));
+        let begun = state.bind(&terms, external, Some(Share::Own(terms.remote.address)));
         state.leases.extend(begun.filter(|_| terms.log));
         Ok(external)
     }
@@ -246,7 +260,7 @@ impl Bindings {
             },
             None => {
                 // What began was logged when it did.
-                let _begun = state.bind(terms, external, share);
+                let _begun = state.bind(terms, external, Some(share));
             }
         }
         true
@@ -261,28 +275,7 @@ impl Bindings {
         };
         binding.give_share(share);
         state.subscribers.disconnected(&inside.address, nat, share);
-        if binding.own > 0 || binding.inbound > 0 {
-            return;
-        }
-        let (place, block, log) = (binding.place, binding.block, binding.log);
-        state.by_external.remove(&external);
-        state.displace(&place, &external);
-        state.subscribers.unbound(inside.address, nat);
-        let place = (external.address, external.protocol);
-        if let Some(ports) = state.ports.get_mut(&place) {
-            ports.set(external.port, false);
-        }
-        state.forget_empty(&place);
-        state.resting.lay_down(external, inside, now);
-        let ended = match block {
-            Some(first) => {
-                let last = state.blocks.unbound(external.address, first);
-                last.map(|last| Lease::block(&inside, nat, external.address, (first, last)))
-            }
-            None => Some(Lease::mapping(&inside, nat, &external)),
-        };
-        state.leases.extend(ended.filter(|_| log).map(|lease| Lease { begun: false, ..lease }));
-        state.changes.push(PortChange { endpoint: external, used: false });
+        state.end_if_unused(&external, now);
     }
 
     /// Who was expected at a binding comes in: its share is one of a connection that came in.
@@ -352,7 +345,13 @@ impl Bindings {
     ) -> Option<Admitted> {
         let mut state = self.state();
         let state = &mut *state;
-        let binding = state.by_external.get(external).filter(|binding| binding.own > 0 && !binding.expected)?;
+        let binding = state.by_external.get(external)?;
+        if binding.explicit {
+            return state.admit_asked(external, caller);
+        }
+        if binding.own == 0 || binding.expected {
+            return None;
+        }
         let known_as = caller.known_as.iter().map(|endpoint| &endpoint.address);
         let open = match filtering {
             Dependence::EndpointIndependent => true,
@@ -366,7 +365,7 @@ impl Bindings {
         }
         let Binding { place: Place { inside, nat, .. }, rule, .. } = *binding;
         state.take_share(external, Share::Inbound);
-        Some(Admitted { inside, nat, rule })
+        Some(Admitted { inside, nat, rule, explicit: false })
     }
 
     /// Whether the host of a mapping that has let one in has more of these than it may have.
@@ -416,6 +415,47 @@ impl Bindings {
 }
 
 impl State {
+    /// The binding that the inside endpoint of a connection has asked for, whatever its destination.
+    fn asked_for(&self, terms: &Terms) -> Option<Endpoint> {
+        let mapping = self.explicit.get(&terms.inside)?;
+        (mapping.nat == terms.nat && mapping.nat != 0).then_some(mapping.external)
+    }
+
+    /// Its filters decide, and nothing else does (RFC 6887 section 13.3).
+    fn admit_asked(&mut self, external: &Endpoint, caller: &Caller) -> Option<Admitted> {
+        let Binding { place: Place { inside, nat, .. }, rule, .. } = *self.by_external.get(external)?;
+        let known = std::iter::once(&caller.endpoint).chain(&caller.known_as);
+        self.explicit.get(&inside).filter(|mapping| mapping.lets_in(known))?;
+        self.take_share(external, Share::Inbound);
+        Some(Admitted { inside, nat, rule, explicit: true })
+    }
+
+    /// Ends a binding that nobody has a share in, unless its host has asked for it.
+    fn end_if_unused(&mut self, external: &Endpoint, now: Tick) {
+        let unused = |binding: &&Binding| binding.own == 0 && binding.inbound == 0 && !binding.explicit;
+        let Some(binding) = self.by_external.get(external).filter(unused) else { return };
+        let (place, block, log) = (binding.place, binding.block, binding.log);
+        let Place { inside, nat, .. } = place;
+        self.by_external.remove(external);
+        self.displace(&place, external);
+        self.subscribers.unbound(inside.address, nat);
+        let place = (external.address, external.protocol);
+        if let Some(ports) = self.ports.get_mut(&place) {
+            ports.set(external.port, false);
+        }
+        self.forget_empty(&place);
+        self.resting.lay_down(*external, inside, now);
+        let ended = match block {
+            Some(first) => {
+                let last = self.blocks.unbound(external.address, first);
+                last.map(|last| Lease::block(&inside, nat, external.address, (first, last)))
+            }
+            None => Some(Lease::mapping(&inside, nat, external)),
+        };
+        self.leases.extend(ended.filter(|_| log).map(|lease| Lease { begun: false, ..lease }));
+        self.changes.push(PortChange { endpoint: *external, used: false });
+    }
+
     fn take_share(&mut self, external: &Endpoint, share: Share) {
         if let Some(binding) = self.by_external.get_mut(external) {
             binding.take_share(share);
@@ -428,7 +468,8 @@ impl State {
         if let Some(binding) = self.by_external.get_mut(external)
             && binding.own == 0
         {
-            let (before, place) = (binding.place, terms.place());
+            // One that was asked for stays for all destinations.
+            let (before, place) = (binding.place, if binding.explicit { binding.place } else { terms.place() });
             (binding.rule, binding.place) = (terms.rule, place);
             self.displace(&before, external);
             self.put(place, *external);
@@ -455,8 +496,9 @@ impl State {
         }
     }
 
-    /// Notes a binding; what came into use with it, a mapping or a block.
-    fn bind(&mut self, terms: &Terms, external: Endpoint, share: Share) -> Option<Lease> {
+    /// Notes a binding; what came into use with it, a mapping or a block. `share`: whose connection it is made for, if for
+    /// one.
+    fn bind(&mut self, terms: &Terms, external: Endpoint, share: Option<Share>) -> Option<Lease> {
         let place = terms.place();
         let Terms { inside, nat, rule, log, expected, .. } = *terms;
         let owner = (inside.address, nat);
@@ -466,16 +508,19 @@ impl State {
             None => Some(Lease::mapping(&inside, nat, &external)),
         };
         let block = block.map(|(first, _)| first);
-        let binding = Binding { place, rule, block, log, expected, own: 0, inbound: 0, remotes: Remotes::default() };
+        let (own, inbound, remotes) = (0, 0, Remotes::default());
+        let binding = Binding { place, rule, block, log, expected, explicit: false, own, inbound, remotes };
         // Of one that is dependent a stranger's connection does not say whom it is for: it is not found from inside.
-        if matches!(share, Share::Own(_)) || terms.mapping == Dependence::EndpointIndependent {
+        if !matches!(share, Some(Share::Inbound)) || terms.mapping == Dependence::EndpointIndependent {
             self.put(place, external);
         }
         self.by_external.insert(external, binding);
         let ports = self.ports.entry((external.address, external.protocol)).or_default();
         ports.set(external.port, true);
         self.subscribers.bound(terms.inside.address, terms.nat, external.address);
-        self.take_share(&external, share);
+        if let Some(share) = share {
+            self.take_share(&external, share);
+        }
         self.changes.push(PortChange { endpoint: external, used: true });
         lease
     }

@@ -9,8 +9,9 @@ use flowhop_engine::interfaces::Interfaces;
 use flowhop_engine::module::{Context, Kept, Module, NewSession, SessionView, Step};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::{Key, Reason};
-use flowhop_policy::{Destination as To, DestinationTranslation, key_address};
+use flowhop_policy::{Destination as To, DestinationTranslation, ZoneId, key_address};
 
+use super::bindings::Endpoint;
 use super::{has_uncovered_checksum, nat64, pool, translated_ports, with_destination_port};
 use crate::helpers;
 use crate::shared::{Current, Shared, connection, number};
@@ -58,6 +59,25 @@ fn target(translation: &DestinationTranslation, key: &Key) -> Option<Address> {
 pub(super) fn leads_to(current: &Current, key: &Key, from: u16) -> Option<(Address, u16)> {
     let (_, translation) = first_match(current, key, from)?;
     Some((target(translation, key)?, translation.port.unwrap_or(key.destination_port())))
+}
+
+/// The external endpoint of a service that is published at an inside endpoint alone, to a zone.
+pub(super) fn published_as(current: &Current, inside: &Endpoint, from: ZoneId) -> Option<Endpoint> {
+    let at = key::ip(&inside.address);
+    let mut all = current.policy.nats.iter().filter(|nat| !nat.is_fixed());
+    all.find_map(|nat| {
+        let translation = nat.translate_destination.as_ref()?;
+        let [(first, last)] = translation.external.ranges() else { return None };
+        let ports = translation.service.ports(inside.protocol);
+        let port = match (translation.port, ports.ranges()) {
+            (None, _) => ports.contains(inside.port).then_some(inside.port)?,
+            (Some(port), [(only, end)]) if port == inside.port && only == end => *only,
+            _ => return None,
+        };
+        let alone = translation.prefix.is_none() && translation.inside == (at, at) && first == last;
+        let address = key::address(key_address(*first));
+        (alone && translation.from.contains(from)).then_some(Endpoint { address, port, ..*inside })
+    })
 }
 
 /// Whether a translation may have sent a connection where it goes. A server keeps its clients when others are put

@@ -11,8 +11,8 @@ use flowhop_policy::{Action, Dependence, NatRule, ZoneId};
 
 use super::bindings::{Bindings, Caller, Endpoint, Share, Terms};
 use super::{
-    cut, destination, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, nat64, translated_ports,
-    with_destination_port,
+    cut, destination, granting, inbound_port, is_echo, is_echo_request, is_of_interface, nat_of, nat64,
+    translated_ports, with_destination_port,
 };
 use crate::shared::{Current, Shared};
 
@@ -55,10 +55,19 @@ impl Inbound {
 
 /// Whether a policy has a translation that lets a zone in to a mapping, and the rule that the mapping was made under.
 /// Beside the zones that the translation leads to it is that of the mapping's own host: hairpinning (RFC 4787 REQ-9).
-fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>) -> bool {
+/// In the rule's place may be the permission to ask for mappings; then it has to reach that far.
+fn admits(current: &Current, nat: u16, rule: u16, from: u16, inside: Option<u16>, host: &Address) -> bool {
     let open = nat_of(current, nat).is_some_and(|nat| nat.to.contains(ZoneId(from)) || inside == Some(from));
+    if is_permission(current, rule) {
+        return open && granting::reaches(current, host, from, inside);
+    }
     let allowed = current.rules.iter().zip(&current.policy.rules);
     open && allowed.into_iter().any(|(number, kept)| *number == rule && kept.action == Action::Allow)
+}
+
+/// Whether what stands in a rule's place is the permission to ask for mappings.
+const fn is_permission(current: &Current, rule: u16) -> bool {
+    rule != 0 && rule == current.pcp
 }
 
 /// What the policy in force says of who may send to mappings of a translation.
@@ -93,7 +102,10 @@ impl Module for Inbound {
         let external = Endpoint { protocol, address: session.destination, port: inbound_port(&session.key) };
         let Some(nat) = self.bindings.nat_of(&external) else { return nobody(session, context) };
         let in_place = context.zone_towards(&session.key.source) == Some(session.from);
-        let caller = self.caller(&current, &session.key, &external, in_place);
+        let mut caller = self.caller(&current, &session.key, &external, in_place);
+        // An IPv6 host knows whom it lets in by their IPv6 addresses.
+        let shown = nat64::embed(&current, nat, &session.key.source);
+        caller.known_as.extend(shown.map(|address| Endpoint { address, ..caller.endpoint }));
         let Some(mapping) = self.bindings.admit(&external, &caller, filtering(&current, nat), context.now) else {
             self.bindings.permit(&caller.known_as, external, context.now);
             let silent = nat_of(&current, nat).is_none_or(|nat| !nat.answers_unsolicited);
@@ -101,7 +113,9 @@ impl Module for Inbound {
             return step(Reason::NatFiltered);
         };
         let inside = context.zone_towards(&mapping.inside.address);
-        let refused = if !admits(&current, mapping.nat, mapping.rule, session.from, inside) {
+        let rule = if mapping.explicit { current.pcp } else { mapping.rule };
+        let allowed = admits(&current, mapping.nat, rule, session.from, inside, &mapping.inside.address);
+        let refused = if !allowed {
             Some(Reason::NatFiltered)
         } else {
             let limits = nat_of(&current, mapping.nat).map(|nat| nat.pool.limits).unwrap_or_default();
@@ -120,7 +134,7 @@ impl Module for Inbound {
         session.destination = mapping.inside.address;
         session.ports = with_destination_port(&session.key, session.ports, mapping.inside.port);
         session.destination_nat = mapping.nat;
-        session.rule = mapping.rule;
+        session.rule = rule;
         session.admitted = true;
         Step::Continue
     }
@@ -175,14 +189,17 @@ impl Module for Inbound {
         let forward = &session.keys[0];
         let behind = session.nat != 0;
         let let_in = match filtering(&current, nat) {
+            // It was asked for, whatever the translation lets in.
+            _ if is_permission(&current, session.rule) => true,
             Dependence::EndpointIndependent => true,
             // What an inside host was refused before it was let in is not known of the past: it is believed.
             Dependence::AddressDependent => behind || self.bindings.sends_to(&external, &forward.source),
             // Whoever is behind a translation as well, and was answered, was sent to.
             Dependence::AddressAndPortDependent => behind && session.answered,
         };
-        let same =
-            let_in && self.bindings.holds(&inside, nat, &external) && admits(&current, nat, session.rule, from?, to);
+        let same = let_in
+            && self.bindings.holds(&inside, nat, &external)
+            && admits(&current, nat, session.rule, from?, to, &inside.address);
         same.then(|| Kept::as_it_is(session))
     }
 

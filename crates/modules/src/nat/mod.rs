@@ -6,11 +6,15 @@
 //! them (REQ-3); an inside address keeps its external address (REQ-2, paired pooling); ports are random (RFC 6056).
 //!
 //! A connection may have both ends translated, each by the first translation that is about it.
+//!
+//! Hosts may ask for mappings themselves ([`explicit`]); under which translation is said in [`granting`].
 
 mod bindings;
 mod blocks;
 pub mod cookies;
 mod destination;
+pub(crate) mod explicit;
+pub(crate) mod granting;
 mod inbound;
 mod nat64;
 mod openings;
@@ -31,8 +35,10 @@ use flowhop_wire::{icmp4, icmp6, protocol};
 
 use blocks::Cut;
 
-pub use bindings::{Bindings, Endpoint, Lease, PortChange};
+pub(crate) use bindings::Refused;
+pub use bindings::{Asked, Bindings, Endpoint, Lease, PortChange};
 pub use destination::Destination;
+pub use explicit::Peers;
 pub use inbound::Inbound;
 pub(crate) use openings::{Listener, Opening, Openings};
 pub use published::Published;

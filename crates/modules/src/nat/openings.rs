@@ -116,6 +116,7 @@ impl Openings {
             addresses: vec![known],
             expected: true,
             port,
+            mapping: None,
         };
         let external = allocate(&self.shared, &self.bindings, &current, &request, context)?;
         Ok(Opening { external, mapped: true, ..opening })

@@ -1,16 +1,29 @@
 //! What destination translations take of addresses, whoever asks: of the box's own, which the kernel programs have
-//! to be told, and of those that mappings get their ports from.
+//! to be told, and of those that mappings get their ports from. With it goes what the daemon itself answers at own
+//! addresses, the requests of hosts for mappings.
+
+use std::collections::BTreeSet;
 
 use flowhop_flow::key::Address;
-use flowhop_policy::{DestinationTranslation, ICMP, ICMPV6, Policy, TCP, UDP, ZoneId};
-use flowhop_wire::{icmp4, icmp6};
+use flowhop_policy::{DestinationTranslation, ICMP, ICMPV6, Policy, TCP, UDP, ZoneId, ZoneSet};
+use flowhop_wire::{icmp4, icmp6, pcp};
 
 use super::port_set::{self, Words};
 use crate::shared::number;
 
 /// The destination translations of a policy, or those of them that one zone may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Published(Vec<Entry>);
+pub struct Published {
+    entries: Vec<Entry>,
+    served: Served,
+}
+
+/// Own addresses at which requests for mappings are answered, and the zones that they come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Served {
+    addresses: BTreeSet<Address>,
+    from: ZoneSet,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
@@ -27,26 +40,40 @@ impl Published {
             let translation = nat.translate_destination.clone()?;
             Some(Entry { name: nat.name.clone(), translation, one_to_one: nat.is_fixed() })
         };
-        Self(policy.nats.iter().filter_map(entry).collect())
+        Self { entries: policy.nats.iter().filter_map(entry).collect(), served: Served::default() }
+    }
+
+    /// The same, with these own addresses at which requests for mappings are answered that come from some zones.
+    #[must_use]
+    pub fn serving(mut self, addresses: impl IntoIterator<Item = Address>, from: &ZoneSet) -> Self {
+        self.served = Served { addresses: addresses.into_iter().collect(), from: from.clone() };
+        self
+    }
+
+    fn serves(&self, address: &Address) -> bool {
+        self.served.addresses.contains(address)
     }
 
     /// Those that packets from a zone may meet.
     #[must_use]
     pub fn from_zone(&self, zone: u16) -> Self {
         let open = |entry: &&Entry| entry.translation.from.contains(ZoneId(zone));
-        Self(self.0.iter().filter(open).cloned().collect())
+        let served = if self.served.from.contains(ZoneId(zone)) { self.served.clone() } else { Served::default() };
+        Self { entries: self.entries.iter().filter(open).cloned().collect(), served }
     }
 
-    /// Whether anything of an address is translated.
+    /// Whether anything of an address is translated, or answered.
     #[must_use]
     pub fn takes(&self, address: &Address) -> bool {
-        self.entries(address).next().is_some()
+        self.serves(address) || self.entries(address).next().is_some()
     }
 
-    /// Inclusive ranges of ports of TCP, or of UDP, that are translated; they may overlap.
+    /// Inclusive ranges of ports of TCP, or of UDP, that are translated or answered; they may overlap.
     #[must_use]
     pub fn ports(&self, address: &Address, protocol: u8) -> Vec<(u16, u16)> {
-        self.entries(address).flat_map(|entry| entry.translation.service.ports(protocol).ranges()).copied().collect()
+        let published = self.entries(address).flat_map(|entry| entry.translation.service.ports(protocol).ranges());
+        let served = (protocol == UDP && self.serves(address)).then_some((pcp::SERVER_PORT, pcp::SERVER_PORT));
+        published.copied().chain(served).collect()
     }
 
     /// The same, one bit for each port, the lowest first.
@@ -59,11 +86,11 @@ impl Published {
         bits
     }
 
-    /// Whether a port of TCP or UDP is translated.
+    /// Whether a port of TCP or UDP is translated, or answered.
     #[must_use]
     pub fn has_port(&self, address: &Address, protocol: u8, port: u16) -> bool {
-        matches!(protocol, TCP | UDP)
-            && self.entries(address).any(|entry| entry.translation.service.ports(protocol).contains(port))
+        let holds = |(first, last): &(u16, u16)| (*first..=*last).contains(&port);
+        matches!(protocol, TCP | UDP) && self.ports(address, protocol).iter().any(holds)
     }
 
     /// Whether echo requests are translated.
@@ -108,7 +135,7 @@ impl Published {
 
     fn entries(&self, address: &Address) -> impl Iterator<Item = &Entry> {
         let (key, ip) = (number(address), flowhop_flow::key::ip(address));
-        self.0
+        self.entries
             .iter()
             .filter(move |entry| entry.translation.family.holds(ip) && entry.translation.external.contains(key))
     }

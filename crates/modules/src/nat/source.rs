@@ -18,7 +18,8 @@ use flowhop_policy::{
     Allocation, Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, SourceTranslation, ZoneId,
     key_address,
 };
-use flowhop_wire::protocol;
+use flowhop_wire::{pcp, protocol};
+use rand_core::RngCore;
 
 use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
 use super::port_set::{self, Words};
@@ -64,6 +65,13 @@ impl Choice<'_> {
     }
 }
 
+impl<'a> Choice<'a> {
+    /// That of a translation whose mappings are asked for.
+    pub(super) const fn of(identity: u16, nat: &'a NatRule) -> Self {
+        Self { identity, nat: Some(nat), hairpin: false }
+    }
+}
+
 /// The choice of a connection whose parent has one: no rule says which.
 pub(super) fn parent_choice(current: &Current, identity: u16) -> Choice<'_> {
     let nat = nat_of(current, identity).filter(|nat| nat.translate_source.is_some());
@@ -83,6 +91,8 @@ pub(super) struct Request<'a> {
     pub(super) expected: bool,
     /// What its port should be like: as the inside one even or odd, or this one.
     pub(super) port: Likeness,
+    /// What the mapping is for, if the translation does not say.
+    pub(super) mapping: Option<Dependence>,
 }
 
 /// What an external port should be like.
@@ -100,7 +110,7 @@ pub(super) enum Likeness {
 type Lot = (Address, (u16, u16));
 
 /// The address and ports of an inside address, if it has some of its own.
-fn lot_of(pool: &PortPool, inside: &Address) -> Result<Option<Lot>, Reason> {
+pub(super) fn lot_of(pool: &PortPool, inside: &Address) -> Result<Option<Lot>, Reason> {
     let Allocation::Deterministic(lots) = &pool.allocation else { return Ok(None) };
     match lots.external_of(key::ip(inside)) {
         Some((address, ports)) => Ok(Some((key::address(address), ports))),
@@ -119,6 +129,22 @@ pub(super) fn allocate(
     request: &Request<'_>,
     context: &mut Context<'_>,
 ) -> Result<Endpoint, Reason> {
+    with_choices(shared, current, request, context, |terms, choices, random, now| {
+        bindings.map(terms, choices, random, now)
+    })
+}
+
+/// Has something done with what a request comes to under its translation.
+///
+/// # Errors
+/// Those of what is done, and when the inside address is to have ports of its own, but has none.
+pub(super) fn with_choices<E: From<Reason>>(
+    shared: &Shared,
+    current: &Current,
+    request: &Request<'_>,
+    context: &mut Context<'_>,
+    then: impl FnOnce(Terms, &Choices<'_>, &mut dyn RngCore, Tick) -> Result<Endpoint, E>,
+) -> Result<Endpoint, E> {
     let Request { inside, choice, addresses, .. } = request;
     let (protocol, inside_port) = (inside.protocol, inside.port);
     let pool = choice.pool();
@@ -128,6 +154,9 @@ pub(super) fn allocate(
     let closed = shared.closed();
     let bar = |address: &Address, words: &mut Words| {
         current.published.bar(address, protocol, words);
+        if protocol == protocol::UDP && current.policy.pcp.is_some() {
+            port_set::add(words, (pcp::CLIENT_PORT, pcp::SERVER_PORT));
+        }
         let others = current.policy.nats.iter().zip(&current.nats).filter(|(_, other)| **other != choice.identity);
         for (nat, _) in others {
             if let Allocation::Deterministic(lots) = &nat.pool.allocation
@@ -151,7 +180,7 @@ pub(super) fn allocate(
         remote: request.remote,
         nat: choice.identity,
         rule: request.rule,
-        mapping: choice.mapping(),
+        mapping: request.mapping.unwrap_or_else(|| choice.mapping()),
         cut: cut(&pool),
         log: choice.nat.is_some_and(|nat| nat.log),
         expected: request.expected,
@@ -174,7 +203,7 @@ pub(super) fn allocate(
         holder,
         limits: pool.limits,
     };
-    bindings.map(terms, &choices, context.random, context.now)
+    then(terms, &choices, context.random, context.now)
 }
 
 /// Chooses by the policy. `hairpin`: if no translation is for where the connection goes, the first one counts that is
@@ -236,7 +265,7 @@ impl Source {
         if !choice.hairpin
             && choice.is_of_interface()
             && !choice.pool().overlap
-            && has_conflict(session.from, via, context)
+            && has_conflict(session.from, via.ifindex, context)
         {
             return Step::Drop(Reason::AddressConflict);
         }
@@ -272,6 +301,7 @@ impl Source {
             addresses,
             expected: false,
             port: Likeness::Usual,
+            mapping: None,
         };
         let external = match allocate(&self.shared, &self.bindings, current, &request, context) {
             Ok(external) => external,
@@ -535,9 +565,9 @@ fn external_addresses(
 
 /// Whether the network of the output has addresses in common with one of the zone that a connection comes from: then some host
 /// outside could not be told from one inside (RFC 4787 REQ-7).
-fn has_conflict(from: u16, via: &Via, context: &mut Context<'_>) -> bool {
+pub(super) fn has_conflict(from: u16, output: u32, context: &mut Context<'_>) -> bool {
     let zone_of = |ifindex| context.interfaces.ifindex(ifindex).map(|interface| interface.zone);
-    via.zone != from && context.routing.overlapping(via.ifindex).any(|other| zone_of(other) == Some(from))
+    zone_of(output) != Some(from) && context.routing.overlapping(output).any(|other| zone_of(other) == Some(from))
 }
 
 /// A next hop of the external addresses' own family, to choose the interface's address by; a router of the other family

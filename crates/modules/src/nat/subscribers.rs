@@ -37,6 +37,12 @@ impl Subscribers {
         if refused { Err(Reason::NatLimit) } else { Ok(()) }
     }
 
+    /// Whether one has all mappings that it may have.
+    pub(super) fn has_all_mappings(&self, inside: &Address, nat: u16, limits: NatLimits) -> bool {
+        let mappings = self.0.get(&(*inside, nat)).map_or(0, |subscriber| subscriber.mappings);
+        limits.ports.is_some_and(|limit| mappings >= limit)
+    }
+
     /// Whether more have come in to one than it may have.
     pub(super) fn is_over(&self, inside: &Address, nat: u16, limits: NatLimits) -> bool {
         let inbound = self.0.get(&(*inside, nat)).map_or(0, |subscriber| subscriber.inbound);

@@ -14,6 +14,7 @@ mod live;
 mod mapping;
 mod mss;
 mod nat64;
+mod pcp;
 mod pieces;
 mod pools;
 mod prefix;

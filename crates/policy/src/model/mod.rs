@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod deterministic;
 pub(crate) mod ip;
+pub(crate) mod pcp;
 pub(crate) mod pool;
 pub(crate) mod prefix;
 pub(crate) mod prefix64;
@@ -15,6 +16,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use ip::IpSettings;
+use pcp::PcpSettings;
 use rule::{NatRule, NewConnection, Rule};
 use zone::{ZoneId, ZoneMatch};
 
@@ -37,6 +39,8 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// `[ip]`.
     pub ip: IpSettings,
+    /// `[pcp]`; `None`: nobody may ask for mappings.
+    pub pcp: Option<PcpSettings>,
     pub(crate) lookup: Lookup,
 }
 

@@ -7,6 +7,7 @@ mod interfaces;
 mod names;
 mod nats;
 mod node;
+mod pcp;
 mod pools;
 mod problem;
 mod report;
@@ -31,8 +32,8 @@ use report::{At, Report};
 use rules::{Placed, Scope, TakenNames};
 use settings::Settings;
 
-const ROOT_KEYS: [&str; 10] =
-    ["include", "interfaces", "addresses", "services", "rule", "nat", "paths", "table", "timeouts", "ip"];
+const ROOT_KEYS: [&str; 11] =
+    ["include", "interfaces", "addresses", "services", "rule", "nat", "paths", "table", "timeouts", "ip", "pcp"];
 const INCLUDE: &str = "a list of files, include = [\"conf.d/*.toml\"]";
 
 /// A file and whether it takes part.
@@ -109,12 +110,18 @@ pub(crate) fn check(sources: &[Source], include_faults: &[IncludeFault]) -> Resu
         }
     }
 
+    let mut pcp = pcp::Reader::default();
+    for file in &files {
+        file.with_table("pcp", &mut report, |section, report| pcp.read(&section, &scope, report));
+    }
+
     let policy = Policy {
         interfaces,
         paths: settings.paths,
         table: settings.table,
         timeouts: settings.timeouts,
         ip: settings.ip,
+        pcp: pcp.settings,
         ..Policy::default()
     };
     finish(policy, scope, rules, nats, report)
@@ -193,6 +200,7 @@ impl<'t> File<'t> {
             "paths" => "[paths]",
             "table" => "[table]",
             "ip" => "[ip]",
+            "pcp" => "[pcp]",
             _ => "[timeouts]",
         };
         node.section(place, &format!("a table, {place}"), report)
