@@ -5,6 +5,7 @@
 //! the sources that it was made from, and it is reproducible: paths are mapped, versions locked.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +17,7 @@ use crate::{digest, link};
 
 const OBJECT: &str = "crates/io/bpf/flowhop.o";
 const SOURCES: &str = "crates/io/bpf/flowhop.o.sources";
-const RUSTC: &str = "/usr/bin/rustc";
+pub(crate) const RUSTC: &str = "/usr/bin/rustc";
 const CARGO: &str = "/usr/bin/cargo";
 
 const PACKAGES: [Package<'static>; 3] = [
@@ -131,6 +132,7 @@ fn compile() -> Result<Vec<u8>> {
     }
     run(command
         .env("RUSTC", RUSTC)
+        .env("RUSTC_WRAPPER", &this)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_RESOLVER_INCOMPATIBLE_RUST_VERSIONS", "fallback")
         .env("CARGO_TARGET_DIR", &directory)
@@ -141,6 +143,19 @@ fn compile() -> Result<Vec<u8>> {
     .context("building the kernel programs")?;
     let object = directory.join("bpfel-unknown-none/release/flowhop");
     fs::read(&object).with_context(|| format!("cannot read {}", object.display()))
+}
+
+/// Calls the compiler with cargo's arguments, but for the hash of the directory that cargo tells crates of the same name apart
+/// by: it is part of every symbol, by which the optimiser takes functions up, and would end up in the object.
+pub(crate) fn compile_as_anywhere(arguments: impl Iterator<Item = OsString>) -> Result<()> {
+    let arguments: Vec<OsString> = arguments.collect();
+    let name = arguments.iter().skip_while(|argument| *argument != "--crate-name").nth(1).and_then(|name| name.to_str());
+    let ours = name.filter(|name| name.starts_with("flowhop"));
+    let arguments = arguments.iter().map(|argument| match (argument.to_str(), ours) {
+        (Some(text), Some(name)) if text.starts_with("metadata=") => format!("metadata={name}").into(),
+        _ => argument.clone(),
+    });
+    run(Command::new(RUSTC).args(arguments))
 }
 
 fn cargo_home() -> Option<PathBuf> {

@@ -40,8 +40,11 @@ const USAGE: &str = "usage: cargo xtask <task>
                    Debian (the backports, if not said otherwise) or an unpacked one, and the tests `levels`";
 
 fn main() -> ExitCode {
-    // rustc calls this very program as the linker of the kernel programs.
+    // Cargo calls this very program in place of the compiler of the kernel programs, and that calls it as their linker.
     let result = match env::var_os(link::TOOLS) {
+        Some(_) if env::args_os().nth(1).is_some_and(|first| first == bpf::RUSTC) => {
+            bpf::compile_as_anywhere(env::args_os().skip(2))
+        }
         Some(tools) => link::link(tools.as_ref(), env::args_os().skip(1)),
         None => run(),
     };
