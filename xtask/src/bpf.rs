@@ -149,7 +149,8 @@ fn compile() -> Result<Vec<u8>> {
 /// by: it is part of every symbol, by which the optimiser takes functions up, and would end up in the object.
 pub(crate) fn compile_as_anywhere(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let arguments: Vec<OsString> = arguments.collect();
-    let name = arguments.iter().skip_while(|argument| *argument != "--crate-name").nth(1).and_then(|name| name.to_str());
+    let name =
+        arguments.iter().skip_while(|argument| *argument != "--crate-name").nth(1).and_then(|name| name.to_str());
     let ours = name.filter(|name| name.starts_with("flowhop"));
     let arguments = arguments.iter().map(|argument| match (argument.to_str(), ours) {
         (Some(text), Some(name)) if text.starts_with("metadata=") => format!("metadata={name}").into(),
