@@ -1,8 +1,8 @@
 //! Tools of others as judges: STUN behaviour discovery (RFC 5780) by coturn, scans by nmap, traceroute, large pings,
-//! curl and iperf3 through a narrow hop.
+//! curl and iperf3 through a narrow hop; libtorrent and natpmpc that ask for mappings.
 //!
-//! The tests need root, the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`) and Debian's packages `coturn`, `nmap`
-//! and `traceroute`; a test whose tool is not installed says so and does nothing.
+//! The tests need root, the program (`cargo build -p flowhop`, or `FLOWHOP_BIN`) and Debian's packages `coturn`, `nmap`,
+//! `traceroute`, `natpmpc` and `python3-libtorrent`; a test whose tool is not installed says so and does nothing.
 #![expect(clippy::expect_used, reason = "helpers of tests fail the test on the spot")]
 
 use std::net::{IpAddr, TcpListener};
@@ -204,4 +204,67 @@ fn downloads_and_bulk_transfers_pass_a_narrow_hop() {
             assert!(bulk.bits_per_second > 0.0, "{path}: {bulk:?}");
         }
     }
+}
+/// A session of libtorrent that listens, and asks its router to be reached.
+const TORRENT: &str = r#"
+import sys, time
+import libtorrent
+session = libtorrent.session({"enable_natpmp": True, "enable_upnp": False, "enable_lsd": False, "enable_dht": False,
+    "listen_interfaces": sys.argv[1]})
+time.sleep(120)
+"#;
+
+// RFC 6887 by a client of others: BitTorrent's libtorrent, which speaks PCP before it falls back to NAT-PMP, is granted the
+// port that it listens at, and is reached there.
+#[test]
+fn libtorrent_is_granted_its_port() {
+    const PYTHON: &str = "/usr/bin/python3";
+    let knows = |module: &str| {
+        let import = format!("import {module}");
+        std::process::Command::new(PYTHON).args(["-c", &import]).output().is_ok_and(|output| output.status.success())
+    };
+    if !knows("libtorrent") {
+        eprintln!("not run: python3-libtorrent is not installed");
+        return;
+    }
+    let _turn = alone();
+    for path in PATHS {
+        let bed = Bed::for_path("torrent", path);
+        let policy = Policy::new().path(path).extra(
+            "[[nat]]\nname = \"hide\"\nto = \"outside\"\ntranslate.source = \"interface\"\n\
+             [pcp]\nfrom = \"inside\"\nto = \"outside\"\n",
+        );
+        let daemon = Daemon::start(&bed.router, &policy);
+        let _client = bed.inside.spawn(PYTHON, &["-c", TORRENT, "10.1.0.2:6881"]);
+        let mapped = until("both mappings", LIMIT, || {
+            let shown = daemon.json("show nat");
+            let all = shown["nat"].as_array()?;
+            let asked: Vec<_> = all.iter().filter(|entry| entry["kind"] == "pcp").cloned().collect();
+            (asked.len() >= 2).then_some(asked)
+        });
+        for mapping in &mapped {
+            assert_eq!(mapping["translated_destination"], "10.1.0.2:6881", "{path}: {mapping}");
+            assert_eq!(mapping["destination"], "198.51.100.1:6881", "{path}: {mapping}");
+        }
+        let address = "198.51.100.1:6881".parse().expect("an endpoint");
+        bed.outside
+            .enter(|| std::net::TcpStream::connect_timeout(&address, LIMIT))
+            .expect("libtorrent accepts the connection");
+        assert_eq!(daemon.flows_to("198.51.100.1:6881")[0]["rule"], "pcp");
+    }
+}
+
+// RFC 6886 section 3.5: a client of NAT-PMP is told that its version is not spoken.
+#[test]
+fn a_client_of_nat_pmp_is_told_so() {
+    if !has("natpmpc") {
+        return;
+    }
+    let _turn = alone();
+    let bed = Bed::for_path("natpmp", "skb");
+    let policy = Policy::new().path("skb").extra("[pcp]\nfrom = \"inside\"\nto = \"outside\"\n");
+    let _daemon = Daemon::start(&bed.router, &policy);
+    let output = bed.inside.run("natpmpc", &["-g", "10.1.0.1"]);
+    let said = format!("{}{}", output.stdout, output.stderr);
+    assert!(said.contains("-14") || said.to_lowercase().contains("version"), "{said}");
 }

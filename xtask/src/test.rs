@@ -9,7 +9,7 @@ use crate::system::{self, Package, cargo, has_program, run};
 use crate::{arrows, bpf};
 
 /// What the tests run beside the compiler.
-pub(crate) const TOOLS: [Package<'static>; 15] = [
+pub(crate) const TOOLS: [Package<'static>; 16] = [
     Package { name: "nftables", known_by: "nft" },
     Package { name: "iperf3", known_by: "iperf3" },
     Package { name: "curl", known_by: "curl" },
@@ -25,6 +25,7 @@ pub(crate) const TOOLS: [Package<'static>; 15] = [
     Package { name: "vsftpd", known_by: "vsftpd" },
     Package { name: "tftpd-hpa", known_by: "in.tftpd" },
     Package { name: "sip-tester", known_by: "sipp" },
+    Package { name: "natpmpc", known_by: "natpmpc" },
 ];
 
 /// Runs all checks and tests; the last line says how many tests passed.

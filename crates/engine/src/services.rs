@@ -43,6 +43,8 @@ impl Engine {
         let from = self.interfaces.port(arrived.port)?.zone;
         let (modules, context) = self.context(arrived.now);
         let server = modules.iter().position(|module| module.serves(&parsed.key, from, &context))?;
+        let link: &Ethernet = transmute_ref!(packet.read::<ETHERNET>(0)?);
+        let station = link.source;
         // A source that is made up would have others answered for it.
         if let Err(reason) = self.may_follow(arrived.port, &parsed.key) {
             return Some(Outcome::of(reason));
@@ -53,11 +55,10 @@ impl Engine {
             Reply::Silence(reason) => Some(Outcome::of(reason)),
             Reply::Answer(reason, payload) => {
                 io.opened();
-                let link: &Ethernet = transmute_ref!(packet.read::<ETHERNET>(0)?);
                 let end = |address, port| SocketAddr::new(key::ip(address), port);
                 let asked = end(&parsed.key.destination, parsed.key.destination_port());
                 let asking = end(&parsed.key.source, parsed.key.source_port());
-                let sent = self.send_own(arrived.port, link.source, Spec::udp(asked, asking, &payload), io);
+                let sent = self.send_own(arrived.port, station, Spec::udp(asked, asking, &payload), io);
                 Some(Outcome::of(if sent { reason } else { Reason::Device }))
             }
         }

@@ -102,6 +102,7 @@
 //! from = "ZONE"                     # or a list: whose hosts may ask, on addresses of the box there
 //! to = "ZONE"                       # or a list: from where the mappings can be reached
 //! source = "ADDRESSES"              # hosts that may ask; nothing said: all of these zones
+//! ports = "1024-65535"              # external ports that they may have; or a list; nothing said: all
 //! min_lifetime = "120s"             # what a mapping lasts at least and at most
 //! max_lifetime = "1d"
 //! limit = 64                        # mappings that one host may have; of IPv6 one prefix of 64 bits

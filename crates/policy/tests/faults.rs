@@ -36,8 +36,8 @@ const FAULTS: &[Case] = &[
         &[(9, "0 is out of range"), (10, "mappings that last 2m at least and 1m at most")],
     ),
     (
-        "[pcp]\nfrom = \"inside\"\nto = \"outside\"\nsource = \"home\"\nmax_lifetime = 7\n",
-        &[(9, "\"home\""), (10, "\"max_lifetime\" is an integer")],
+        "[pcp]\nfrom = \"inside\"\nto = \"outside\"\nsource = \"home\"\nmax_lifetime = 7\nports = \"http\"\n",
+        &[(9, "\"home\""), (10, "\"max_lifetime\" is an integer"), (11, "\"http\" is no")],
     ),
     // What is not TOML.
     ("x = \n[table]\nconnections = 5\n", &[(6, "there is no value"), (8, "5 is out of range")]),

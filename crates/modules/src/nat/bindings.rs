@@ -29,8 +29,8 @@ use super::resting::Resting;
 use super::subscribers::Subscribers;
 
 pub use asked::Asked;
-pub(super) use asked::Exactly;
 pub(crate) use asked::Refused;
+pub(super) use asked::{Bounds, Exactly};
 pub(super) use choose::Choices;
 
 /// Address and port (or echo identifier) of one protocol.

@@ -5,6 +5,7 @@
 //! or by the address alone, it is no more than permission: a *pinhole*. Memory is bounded: a share of the table.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
 
 use flowhop_engine::sources::source_of;
 use flowhop_flow::key::Address;
@@ -91,6 +92,8 @@ pub(super) struct Explicit {
     by_inside: HashMap<Endpoint, Mapping>,
     by_end: BTreeSet<(u64, Endpoint)>,
     of_host: HashMap<Address, u32>,
+    /// By external address and protocol, pinholes aside.
+    at: HashMap<(Address, u8), u32>,
     room: usize,
     clock: Clock,
 }
@@ -102,6 +105,7 @@ impl Explicit {
             by_inside: HashMap::new(),
             by_end: BTreeSet::new(),
             of_host: HashMap::new(),
+            at: HashMap::new(),
             room: connections / SHARE,
             clock: Clock::default(),
         }
@@ -122,6 +126,11 @@ impl Explicit {
         self.of_host.get(&source_of(address)).copied().unwrap_or(0)
     }
 
+    /// How many of the same protocol there are at an external address.
+    pub(super) fn at(&self, external: &Endpoint) -> u32 {
+        self.at.get(&(external.address, external.protocol)).copied().unwrap_or(0)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.by_inside.len() >= self.room
     }
@@ -134,16 +143,18 @@ impl Explicit {
         self.by_inside.insert(inside, Mapping { external, nat, nonce, until, filters });
         self.by_end.insert((until, inside));
         *self.of_host.entry(source_of(&inside.address)).or_default() += 1;
+        if nat != 0 {
+            *self.at.entry((external.address, external.protocol)).or_default() += 1;
+        }
     }
 
     /// Takes a mapping out.
     pub(super) fn take(&mut self, inside: &Endpoint) -> Option<Mapping> {
         let mapping = self.by_inside.remove(inside)?;
         self.by_end.remove(&(mapping.until, *inside));
-        let host = source_of(&inside.address);
-        match self.of_host.get_mut(&host) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(self.of_host.remove(&host)),
+        one_less(&mut self.of_host, &source_of(&inside.address));
+        if mapping.nat != 0 {
+            one_less(&mut self.at, &(mapping.external.address, mapping.external.protocol));
         }
         Some(mapping)
     }
@@ -156,6 +167,13 @@ impl Explicit {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Endpoint, &Mapping)> {
         self.by_inside.iter()
+    }
+}
+
+fn one_less<K: Eq + Hash>(counts: &mut HashMap<K, u32>, of: &K) {
+    match counts.get_mut(of) {
+        Some(count) if *count > 1 => *count -= 1,
+        _ => drop(counts.remove(of)),
     }
 }
 

@@ -8,13 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flowhop_engine::Context;
 use flowhop_flow::key::{self, Address};
-use flowhop_policy::{Allocation, Dependence, NatRule, PcpSettings, SourceTranslation, ZoneId, key_address};
+use flowhop_policy::{Allocation, Dependence, NatRule, PcpSettings, PortPool, SourceTranslation, ZoneId, key_address};
 
-use super::bindings::{Bindings, Endpoint, Exactly, Refused};
+use super::bindings::{Bindings, Bounds, Endpoint, Exactly, Refused};
 use super::explicit::{Grant, Mapping};
 use super::source::{Choice, Likeness, Request, has_conflict, lot_of, with_choices};
 use super::{destination, is_of_interface, nat_of, pool};
 use crate::shared::{Current, Shared, number};
+
+/// The share of a translation's ports that mappings may have which were asked for: one in so many.
+const PORTS_SHARE: u32 = 4;
 
 /// What a host asks for.
 #[derive(Clone, Debug)]
@@ -59,7 +62,7 @@ pub(crate) fn grant(
     let Some(settings) = &current.policy.pcp else { return Err(Refused::NotHere) };
     let inside = wish.inside;
     let Some((identity, nat)) = translation(&current, settings, wish) else {
-        return pinhole(bindings, wish, inside, grant, context);
+        return pinhole(bindings, settings, wish, inside, grant, context);
     };
     if identity == 0 {
         return Err(Refused::NotHere);
@@ -67,7 +70,7 @@ pub(crate) fn grant(
     if let Some(fixed) = nat.translate_source.as_ref().filter(|new| new.is_fixed()) {
         let address = fixed.fixed(number(&inside.address)).ok_or(Refused::NoAddress)?;
         let external = Endpoint { address: key::address(key_address(address)), ..inside };
-        return pinhole(bindings, wish, external, grant, context);
+        return pinhole(bindings, settings, wish, external, grant, context);
     }
     let addresses = external_addresses(settings, nat, wish, context)?;
     let request = Request {
@@ -80,14 +83,27 @@ pub(crate) fn grant(
         // As its users know it, where that can be had.
         port: Likeness::Port(wish.port.unwrap_or(inside.port)),
         mapping: Some(Dependence::EndpointIndependent),
+        among: Some(&settings.ports),
     };
+    let bounds = Bounds { exactly: wish.exact(), among: &settings.ports, at_one: most_of(&nat.pool) };
     with_choices(shared, &current, &request, context, |terms, choices, random, now| {
-        bindings.grant(terms, choices, wish.exact(), grant, random, now)
+        bindings.grant(terms, choices, &bounds, grant, random, now)
     })
+}
+
+/// Mappings of a protocol that there may be at one external address where ports are given out one by one: whoever asks for
+/// many, in many names, must not leave none for what is sent.
+fn most_of(pool: &PortPool) -> u32 {
+    let (first, last) = pool.whole_range();
+    match pool.allocation {
+        Allocation::Ports => (u32::from(last - first) / PORTS_SHARE).max(1),
+        Allocation::Blocks(_) | Allocation::Deterministic(_) => u32::MAX,
+    }
 }
 
 fn pinhole(
     bindings: &Bindings,
+    settings: &PcpSettings,
     wish: &Wish,
     external: Endpoint,
     grant: Grant,
@@ -95,6 +111,9 @@ fn pinhole(
 ) -> Result<Endpoint, Refused> {
     if !wish.takes(&external) {
         return Err(Refused::Another);
+    }
+    if !settings.ports.contains(external.port) {
+        return Err(Refused::NotHere);
     }
     bindings.grant_pinhole(wish.inside, external, grant, context.now)?;
     Ok(external)
@@ -189,7 +208,10 @@ pub(crate) fn stays(current: &Current, inside: &Endpoint, mapping: &Mapping, zon
             };
             offers && nat.source.contains_address(key::ip(&inside.address))
         });
-    served && translated && settings.source.contains_address(key::ip(&inside.address))
+    served
+        && translated
+        && settings.source.contains_address(key::ip(&inside.address))
+        && settings.ports.contains(mapping.external.port)
 }
 
 /// Whether mappings under a translation are at addresses of the box's own, which it may lose.

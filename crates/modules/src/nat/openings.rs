@@ -117,6 +117,7 @@ impl Openings {
             expected: true,
             port,
             mapping: None,
+            among: None,
         };
         let external = allocate(&self.shared, &self.bindings, &current, &request, context)?;
         Ok(Opening { external, mapped: true, ..opening })

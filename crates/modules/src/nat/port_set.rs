@@ -21,6 +21,20 @@ pub(crate) fn add(words: &mut Words, (first, last): (u16, u16)) {
     }
 }
 
+/// Puts ports that are in none of some ranges, which are sorted, into a set.
+pub(crate) fn add_outside(words: &mut Words, ranges: &[(u16, u16)]) {
+    let mut next = Some(0);
+    for (first, last) in ranges {
+        if let Some(from) = next.filter(|from| from < first) {
+            add(words, (from, first - 1));
+        }
+        next = last.checked_add(1);
+    }
+    if let Some(from) = next {
+        add(words, (from, u16::MAX));
+    }
+}
+
 /// The words that ports between two are in.
 pub(super) fn places((first, last): (u16, u16)) -> RangeInclusive<usize> {
     usize::from(first >> 6)..=usize::from(last >> 6)
@@ -121,5 +135,18 @@ mod tests {
         add(&mut words, (5, 4));
         add(&mut words, (500, 4));
         assert_eq!(words, none());
+    }
+
+    #[test]
+    fn what_is_outside_of_ranges_is_the_rest() {
+        let outside = |ranges: &[(u16, u16)]| {
+            let mut words = none();
+            add_outside(&mut words, ranges);
+            (0..=u16::MAX).filter(|port| words[usize::from(port >> 6)] >> (port & 63) & 1 != 0).count()
+        };
+        assert_eq!(outside(&[]), 65536);
+        assert_eq!(outside(&[(0, u16::MAX)]), 0);
+        assert_eq!(outside(&[(5, 9), (1024, u16::MAX)]), 1024 - 5);
+        assert_eq!(outside(&[(0, 0), (2, 65534)]), 2);
     }
 }

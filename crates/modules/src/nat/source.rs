@@ -15,7 +15,7 @@ use flowhop_flow::key::{self, Address, port};
 use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 use flowhop_policy::{
-    Allocation, Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, SourceTranslation, ZoneId,
+    Allocation, Dependence, Destination, NatRule, NewConnection, Pooling, PortPool, PortSet, SourceTranslation, ZoneId,
     key_address,
 };
 use flowhop_wire::{pcp, protocol};
@@ -93,6 +93,8 @@ pub(super) struct Request<'a> {
     pub(super) port: Likeness,
     /// What the mapping is for, if the translation does not say.
     pub(super) mapping: Option<Dependence>,
+    /// External ports that it may have, beside what the translation says.
+    pub(super) among: Option<&'a PortSet>,
 }
 
 /// What an external port should be like.
@@ -154,6 +156,9 @@ pub(super) fn with_choices<E: From<Reason>>(
     let closed = shared.closed();
     let bar = |address: &Address, words: &mut Words| {
         current.published.bar(address, protocol, words);
+        if let Some(among) = request.among {
+            port_set::add_outside(words, among.ranges());
+        }
         if protocol == protocol::UDP && current.policy.pcp.is_some() {
             port_set::add(words, (pcp::CLIENT_PORT, pcp::SERVER_PORT));
         }
@@ -302,6 +307,7 @@ impl Source {
             expected: false,
             port: Likeness::Usual,
             mapping: None,
+            among: None,
         };
         let external = match allocate(&self.shared, &self.bindings, current, &request, context) {
             Ok(external) => external,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::address::AddressSet;
 use super::rule::{Family, NatRule};
+use super::service::PortSet;
 use super::zone::{ZoneId, ZoneSet};
 
 /// `[pcp]`.
@@ -16,6 +17,8 @@ pub struct PcpSettings {
     pub to: ZoneSet,
     /// Hosts that may ask.
     pub source: AddressSet,
+    /// External ports that they may have.
+    pub ports: PortSet,
     /// What a mapping lasts at least.
     pub min_lifetime: Duration,
     /// What it lasts at most without being renewed.

@@ -4,10 +4,11 @@ use super::node::Section;
 use super::problem::{Doubt, Problem};
 use super::report::{At, Report};
 use super::rules::{Scope, address_set, zone_match};
+use super::services;
 use super::values::{duration, number, show_duration};
-use crate::{PcpSettings, ZoneMatch, ZoneSet};
+use crate::{PcpSettings, PortSet, ZoneMatch, ZoneSet};
 
-const KEYS: [&str; 6] = ["from", "to", "source", "min_lifetime", "max_lifetime", "limit"];
+const KEYS: [&str; 7] = ["from", "to", "source", "ports", "min_lifetime", "max_lifetime", "limit"];
 const ZONES: &str = "a zone, or a list of zones";
 
 /// The one table that takes part.
@@ -39,6 +40,7 @@ fn settings(section: &Section<'_>, enabled: bool, scope: &Scope, report: &mut Re
     let from = zones(section, "from", enabled, scope, report);
     let to = zones(section, "to", enabled, scope, report);
     let source = address_set(section, "source", enabled, scope, report);
+    let ports = section.get("ports").map_or(Some(PortSet::any()), |node| services::port_list(node, report));
     let lifetime = |key, default, report: &mut Report<'_>| match section.get(key) {
         Some(node) => duration(node, report),
         None => Some(default),
@@ -73,7 +75,7 @@ fn settings(section: &Section<'_>, enabled: bool, scope: &Scope, report: &mut Re
         report.error(node.at, &Problem::Contradiction { what, expected });
         return None;
     }
-    Some(PcpSettings { from, to, source: source?, min_lifetime, max_lifetime, limit: limit? })
+    Some(PcpSettings { from, to, source: source?, ports: ports?, min_lifetime, max_lifetime, limit: limit? })
 }
 
 /// Zones by name: "any" would have strangers ask.

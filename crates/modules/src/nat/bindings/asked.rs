@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use flowhop_flow::Reason;
 use flowhop_flow::key::Address;
 use flowhop_flow::record::Tick;
+use flowhop_policy as policy;
 use rand_core::RngCore;
 
 use super::super::explicit::{Grant, Mapping, Peers};
@@ -40,6 +41,17 @@ impl Exactly {
     pub(in crate::nat) fn is(&self, external: &Endpoint) -> bool {
         self.port == external.port && self.address.is_none_or(|address| address == external.address)
     }
+}
+
+/// What an external endpoint has to be like.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::nat) struct Bounds<'a> {
+    /// This one.
+    pub(in crate::nat) exactly: Option<Exactly>,
+    /// Ports that it may have.
+    pub(in crate::nat) among: &'a policy::PortSet,
+    /// Mappings of a protocol that there may be at one external address.
+    pub(in crate::nat) at_one: u32,
 }
 
 /// Why a mapping is not granted.
@@ -92,7 +104,7 @@ impl Bindings {
         &self,
         terms: Terms,
         choices: &Choices<'_>,
-        exactly: Option<Exactly>,
+        bounds: &Bounds<'_>,
         grant: Grant,
         random: &mut dyn RngCore,
         now: Tick,
@@ -109,8 +121,14 @@ impl Bindings {
             return Err(Refused::Quota);
         }
         let external = kept.or_else(|| state.choose(&terms, choices, random, now)).ok_or(Refused::NoRoom)?;
-        if exactly.is_some_and(|exactly| !exactly.is(&external)) {
+        if bounds.exactly.is_some_and(|exactly| !exactly.is(&external)) {
             return Err(Refused::Another);
+        }
+        if !bounds.among.contains(external.port) {
+            return Err(Refused::NotHere);
+        }
+        if state.explicit.at(&external) >= bounds.at_one {
+            return Err(Refused::NoRoom);
         }
         if kept.is_none() {
             state.resting.wake(&external);

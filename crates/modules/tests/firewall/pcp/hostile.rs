@@ -79,6 +79,53 @@ fn there_is_room_for_so_many_mappings() {
     bed.granted(&Ask::new(UDP, 1));
 }
 
+// Whoever asks in many names leaves ports for what others send: a quarter is there to be asked for.
+#[test]
+fn ports_are_left_for_what_is_sent() {
+    let text =
+        policy("limit = 1000\n").replace("translate.source", "translate.ports = \"2000-2063\"\ntranslate.source");
+    let mut bed = Bed::with(&text);
+    let mut granted = 0;
+    for port in 1..=40 {
+        let got = bed.ask(&Ask::new(UDP, port).of(["10.1.0.2", "10.1.0.3"][usize::from(port) % 2]));
+        granted += u32::from(got.result == 0);
+        assert!(got.result == 0 || got.result == ResultCode::NoResources as u8, "{got:?}");
+        bed.pass(30);
+    }
+    assert_eq!(granted, 15);
+    bed.granted(&Ask::new(TCP, 1));
+    for port in 100..130 {
+        bed.seen(&format!("10.1.0.80:{port}"), "198.51.100.2:53");
+    }
+    // One more is had when one is given back, and what there is can be renewed.
+    bed.granted(&Ask::new(UDP, 2));
+    bed.ask(&Ask::new(UDP, 2).lasting(0));
+    bed.granted(&Ask::new(UDP, 1000));
+    bed.denied(&Ask::new(UDP, 1001), ResultCode::NoResources);
+}
+
+// Ports that the operator keeps are not to be had, by suggestion or by having sent from there before.
+#[test]
+fn ports_may_be_kept_from_those_who_ask() {
+    let mut bed = Bed::with(&policy("ports = [\"3000-3009\", 5000]\n"));
+    for suggested in ["198.51.100.1:2000", "198.51.100.1:3010", "0.0.0.0:0"] {
+        let got = bed.granted(&Ask::new(TCP, 8080).like(suggested));
+        assert!((3000..=3009).contains(&got.port()) || got.port() == 5000, "{got}");
+        bed.denied(
+            &Ask::new(TCP, 8081).like("198.51.100.1:1194").with(&[2, 0, 0, 0]),
+            ResultCode::CannotProvideExternal,
+        );
+        bed.ask(&Ask::new(TCP, 8080).lasting(0));
+    }
+    assert_eq!(bed.granted(&Ask::new(UDP, 5000)), at("198.51.100.1:5000"));
+    let seen = bed.seen("10.1.0.2:7000", "198.51.100.2:53");
+    assert!(!(3000..=3009).contains(&seen.port()) && seen.port() != 5000);
+    bed.denied(&Ask::new(UDP, 7000), ResultCode::NotAuthorized);
+    assert_eq!(bed.reload(&policy("ports = 4000\n")).1, 0);
+    bed.pass(SECOND);
+    assert_eq!(bed.granted(&Ask::new(UDP, 5000)), at("198.51.100.1:4000"), "that of before has ended");
+}
+
 // Every byte of a request may be anything: it is answered or dropped, never by more bytes than it has or than a header.
 #[test]
 fn whatever_a_request_holds_it_is_judged() {
