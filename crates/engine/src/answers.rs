@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::Tick;
-use flowhop_flow::{Parsed, Reason, Transport, key};
+use flowhop_flow::{Key, Parsed, Reason, Transport, key};
 use flowhop_wire::build::{Checksum, Ip, L4, Spec, TcpFields};
 use flowhop_wire::{Ethernet, Frame, Icmp, Ipv4, Ipv6, checksum, icmp4, icmp6, tcp_flags, verify};
 use zerocopy::transmute_ref;
@@ -116,13 +116,16 @@ impl Engine {
             4 => v4,
             _ => v6,
         };
-        if !headers.is_error(ip) {
+        if !headers.is_error(ip) && self.came_rightly(arrived.port, &headers) {
             self.send_error(arrived, error, &headers, packet, io);
         }
     }
 
     /// Tells the sender of a first fragment that the others did not come in time (RFC 792, RFC 8200 section 4.5).
     pub(crate) fn answer_not_complete(&mut self, arrived: &Arrived, packet: &mut Buffer<'_>, io: &mut dyn Io) {
+        if !whom::headers(packet).is_some_and(|(_, headers)| self.came_rightly(arrived.port, &headers)) {
+            return;
+        }
         let v4 = Error::plain(icmp4::TIME_EXCEEDED, icmp4::REASSEMBLY_EXCEEDED);
         let v6 = Error::plain(icmp6::TIME_EXCEEDED, icmp6::REASSEMBLY_EXCEEDED);
         self.answer(arrived, v4, v6, packet, io);
@@ -164,11 +167,13 @@ impl Engine {
     }
 
     /// Tells a host of IPv4 that the next hop of its packet is on its own link (RFC 1812 section 5.2.7.2), if a new
-    /// connection goes out by the interface that it came in by, with the addresses that it came with.
+    /// connection goes out by the interface that it came in by, with the addresses that it came with. What expires here goes
+    /// nowhere, and is answered for that.
     pub(crate) fn answer_redirect(
         &mut self,
         arrived: &Arrived,
         session: &NewSession,
+        ttl: u8,
         packet: &mut Buffer<'_>,
         io: &mut dyn Io,
     ) {
@@ -177,7 +182,7 @@ impl Engine {
         };
         let translated = session.nat != 0 || session.destination_nat != 0;
         let (IpAddr::V4(next_hop), source) = (via.next_hop, key::ip(&session.key.source)) else { return };
-        if !translated && self.routing.share_link(via.ifindex, source, via.next_hop) {
+        if !translated && ttl > 1 && self.routing.share_link(via.ifindex, source, via.next_hop) {
             let v4 = Error { kind: icmp4::REDIRECT, code: icmp4::REDIRECT_HOST, rest: next_hop.octets() };
             self.answer(arrived, v4, Error::plain(0, 0), packet, io);
         }
@@ -240,6 +245,14 @@ impl Engine {
         let spec = Spec::new(own, source, l4, &quoted);
         let spec = if v4 { spec.with_dscp(INTERNETWORK_CONTROL) } else { spec };
         self.send_back(arrived, packet, Some(spec), io);
+    }
+
+    /// Whether a packet that has been judged by nothing but its form may be answered: its source may come in here, and it is
+    /// not to many. What is to be discarded silently for these is not answered for another fault (RFC 1812 section 4.3.2.7).
+    fn came_rightly(&self, port: u8, headers: &Headers) -> bool {
+        let identity = Key::identity(headers.protocol, headers.family, 0);
+        let key = Key { source: headers.source, destination: headers.destination, ports: 0, identity };
+        self.source_fault(port, &key).is_none() && !self.is_directed_broadcast(key::ip(&key.destination))
     }
 
     /// Whom an answer to a packet goes to, if anybody may be answered.

@@ -108,7 +108,7 @@ impl Engine {
                 if session.log {
                     self.log(&session, Reason::Forwarded, io);
                 }
-                self.answer_redirect(arrived, &session, packet, io);
+                self.answer_redirect(arrived, &session, parsed.ttl, packet, io);
                 return self.known(arrived, &parsed, number, 0, packet, io);
             }
             Err(reason) => reason,

@@ -101,8 +101,8 @@ pub struct Config {
 /// Slots of [`Identifications`].
 const IDENTIFICATION_SLOTS: usize = 1024;
 
-/// Counters that the identifications of IPv4 packets are taken from, one for all packets between the same two addresses of
-/// the same protocol (RFC 6864 section 5.3.1: who translates addresses chooses them as the source would).
+/// Counters that the identifications of IPv4 packets are taken from: the same one for all packets between the same two
+/// addresses of the same protocol (RFC 6864 section 5.3.1: who translates addresses chooses them as the source would).
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Identifications([Cell64; IDENTIFICATION_SLOTS]);

@@ -28,11 +28,12 @@ pub enum OptionError {
 }
 
 impl OptionError {
-    /// Where the option begins, in bytes from the start of the options.
+    /// Where the fault is, in bytes from the start of the options: the length byte, or the option that has none.
     #[must_use]
-    pub const fn offset(&self) -> usize {
+    pub const fn place(&self) -> usize {
         match self {
-            Self::Truncated { offset, .. } | Self::Length { offset, .. } => *offset,
+            Self::Truncated { offset, .. } => *offset,
+            Self::Length { offset, .. } => *offset + 1,
         }
     }
 }

@@ -36,11 +36,13 @@ enum Entry {
 /// Finds the next slot of an option to record in.
 ///
 /// # Errors
-/// Where in the option the fault is, in bytes from its start (RFC 791: the pointer is short of the first slot; the room
-/// that is left holds no whole slot; the count of those without one is at its end; a kind of timestamp that is none).
+/// Where in the option the fault is, in bytes from its start (RFC 791: it has no pointer, or no kind; the pointer is short
+/// of the first slot; the room that is left holds no whole slot; the count of those without one is at its end; a kind of timestamp that is none).
 fn entry(option: &Ipv4Option<'_>) -> Result<Entry, usize> {
     let (first, slot) = match option.kind {
+        ipv4_option::RECORD_ROUTE if option.data.is_empty() => return Err(1),
         ipv4_option::RECORD_ROUTE => (4, 4),
+        _ if option.data.len() < 2 => return Err(1),
         _ => match option.data.get(1).map(|flags| flags & 0xf) {
             Some(slots::TIMES) => (5, 4),
             Some(slots::ADDRESSES | slots::CHOSEN) => (5, 8),
@@ -160,7 +162,10 @@ mod tests {
         assert_eq!((recorded(&twice), fault(&twice)), (None, None), "full");
         assert_eq!(fault(&[7, 7, 3, 0, 0, 0, 0]), Some(2), "short of the first slot");
         assert_eq!(fault(&[7, 7, 5, 0, 0, 0, 0]), Some(2), "no whole slot");
-        assert_eq!((fault(&[7, 2]), recorded(&[7, 7, 5, 0, 0, 0, 0])), (Some(2), None));
+        assert_eq!(recorded(&[7, 7, 5, 0, 0, 0, 0]), None);
+        for short in [&[7, 2][..], &[68, 2], &[68, 3, 5]] {
+            assert_eq!(fault(short), Some(1), "too short for what it has to hold");
+        }
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub(super) fn ipv4(options: &[u8], passing: &Passing) -> Result<(), Fault> {
         Fault { reason: Reason::BadOption, problem: Some(Problem { code: icmp6::ERRONEOUS_FIELD, pointer }) }
     };
     for option in Ipv4Options::new(options) {
-        let option = option.map_err(|error| bad(error.offset() + 1))?;
+        let option = option.map_err(|error| bad(error.place()))?;
         if option.is_source_route() {
             return Err(Reason::SourceRoute.into());
         }

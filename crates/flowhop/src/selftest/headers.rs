@@ -177,7 +177,7 @@ fn told(field: &Field, frame: Vec<u8>, from: SocketAddr, to: SocketAddr, pointer
 }
 
 fn malformed(field: &Field) -> Result<(), Fault> {
-    for (options, pointer) in [([148, 0, 0, 0], 21), ([148, 1, 0, 0], 21), ([148, 9, 0, 0], 21), ([1, 1, 1, 148], 24)] {
+    for (options, pointer) in [([148, 0, 0, 0], 21), ([148, 1, 0, 0], 21), ([148, 9, 0, 0], 21), ([1, 1, 1, 148], 23)] {
         let (from, to) = (field.at(Side::Inside, false), field.at(Side::Outside, false));
         for _ in 0..2 {
             told(field, field.frame(Side::Inside, &with_options(from, to, &options))?, from, to, pointer)?;

@@ -4,7 +4,7 @@ use flowhop_engine::{Answering, Martians, ReversePath};
 use flowhop_flow::{Kind, Reason};
 use flowhop_routing::{Event, IpPrefix, Route};
 use flowhop_wire::build::{L4, Spec};
-use flowhop_wire::{icmp4, icmp6, tcp_flags, verify};
+use flowhop_wire::{checksum, icmp4, icmp6, tcp_flags, verify};
 
 use crate::bed::{Bed, INSIDE_MAC, LAN_MAC, at, ip, is_sound};
 
@@ -140,6 +140,71 @@ fn hosts_are_told_of_a_better_first_hop() {
     assert_eq!(told(&mut bed, "10.1.0.2:2", "198.51.100.2:1"), None, "by another interface");
     let direct = told(&mut bed, "10.1.0.2:3", "10.1.0.80:1").map(|(.., to)| to);
     assert_eq!(direct, Some(vec![10, 1, 0, 80]), "the destination itself");
+    // What is not forwarded after all.
+    bed.outside.sent.clear();
+    let expired = Spec::udp(at("10.1.0.2:4"), at("192.0.2.1:1"), b"x").with_ttl(1);
+    assert_eq!(bed.send(1, &expired).reason, Reason::TtlExceeded);
+    let kinds: Vec<_> = bed.outside.sent.iter().map(|(_, frame)| frame[34]).collect();
+    assert_eq!(kinds, [icmp4::TIME_EXCEEDED]);
+}
+
+// RFC 1812 section 4.3.2.7: what is discarded silently for its source, or is sent to many, is not answered for its form.
+#[test]
+fn faults_of_form_are_not_answered_to_those_who_may_not_send() {
+    let mut bed = Bed::with(OPEN);
+    let interface = bed.engine.interfaces().port(1).unwrap().clone();
+    let reverse_path = ReversePath::Strict;
+    bed.engine.interfaces_mut().set(flowhop_engine::Interface { reverse_path, ..interface });
+    let answered = |bed: &mut Bed, v6: bool, source: &str, destination: &str| {
+        bed.outside.sent.clear();
+        let mut frame =
+            Spec::udp(at(source), at(destination), &[7; 100]).with_link(INSIDE_MAC, LAN_MAC).to_vec().unwrap();
+        let reason = if v6 {
+            // A fragment of impossible length.
+            frame.splice(54..54, [17, 0, 0, 1, 0, 0, 0, 1]);
+            frame[20] = 44;
+            frame.truncate(54 + 8 + 13);
+            frame[18..20].copy_from_slice(&21_u16.to_be_bytes());
+            Reason::BadFragment
+        } else {
+            frame.truncate(100);
+            Reason::Truncated
+        };
+        assert_eq!(bed.receive(1, frame).reason, reason, "{source} {destination}");
+        !bed.outside.sent.is_empty()
+    };
+    assert!(answered(&mut bed, false, "10.1.0.2:1", "198.51.100.2:2"));
+    assert!(answered(&mut bed, true, "[fd00:0:0:1::2]:1", "[2001:db8:0:2::2]:2"));
+    for (source, what) in [
+        ("198.51.100.2:1", "on the link of another interface"),
+        ("192.0.2.1:1", "without a way back"),
+        ("10.1.0.1:1", "the router itself"),
+        ("198.51.100.9:1", "the router by another interface"),
+    ] {
+        assert!(!answered(&mut bed, false, source, "198.51.100.3:2"), "{what}");
+    }
+    assert!(!answered(&mut bed, true, "[2001:db8:0:2::2]:1", "[2001:db8:0:2::3]:2"));
+    assert!(!answered(&mut bed, false, "10.1.0.2:1", "198.51.100.255:2"), "a directed broadcast");
+    // First fragments whose others do not come.
+    for (source, expected) in [("10.1.0.2:1", 1), ("198.51.100.2:1", 0)] {
+        bed.outside.sent.clear();
+        let mut frame =
+            Spec::udp(at(source), at("198.51.100.3:2"), &[7; 100]).with_link(INSIDE_MAC, LAN_MAC).to_vec().unwrap();
+        frame.truncate(14 + 20 + 64);
+        set_length(&mut frame, 84, 0x2000);
+        assert_eq!(bed.receive(1, frame).reason, Reason::HeldFragment);
+        bed.pass(32 * 954);
+        assert_eq!(bed.outside.sent.len(), expected, "{source}");
+    }
+}
+
+/// Sets total length and flags of the IPv4 header of a frame.
+fn set_length(frame: &mut [u8], total: u16, flags: u16) {
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    frame[20..22].copy_from_slice(&flags.to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = checksum::finish(checksum::sum(&frame[14..34]));
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
 // RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f: so many in a second, and the others in silence.

@@ -253,6 +253,12 @@ fn malformed_headers_of_ipv4_are_answered() {
     };
     bed.drops(1, &with_options(&[1, 134, 9, 0]), Reason::BadOption, "longer than the header");
     assert_eq!(problem(&mut bed), Some((1, icmp4::PARAMETER_PROBLEM, 0, 22)), "points at the length");
+    bed.drops(1, &with_options(&[1, 1, 1, 134]), Reason::BadOption, "without a length");
+    assert_eq!(
+        problem(&mut bed),
+        Some((1, icmp4::PARAMETER_PROBLEM, 0, 23)),
+        "points at the option, not behind the header"
+    );
     bed.drops(1, &with_options(&[131, 7, 4, 192, 0, 2, 1, 0]), Reason::SourceRoute, "by policy");
     assert_eq!(problem(&mut bed), None);
     let later = bed.inside(&with_options(&[1, 134, 9, 0]), |ip| ip[6..8].copy_from_slice(&185_u16.to_be_bytes()));
