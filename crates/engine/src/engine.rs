@@ -321,13 +321,15 @@ impl Engine {
         &mut self.interfaces
     }
 
-    /// The names of interfaces of two zones whose connected networks have addresses in common (RFC 4787 REQ-7), each pair once.
-    pub fn overlapping_interfaces(&mut self) -> Vec<(Arc<str>, Arc<str>)> {
+    /// The names of interfaces of two zones whose connected networks have addresses in common (RFC 4787 REQ-7), each pair once,
+    /// and whether these are of IPv4.
+    pub fn overlapping_interfaces(&mut self) -> Vec<(Arc<str>, Arc<str>, bool)> {
         let mut found = Vec::new();
-        for one in self.interfaces.iter() {
-            for other in self.routing.overlapping(one.ifindex).filter_map(|ifindex| self.interfaces.ifindex(ifindex)) {
+        for (one, is_v4) in self.interfaces.iter().flat_map(|one| [(one, true), (one, false)]) {
+            let links = self.routing.overlapping(one.ifindex, is_v4).iter();
+            for other in links.filter_map(|ifindex| self.interfaces.ifindex(*ifindex)) {
                 if one.zone != other.zone && one.port < other.port {
-                    found.push((Arc::clone(&one.name), Arc::clone(&other.name)));
+                    found.push((Arc::clone(&one.name), Arc::clone(&other.name), is_v4));
                 }
             }
         }

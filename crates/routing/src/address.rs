@@ -1,9 +1,10 @@
 //! Own addresses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::IpPrefix;
+use crate::overlaps::Overlaps;
 
 /// An address configured on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +79,7 @@ pub(crate) struct OwnAddresses {
     by_link: BTreeMap<u32, Vec<Stamped>>,
     /// How many times each address is configured: one address may be on several links.
     count: HashMap<IpAddr, u32>,
-    /// Links whose connected prefixes have addresses in common, each pair both ways; `None`: to be found out.
-    overlaps: Option<Vec<(u32, u32)>>,
+    overlaps: Overlaps,
 }
 
 #[derive(Debug)]
@@ -109,7 +109,7 @@ impl OwnAddresses {
             }
         };
         if changed {
-            self.overlaps = None;
+            self.overlaps = Overlaps::default();
         }
         changed
     }
@@ -130,39 +130,18 @@ impl OwnAddresses {
         }
         self.by_link.retain(|_, on_link| !on_link.is_empty());
         if changed {
-            self.overlaps = None;
+            self.overlaps = Overlaps::default();
         }
         changed
     }
 
-    /// The other links with a connected prefix that has addresses in common with one of a link; link-local ones, which all
-    /// links have, do not count.
-    pub(crate) fn overlapping(&mut self, ifindex: u32) -> impl Iterator<Item = u32> + '_ {
-        if self.overlaps.is_none() {
-            self.overlaps = Some(self.find_overlaps());
-        }
-        let all = self.overlaps.iter().flatten();
-        all.filter(move |(one, _)| *one == ifindex).map(|(_, other)| *other)
-    }
-
-    fn find_overlaps(&self) -> Vec<(u32, u32)> {
-        let global = self.iter().filter(|own| own.scope == AddressScope::Global);
-        let mut prefixes: Vec<_> = global.filter_map(|own| Some((own.on_link_prefix()?, own.ifindex))).collect();
-        prefixes.sort_unstable();
-        prefixes.dedup();
-        let mut found = BTreeSet::new();
-        // Prefixes are in one another or apart, and stand behind those that they are in.
-        let mut around: Vec<(IpPrefix, u32)> = Vec::new();
-        for (prefix, link) in prefixes {
-            while around.last().is_some_and(|(outer, _)| !outer.contains(prefix.address())) {
-                around.pop();
-            }
-            for (_, other) in around.iter().filter(|(_, other)| *other != link) {
-                found.extend([(link, *other), (*other, link)]);
-            }
-            around.push((prefix, link));
-        }
-        found.into_iter().collect()
+    /// The other links with a connected prefix of a family that has addresses in common with one of a link; link-local
+    /// ones, which all links have, do not count.
+    pub(crate) fn overlapping(&mut self, ifindex: u32, is_v4: bool) -> &[u32] {
+        let all = self.by_link.values().flatten().map(|known| &known.address);
+        let global = all.filter(|own| own.scope == AddressScope::Global);
+        self.overlaps
+            .of(ifindex, is_v4, || global.filter_map(|own| Some((own.on_link_prefix()?, own.ifindex))).collect())
     }
 
     /// Returns whether the address was known.
@@ -258,7 +237,7 @@ mod tests {
     #[test]
     fn links_overlap_by_prefixes_in_one_another() {
         let mut addresses = OwnAddresses::default();
-        let overlapping = |addresses: &mut OwnAddresses, link| addresses.overlapping(link).collect::<Vec<_>>();
+        let overlapping = |addresses: &mut OwnAddresses, link| addresses.overlapping(link, true).to_vec();
         for (link, address, length) in [(1, "10.1.0.1", 24), (2, "10.1.1.1", 24), (3, "2001:db8::1", 64)] {
             addresses.upsert(own(link, address, length), 0);
             let link_local = InterfaceAddress { scope: AddressScope::Link, ..own(link, "fe80::1", 64) };
@@ -267,8 +246,10 @@ mod tests {
         assert!((1..4).all(|link| overlapping(&mut addresses, link).is_empty()));
         addresses.upsert(own(4, "10.0.0.1", 8), 0);
         addresses.upsert(own(4, "10.1.0.77", 24), 0);
+        addresses.upsert(own(4, "2001:db8::2", 80), 0);
         assert_eq!(overlapping(&mut addresses, 1), [4]);
         assert_eq!((overlapping(&mut addresses, 4), overlapping(&mut addresses, 3)), (vec![1, 2], vec![]));
+        assert_eq!((addresses.overlapping(3, false).to_vec(), addresses.overlapping(4, false)), (vec![4], &[3][..]));
         addresses.remove(4, "10.0.0.1".parse().unwrap(), 8);
         assert_eq!((overlapping(&mut addresses, 1), overlapping(&mut addresses, 2)), (vec![4], vec![]));
         addresses.remove_link(4);

@@ -35,6 +35,7 @@ mod adjacency;
 mod event;
 mod fib;
 mod links;
+mod overlaps;
 mod prefix;
 mod resolution;
 mod routing;

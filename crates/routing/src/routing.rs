@@ -212,9 +212,9 @@ impl Routing {
         self.addresses.on_link(ifindex).any(|own| own.holds(one) && own.holds(other))
     }
 
-    /// The other links whose connected prefixes have addresses in common with those of a link.
-    pub fn overlapping(&mut self, ifindex: u32) -> impl Iterator<Item = u32> + '_ {
-        self.addresses.overlapping(ifindex)
+    /// The other links whose connected prefixes of a family have addresses in common with those of a link.
+    pub fn overlapping(&mut self, ifindex: u32, is_v4: bool) -> &[u32] {
+        self.addresses.overlapping(ifindex, is_v4)
     }
 
     /// Whether the kernel has an address to ask for a neighbour from. It asks for IPv6 neighbours in its own name from a

@@ -132,7 +132,7 @@ pub(crate) struct Daemon {
     services: Vec<PublishedService>,
     refused: Vec<(String, String)>,
     /// Interfaces of which it was said that their networks have addresses in common.
-    overlaps: Vec<(Arc<str>, Arc<str>)>,
+    overlaps: Vec<(Arc<str>, Arc<str>, bool)>,
     /// Devices that were interfaces, by other names.
     aside: Vec<Aside>,
     /// Clients that wait until all flows are moved, in the order of their asking.
@@ -420,10 +420,11 @@ impl Daemon {
             Plane::Packet(packet) => packet.set_own(&own, &published),
         }
         let overlaps = self.engine.overlapping_interfaces();
-        for (one, other) in overlaps.iter().filter(|pair| !self.overlaps.contains(pair)) {
+        for (one, other, is_v4) in overlaps.iter().filter(|pair| !self.overlaps.contains(pair)) {
+            let family = if *is_v4 { "IPv4" } else { "IPv6" };
             say!(
-                "flowhop: the networks of {one} and {other} have addresses in common: nothing is translated to the address \
-                 of one of them for connections from the other, unless the entry says overlap = true"
+                "flowhop: the networks of {one} and {other} have {family} addresses in common: nothing is translated to the \
+                 {family} address of one of them for connections from the other, unless the entry says overlap = true"
             );
         }
         self.overlaps = overlaps;

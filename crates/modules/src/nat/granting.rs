@@ -155,7 +155,7 @@ fn external_addresses(
             addresses.extend(wish.address.filter(offered));
             addresses
         }
-        _ => own_addresses(settings, nat, wish.from, is_v4, context),
+        _ => own_addresses(settings, nat, wish, is_v4, context),
     };
     if let Some(place) = wish.address.and_then(|wanted| addresses.iter().position(|address| *address == wanted)) {
         addresses.swap(0, place);
@@ -168,7 +168,7 @@ fn external_addresses(
 fn own_addresses(
     settings: &PcpSettings,
     nat: &NatRule,
-    from: u16,
+    wish: &Wish,
     is_v4: bool,
     context: &mut Context<'_>,
 ) -> Vec<Address> {
@@ -178,7 +178,8 @@ fn own_addresses(
     let outputs = context.interfaces.iter().filter(|interface| interface.ifindex != 0 && leads(interface.zone));
     let mut outputs: Vec<u32> = outputs.map(|interface| interface.ifindex).collect();
     // As with connections: there is none by an address that may be inside as well.
-    outputs.retain(|ifindex| nat.pool.overlap || !has_conflict(from, *ifindex, context));
+    outputs
+        .retain(|ifindex| nat.pool.overlap || !has_conflict(wish.from, &wish.inside.address, *ifindex, is_v4, context));
     outputs.sort_by_key(|ifindex| default.is_none_or(|(first, _)| first != *ifindex));
     let address = |ifindex: u32| {
         let towards = default.filter(|(first, hop)| *first == ifindex && hop.is_ipv4() == is_v4);

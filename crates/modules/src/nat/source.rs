@@ -270,7 +270,7 @@ impl Source {
         if !choice.hairpin
             && choice.is_of_interface()
             && !choice.pool().overlap
-            && has_conflict(session.from, via.ifindex, context)
+            && has_conflict(session.from, &session.key.source, via.ifindex, key::ip(&known).is_ipv4(), context)
         {
             return Step::Drop(Reason::AddressConflict);
         }
@@ -570,10 +570,14 @@ fn external_addresses(
 }
 
 /// Whether the network of the output has addresses in common with one of the zone that a connection comes from: then some host
-/// outside could not be told from one inside (RFC 4787 REQ-7).
-pub(super) fn has_conflict(from: u16, output: u32, context: &mut Context<'_>) -> bool {
+/// outside could not be told from one inside (RFC 4787 REQ-7). Only networks of the family count that it is translated in; one
+/// between IPv6 and IPv4 has no addresses that could be both.
+pub(super) fn has_conflict(from: u16, inside: &Address, output: u32, is_v4: bool, context: &mut Context<'_>) -> bool {
     let zone_of = |ifindex| context.interfaces.ifindex(ifindex).map(|interface| interface.zone);
-    zone_of(output) != Some(from) && context.routing.overlapping(output).any(|other| zone_of(other) == Some(from))
+    let overlaps = |other: &u32| zone_of(*other) == Some(from);
+    key::ip(inside).is_ipv4() == is_v4
+        && zone_of(output) != Some(from)
+        && context.routing.overlapping(output, is_v4).iter().any(overlaps)
 }
 
 /// A next hop of the external addresses' own family, to choose the interface's address by; a router of the other family

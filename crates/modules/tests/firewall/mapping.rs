@@ -57,6 +57,9 @@ fn no_address_of_a_network_that_is_inside_as_well() {
         let (address, prefix_len) = (ip("10.1.0.129"), 26);
         bed.event(Event::AddressGone { ifindex: 12, address, prefix_len });
         bed.seen(OTHER, "198.51.100.2:53");
+        // One prefix of IPv6 on both sides, as with proxies for neighbour discovery, is no matter of IPv4.
+        bed.add_address(12, "fd00:0:0:1::77", 64);
+        bed.seen("10.1.0.3:7", "198.51.100.2:53");
     }
 }
 
