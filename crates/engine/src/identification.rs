@@ -24,7 +24,8 @@ pub(crate) enum Datagram {
 
 impl Engine {
     /// Gives a fragment the new identification of its datagram, if the addresses that it leaves with, by the key of what
-    /// answers it, are others than those it came with. Fragments that were kept for a while have theirs already.
+    /// answers it, are others than those it came with. Fragments that are kept for a while are collected anew when they go on,
+    /// and get it then.
     pub(crate) fn identify_fragment(&self, parsed: &Parsed, answers: &Key, packet: &mut Buffer<'_>) {
         let datagram = self.datagram.get();
         let both_v4 = (parsed.key.family(), answers.family()) == (4, 4);

@@ -46,9 +46,6 @@ impl Engine {
         io: &mut dyn Io,
     ) -> Outcome {
         if self.moves.holds(number, direction, arrived.driver) {
-            if let Some(block) = self.table.block(number) {
-                self.identify_fragment(parsed, &key_of(block, direction ^ 1), packet);
-            }
             return self.hold_for_move(arrived, number, direction, packet);
         }
         if let Some(outcome) = self.before_server(arrived, parsed, number, direction, packet, io) {
@@ -121,7 +118,6 @@ impl Engine {
                 Reason::StaleAdjacency => self.reroute(number, direction, arrived.now, io).map(|_| ()),
                 Reason::TcpSyn => self.syn_on_known(number, direction, &mut parsed, packet, arrived.now),
                 Reason::NeighbourUnresolved => {
-                    self.identify_fragment(&parsed, &key_of(block, direction ^ 1), packet);
                     self.pend(number, direction, arrived.now);
                     let reason = self.hold_packet(arrived, steer.adjacency, packet, io);
                     return outcome(reason);

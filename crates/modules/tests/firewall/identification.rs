@@ -97,6 +97,15 @@ fn fragments_have_that_of_their_datagram() {
     bed.event(Event::NeighbourChanged { ifindex: 12, address: ip("198.51.100.77"), state });
     bed.settle();
     assert_eq!((bed.outside.sent.len(), sent(&mut bed).len()), (4, 1));
+    // One that waited in vain is answered as its sender sent it.
+    let spec = udp("10.1.0.2:1000", "198.51.100.78:53", false, 7, &[9; 3000]);
+    for frame in split(&framed(1, &spec), 7, 1000) {
+        bed.receive(1, frame);
+    }
+    let state = flowhop_routing::NeighbourState::Failed;
+    bed.event(Event::NeighbourChanged { ifindex: 12, address: ip("198.51.100.78"), state });
+    let quotes: Vec<_> = bed.outside.sent.iter().map(|(_, frame)| (frame[34], frame[46..48].to_vec())).collect();
+    assert_eq!(quotes, [(icmp4::UNREACHABLE, vec![0, 7])]);
 }
 
 // What is cut here is cut with the new one.
