@@ -31,6 +31,8 @@ pub(super) struct Resting {
     ports: HashMap<Endpoint, Rest>,
     /// The same by external address and protocol.
     sets: HashMap<(Address, u8), PortSet>,
+    /// In the order that they were laid down in, and some that are in use again since; never more than twice as many as there
+    /// is room for.
     order: VecDeque<(Endpoint, Tick)>,
     room: usize,
     rest: Tick,
@@ -51,16 +53,20 @@ impl Resting {
     /// From now on so many ports rest for so long.
     pub(super) fn configure(&mut self, rest: Tick, room: usize) {
         (self.rest, self.room) = (rest, room.max(1));
-        while self.order.len() > self.room {
+        while self.ports.len() > self.room {
             self.wake_oldest();
         }
+        self.forget_used();
     }
 
     /// A port is not in use any more.
     pub(super) fn lay_down(&mut self, external: Endpoint, inside: Endpoint, now: Tick) {
         self.expire(now);
-        while self.order.len() >= self.room {
+        while self.ports.len() >= self.room {
             self.wake_oldest();
+        }
+        if self.order.len() >= 2 * self.room {
+            self.forget_used();
         }
         self.ports.insert(external, Rest { inside, since: now });
         self.sets.entry((external.address, external.protocol)).or_default().set(external.port, true);
@@ -77,6 +83,11 @@ impl Resting {
             }
             self.wake_oldest();
         }
+    }
+
+    fn forget_used(&mut self) {
+        let ports = &self.ports;
+        self.order.retain(|(external, since)| ports.get(external).is_some_and(|rest| rest.since == *since));
     }
 
     fn wake_oldest(&mut self) {
@@ -112,5 +123,33 @@ impl Resting {
                 self.sets.remove(&place);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(port: u16) -> Endpoint {
+        Endpoint { protocol: 17, address: [0; 4], port }
+    }
+
+    // RFC 6888 REQ-8: as many rest as there is room for, however often others come into use again.
+    #[test]
+    fn a_port_that_is_used_again_takes_no_room() {
+        let mut resting = Resting::new(2);
+        resting.lay_down(endpoint(1), endpoint(7), 0);
+        for now in 1..100 {
+            resting.lay_down(endpoint(2), endpoint(8), now);
+            assert!(resting.is_own(&endpoint(1), &endpoint(7), Holder::Endpoint), "after {now} turns");
+            assert!(resting.order.len() <= 4, "bounded");
+            resting.wake(&endpoint(2));
+        }
+        resting.lay_down(endpoint(3), endpoint(9), 100);
+        resting.lay_down(endpoint(4), endpoint(9), 101);
+        assert!(!resting.is_own(&endpoint(1), &endpoint(7), Holder::Endpoint), "the oldest makes room");
+        resting.configure(REST, 1);
+        assert_eq!((resting.ports.len(), resting.order.len()), (1, 1));
+        assert!(resting.is_own(&endpoint(4), &endpoint(9), Holder::Endpoint));
     }
 }
