@@ -33,7 +33,7 @@ pub(super) static CLAUSES: &[Clause] = &[
         "4.1",
         &UNEVEN_PREFIX,
         uneven,
-        "takes prefixes of any two lengths up to 64 bits, which is as long as those of unicast addresses are",
+        "takes prefixes of any two lengths up to 64 bits, beyond which section 3.7 has no mapping",
     ),
     must(6296, "3.7, zeros", &PREFIX, zeros, "drops what has an interface identifier of zero behind longer prefixes"),
     unmet(

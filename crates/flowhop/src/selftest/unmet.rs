@@ -91,6 +91,13 @@ pub(super) static CLAUSES: &[Clause] = &[
     ),
     unmet(
         7126,
+        "4.21, key",
+        Should,
+        "can drop or pass Quick-Start with other unknown options, but does not process it",
+        "Quick-Start (RFC 4782) is an experiment, and is not built",
+    ),
+    unmet(
+        7126,
         "4.3, 4.4, keys",
         Should,
         "has no key by which source routes are passed or followed",

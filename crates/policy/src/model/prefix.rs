@@ -59,8 +59,8 @@ impl PrefixPair {
     }
 
     /// The external address of an inside one; `None` for one that is not of the prefix, or has none: that of the subnet
-    /// `ffff` behind prefixes of up to 48 bits, with nothing but `ffff`, or nothing at all, in its interface identifier behind
-    /// longer ones (RFC 6296 sections 3.4, 3.5, 3.7).
+    /// `ffff` behind prefixes of up to 48 bits, with nothing but `ffff`, or nothing at all, in its interface identifier, here
+    /// or there, behind longer ones (RFC 6296 sections 3.4, 3.5, 3.7).
     #[must_use]
     pub fn external_of(&self, inside: u128) -> Option<u128> {
         self.exchange(inside, self.inside, self.external)
@@ -87,7 +87,9 @@ impl PrefixPair {
         let adjusted = plus(plus((address >> shift(word)) as u16, sum(from)), !sum(to));
         let adjusted = if adjusted == u16::MAX { 0 } else { adjusted };
         let rest = address & host & !(u128::from(u16::MAX) << shift(word));
-        Some(to | rest | u128::from(adjusted) << shift(word))
+        let exchanged = to | rest | u128::from(adjusted) << shift(word);
+        // From an identifier of nothing there would be no way back.
+        (with_subnet || exchanged as u64 != 0).then_some(exchanged)
     }
 }
 
@@ -159,6 +161,13 @@ mod tests {
         assert_eq!(pair.external_of(bits("fd01:203:405:7:ffff:ffff:ffff:ffff")), None);
         assert_eq!(pair.external_of(bits("fd01:203:405:7::")), None, "RFC 6296 section 3.7");
         assert_eq!(pair.inside_of(bits("2001:db8:1:9::")), None);
+        // What would become an identifier of nothing could not be answered: there is no way back from that.
+        let [from, to] = ["fd01:203:405:7::", "2001:db8:1:9::"].map(|prefix| sum(bits(prefix)));
+        let inside = bits("fd01:203:405:7::") | u128::from(plus(to, !from)) << 48;
+        assert_eq!(
+            (pair.external_of(inside), pair.external_of(inside | 1).and_then(|seen| pair.inside_of(seen))),
+            (None, Some(inside | 1))
+        );
     }
 
     // RFC 6296 section 3.7: the shorter prefix with zeros; its other subnets have no counterpart.

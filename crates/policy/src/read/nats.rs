@@ -270,7 +270,7 @@ fn fits(table: &Section<'_>, translate: &Section<'_>, kind: Kind<'_>, report: &m
     }
     let (key, expected) = match kind {
         Kind::OneToOne(_) => ("source", "\"10.1.0.16/28\", as many addresses as translate.source has"),
-        Kind::Prefix(_) => ("source", "\"fd00:1:2::/48\", as long a prefix as translate.prefix"),
+        Kind::Prefix(_) => ("source", "\"fd00:1:2::/48\", one prefix of at most 64 bits"),
         _ => ("destination", AN_EXTERNAL_ADDRESS),
     };
     if table.get(key).is_none() {
