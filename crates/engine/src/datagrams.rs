@@ -144,7 +144,8 @@ impl Engine {
     fn forward_all(&mut self, parsed: &Parsed, pieces: &mut [Piece], now: Tick, io: &mut dyn Io) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(pieces.len());
         let mut decision = Decision::Drop(Reason::BadFragment);
-        self.datagram.set(identification::Datagram::Unnamed);
+        // What is sent on behalf of the first fragment may let go what was held, another datagram in fragments among it.
+        let outer = self.datagram.replace(identification::Datagram::Unnamed);
         for piece in pieces {
             let arrived = Arrived { port: piece.port, gate: 0, driver: piece.driver, now };
             let mut packet = Buffer::new(&mut piece.bytes, piece.offload);
@@ -161,7 +162,7 @@ impl Engine {
             };
             outcomes.push(outcome);
         }
-        self.datagram.set(identification::Datagram::None);
+        self.datagram.set(outer);
         outcomes
     }
 

@@ -111,8 +111,10 @@ fn zeros(field: &Field) -> Result<(), Fault> {
 fn untranslatable(field: &Field, address: &str) -> Result<(), Fault> {
     let address = address.parse().map_err(|_| Fault("no address".to_owned()))?;
     let (from, to) = (SocketAddr::new(address, field.fresh()), field.at(Side::Outside, true));
+    let before = field.drops("nat_unsupported")?;
     field.send(Side::Inside, &Spec::udp(from, to, b"x"))?;
-    field.nothing(Side::Outside, "what cannot be translated", |seen| seen.to() == to)
+    field.nothing(Side::Outside, "what cannot be translated", |seen| seen.to() == to)?;
+    holds(field.drops("nat_unsupported")? > before, || "it is not counted as nat_unsupported".to_owned())
 }
 
 fn hairpin(field: &Field) -> Result<(), Fault> {
