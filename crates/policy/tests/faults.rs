@@ -446,6 +446,10 @@ nat = [ { name = \"a\" } ]
     ),
     // One to one: as many of one as of the other.
     (
+        "[[nat]]\nname = \"a\"\noverlap = true\ntranslate.source = \"198.51.100.1\"\n[[nat]]\nname = \"b\"\nprefix64 = \"64:ff9b::/96\"\noverlap = true\ntranslate.source = \"interface\"\n",
+        &[(8, "\"overlap\" beside addresses that the entry says itself"), (13, "\"overlap\" beside \"prefix64\"")],
+    ),
+    (
         "[[nat]]\nname = \"a\"\none_to_one = true\nsource = \"10.1.0.16/28\"\ntranslate.source = \"198.51.100.16/29\"\n",
         &[(10, "16 source addresses and 8 to translate them to")],
     ),

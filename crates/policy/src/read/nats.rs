@@ -116,6 +116,7 @@ pub(crate) fn read(
     let pool = pools::read(table, &translate, report);
     let log = flag(table, "log", false, report);
     let (translate_source, translate_destination) = translations(table, &translate, &selection, report)?;
+    let pool = pool.filter(|_| pools::overlap_fits(table, translate_source.as_ref(), report));
     let syn_cookies = cookies::read(table.get("syn_cookies"), translate_destination.as_ref(), report);
     let pool = match (pool, &selection.source, family) {
         (Some(pool), Some(source), Some(family)) => {
@@ -290,6 +291,7 @@ fn fits_prefix64(table: &Section<'_>, translate: &Section<'_>, report: &mut Repo
     const NO_FAMILY: &str = "none: its sources are IPv6, what they become is IPv4";
     const BY_PORTS: &str =
         "allocation = \"ports\" or \"blocks\": there are too many IPv6 sources for ports that follow from them";
+    const NOTHING_IN_COMMON: &str = "none: IPv6 and IPv4 networks have no addresses in common";
     let deterministic = |node: &Node<'_>| matches!(node.value, DeValue::String(word) if word == "deterministic");
     let beside = [
         (table.get("family"), NO_FAMILY),
@@ -297,6 +299,7 @@ fn fits_prefix64(table: &Section<'_>, translate: &Section<'_>, report: &mut Repo
         (translate.get("destination"), WITH_PREFIX64),
         (translate.get("prefix"), WITH_PREFIX64),
         (table.get("allocation").filter(deterministic), BY_PORTS),
+        (table.get("overlap"), NOTHING_IN_COMMON),
     ];
     let mut fits = true;
     for (node, expected) in beside.into_iter().filter_map(|(node, expected)| Some((node?, expected))) {

@@ -53,6 +53,17 @@ pub(super) fn read(table: &Section<'_>, translate: &Section<'_>, report: &mut Re
     })
 }
 
+/// Whether `overlap` has a meaning, if it is there: only addresses of interfaces follow from networks that may have some in
+/// common with others.
+pub(super) fn overlap_fits(table: &Section<'_>, source: Option<&SourceTranslation>, report: &mut Report<'_>) -> bool {
+    let Some(node) = table.get("overlap").filter(|_| !matches!(source, Some(SourceTranslation::Interface))) else {
+        return true;
+    };
+    let what = "\"overlap\" beside addresses that the entry says itself".to_owned();
+    report.error(node.at, &Problem::Contradiction { what, expected: "translate.source = \"interface\"" });
+    false
+}
+
 fn allocation(table: &Section<'_>, ports: Option<Option<(u16, u16)>>, report: &mut Report<'_>) -> Option<Allocation> {
     let word =
         table.get("allocation").map_or(Some(Word::Ports), |node| node.choice("allocation", &ALLOCATIONS, report))?;
