@@ -182,7 +182,10 @@ impl Engine {
         };
         let translated = session.nat != 0 || session.destination_nat != 0;
         let (IpAddr::V4(next_hop), source) = (via.next_hop, key::ip(&session.key.source)) else { return };
-        if !translated && ttl > 1 && self.routing.share_link(via.ifindex, source, via.next_hop) {
+        // It is sent from an address of the same network, or not at all.
+        let own = self.own_address(arrived.port, source);
+        let share = |other| self.routing.share_link(via.ifindex, source, other);
+        if !translated && ttl > 1 && share(via.next_hop) && own.is_some_and(share) {
             let v4 = Error { kind: icmp4::REDIRECT, code: icmp4::REDIRECT_HOST, rest: next_hop.octets() };
             self.answer(arrived, v4, Error::plain(0, 0), packet, io);
         }

@@ -2,7 +2,7 @@
 
 use flowhop_engine::{Answering, Martians, ReversePath};
 use flowhop_flow::{Kind, Reason};
-use flowhop_routing::{Event, IpPrefix, Route};
+use flowhop_routing::{Event, InterfaceAddress, IpPrefix, Route};
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::{checksum, icmp4, icmp6, tcp_flags, verify};
 
@@ -140,6 +140,14 @@ fn hosts_are_told_of_a_better_first_hop() {
     assert_eq!(told(&mut bed, "10.1.0.2:2", "198.51.100.2:1"), None, "by another interface");
     let direct = told(&mut bed, "10.1.0.2:3", "10.1.0.80:1").map(|(.., to)| to);
     assert_eq!(direct, Some(vec![10, 1, 0, 80]), "the destination itself");
+    // Not from an address of another network than the host's.
+    let mut deprecated = InterfaceAddress::global(11, ip("10.1.0.1"), 24);
+    for (preferred, expected) in [(false, None), (true, Some(vec![10, 1, 0, 80]))] {
+        deprecated.preferred = preferred;
+        bed.event(Event::AddressAdded(deprecated));
+        let source = if preferred { "10.1.0.2:5" } else { "10.1.0.2:6" };
+        assert_eq!(told(&mut bed, source, "10.1.0.80:1").map(|(.., to)| to), expected);
+    }
     // What is not forwarded after all.
     bed.outside.sent.clear();
     let expired = Spec::udp(at("10.1.0.2:4"), at("192.0.2.1:1"), b"x").with_ttl(1);
