@@ -22,11 +22,13 @@ struct Wire {
     halves: [TcpHalf; 2],
     a: u32,
     b: u32,
+    /// What is added to side 1's numbers before side 0 sees them.
+    shift: u32,
 }
 
 impl Wire {
     fn opened(a: u32, offered: Offer, window: u16) -> Self {
-        let wire = Self { halves: <[TcpHalf; 2]>::default(), a, b: 0 };
+        let wire = Self { halves: <[TcpHalf; 2]>::default(), a, b: 0, shift: 0 };
         open(&wire.halves[0], &wire.halves[1], &segment(SYN, a, 0, 0, window), offered);
         wire
     }
@@ -41,6 +43,17 @@ impl Wire {
         wire
     }
 
+    /// The same with a constant between side 1's numbers and what side 0 sees of them.
+    fn shifted(a: u32, b: u32, shift: u32) -> Self {
+        let mut wire = Self::opened(a, NOTHING, 1000);
+        (wire.b, wire.shift) = (b, shift);
+        assert_eq!(wire.answer(b, NOTHING, 2000), Ok(()));
+        wire.halves[0].set_constant_shift(0);
+        wire.halves[1].set_constant_shift(shift);
+        assert_eq!(wire.send(0, ACK, 1, 1, 0, 1000), Ok(()));
+        wire
+    }
+
     fn answer(&self, b: u32, offered: Offer, window: u16) -> Result<(), Reason> {
         let answer = segment(SYN | ACK, b, self.a.wrapping_add(1), 0, window);
         check(&self.halves[1], &self.halves[0], &answer, || Some(offered))
@@ -50,7 +63,8 @@ impl Wire {
     fn send(&self, side: usize, flags: u8, seq: i64, ack: i64, payload: u32, window: u16) -> Result<(), Reason> {
         let (own, peer) = if side == 0 { (self.a, self.b) } else { (self.b, self.a) };
         let at = |base: u32, offset: i64| base.wrapping_add(offset as u32);
-        let segment = segment(flags, at(own, seq), at(peer, ack), payload, window);
+        let seen = if side == 0 { at(peer, ack).wrapping_add(self.shift) } else { at(peer, ack) };
+        let segment = segment(flags, at(own, seq), seen, payload, window);
         let before = self.words();
         let accepted = accepts(&self.halves[side], &self.halves[side ^ 1], &segment);
         assert_eq!(self.words(), before, "a question changed the context");
@@ -395,6 +409,27 @@ proptest! {
             let results = [&one, &other].map(|wire| wire.send(side, flags, seq, ack, payload, window));
             prop_assert_eq!(results[0], results[1]);
             prop_assert_eq!(one.phase(), other.phase());
+        }
+    }
+
+    // Nor does a constant that is added to one side's numbers on the way, and it stays what it is.
+    #[test]
+    fn a_constant_between_the_sides_does_not_matter(
+        a: u32,
+        b: u32,
+        shift: u32,
+        segments in prop::collection::vec((0..2usize, prop::sample::select(vec![ACK, ACK | PSH, FIN | ACK, RST, RST | ACK, SYN | ACK]), -3000..6000i64, -3000..6000i64, 0..1500u32, 0..3000u16), 1..60),
+    ) {
+        let (one, other) = (Wire::established(a, b), Wire::shifted(a, b, shift));
+        for (side, flags, seq, ack, payload, window) in segments {
+            let results = [&one, &other].map(|wire| wire.send(side, flags, seq, ack, payload, window));
+            prop_assert_eq!(results[0], results[1]);
+            prop_assert_eq!(one.phase(), other.phase());
+            prop_assert_eq!(other.halves[1].constant_shift(), shift);
+            let [plain, shifted] = [one.words(), other.words()];
+            for side in 0..2 {
+                prop_assert_eq!(&plain[side][..2], &shifted[side][..2], "all else is as its sender has chosen");
+            }
         }
     }
 }

@@ -4,6 +4,8 @@
 
 #[path = "kernel/common.rs"]
 mod common;
+#[path = "kernel/cookies.rs"]
+mod cookies;
 #[path = "kernel/cores.rs"]
 mod cores;
 #[path = "kernel/driver.rs"]

@@ -39,6 +39,31 @@ const FAULTS: &[Case] = &[
         "[pcp]\nfrom = \"inside\"\nto = \"outside\"\nsource = \"home\"\nmax_lifetime = 7\nports = \"http\"\n",
         &[(9, "\"home\""), (10, "\"max_lifetime\" is an integer"), (11, "\"http\" is no")],
     ),
+    // SYN cookies: for published TCP services of a bounded number, whoever the client is.
+    (
+        "[[nat]]\nname = \"a\"\nto = \"outside\"\ntranslate.source = \"interface\"\nsyn_cookies = \"auto\"\n",
+        &[(10, "\"syn_cookies\" for what is no published service")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\nservice = \"udp/53\"\n\
+         translate.destination = \"10.1.0.80\"\nsyn_cookies = \"always\"\n",
+        &[(11, "\"syn_cookies\" for what has no TCP port")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.0/28\"\nservice = \"tcp/1000-1099\"\n\
+         translate.destination = \"10.1.0.80\"\nsyn_cookies = \"always\"\n",
+        &[(11, "\"syn_cookies\" for 1600 addresses and ports, of which it can be 1024")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/80\"\nsource = \"203.0.113.0/24\"\n\
+         translate.destination = \"10.1.0.80\"\nsyn_cookies = \"auto\"\n",
+        &[(12, "\"syn_cookies\" for a service that is not published to all sources")],
+    ),
+    (
+        "[[nat]]\nname = \"a\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/80\"\n\
+         translate.destination = \"10.1.0.80\"\nsyn_cookies = \"allways\"\n",
+        &[(11, "\"allways\" is no use of SYN cookies")],
+    ),
     // What is not TOML.
     ("x = \n[table]\nconnections = 5\n", &[(6, "there is no value"), (8, "5 is out of range")]),
     ("[table]\nconnections = 2048\nconnections = 2048\n", &[(8, "duplicate key")]),

@@ -156,6 +156,7 @@ pub fn all() -> Vec<Clause> {
         super::checksums::CLAUSES,
         super::icmp::CLAUSES,
         super::tcp::CLAUSES,
+        super::syn_cookies::CLAUSES,
         super::tcp_options::CLAUSES,
         super::nat_udp::CLAUSES,
         super::nat_tcp::CLAUSES,

@@ -23,6 +23,7 @@ pub mod policies;
 pub mod report;
 mod seen;
 mod sources;
+mod syn_cookies;
 mod tcp;
 mod tcp_options;
 mod timers;

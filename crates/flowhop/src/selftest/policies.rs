@@ -77,6 +77,18 @@ action = "allow"
 "#,
 );
 
+/// A service is published in both families, and its SYNs are answered with cookies.
+pub static COOKIES: Policy = Policy::new(
+    "cookies",
+    outgoing!(
+        "[[rule]]\nname = \"web\"\nfrom = \"outside\"\nto = \"inside\"\nservice = \"tcp/80\"\naction = \"allow\"\n\
+         [[nat]]\nname = \"publish\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/8080\"\n\
+         translate.destination = \"10.1.0.50:80\"\nsyn_cookies = \"always\"\n\
+         [[nat]]\nname = \"publish IPv6\"\nfamily = \"ipv6\"\ndestination = \"2001:db8:0:2::1\"\n\
+         service = \"tcp/8080\"\ntranslate.destination = \"[fd00:0:0:1::50]:80\"\nsyn_cookies = \"always\"\n"
+    ),
+);
+
 /// The inside may go out and is hidden behind the router's address.
 pub static MASQUERADE: Policy = Policy::new("masquerade", hidden!("translate.source = \"interface\"\n"));
 
