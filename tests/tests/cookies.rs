@@ -14,7 +14,7 @@ use std::time::Duration;
 use flowhop_tests::raw::{Flags, Packet, RawPort, Transport};
 use flowhop_tests::tools::{self, HttpServer};
 use flowhop_tests::wait::undisturbed;
-use flowhop_tests::{Bed, Daemon, Family, Load, Namespace, Policy, alone, numbered, until};
+use flowhop_tests::{Bed, Daemon, Family, Link, Load, Namespace, Policy, alone, numbered, until};
 use serde_json::Value;
 
 const CONNECTIONS: u32 = 4096;
@@ -111,7 +111,10 @@ struct Site {
 
 impl Site {
     fn new(path: &str, cookies: &str) -> Self {
-        let bed = Bed::for_path("cookies", path);
+        Self::over(Bed::for_path("cookies", path), path, cookies)
+    }
+
+    fn over(bed: Bed, path: &str, cookies: &str) -> Self {
         let servers = Family::BOTH.map(|family| HttpServer::start(&bed.inside, family.inside_host()));
         let mut policy = Policy::new().masquerade(true).path(path).connections(CONNECTIONS);
         for (family, server) in Family::BOTH.into_iter().zip(&servers) {
@@ -171,6 +174,26 @@ fn transfers_are_whole_on_the_socket_buffer() {
 #[test]
 fn transfers_are_whole_on_the_user_path() {
     always("user");
+}
+
+// Where the link has no header, and where frames carry a tag.
+#[test]
+fn answers_leave_by_links_of_all_kinds() {
+    let mut kinds = vec![("skb", Link::Tun), ("skb", Link::Tap)];
+    if Bed::has_vlans() {
+        kinds.extend([("skb", Link::Vlan(10)), ("driver", Link::Vlan(10))]);
+    } else {
+        eprintln!("not run: VLANs, the kernel has none");
+    }
+    for (path, link) in kinds {
+        let _turn = alone();
+        let site = Site::over(Bed::with_links("cookies", path, [Link::Veth, link]), path, "always");
+        let wan = if matches!(link, Link::Vlan(_)) { "wan0.10" } else { "wan0" };
+        let daemon = Daemon::start(&site.bed.router, &site.policy.clone().device("wan", wan));
+        Family::BOTH.iter().for_each(|family| site.reach(*family));
+        let cookies = cookies(&daemon);
+        assert_eq!(["sent", "accepted"].map(|key| number(&cookies[key])), [4, 4], "{path} {link:?}: {cookies}");
+    }
 }
 
 /// SYNs from as many sources of both families, and acknowledgments of nothing, until dropped.

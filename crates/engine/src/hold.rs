@@ -100,6 +100,12 @@ impl Hold {
         self.by_wait.contains_key(&wait)
     }
 
+    /// How many packets wait for this.
+    #[must_use]
+    pub fn count(&self, wait: Wait) -> usize {
+        self.by_wait.get(&wait).copied().unwrap_or_default()
+    }
+
     /// Takes out what waits for something, in order of arrival.
     pub fn take(&mut self, wait: Wait) -> Vec<Held> {
         if self.waits_for(wait) { self.take_if(|held| held.wait == wait) } else { Vec::new() }

@@ -33,7 +33,7 @@ use crate::hold::{Held, Wait};
 /// Connections whose servers have not answered.
 const MOST: usize = 16_384;
 /// Packets of a client's that are kept meanwhile.
-const KEPT: u8 = 16;
+const KEPT: usize = 16;
 /// When a SYN is repeated, and when it is given up, in ticks after the one before: about 1, 2, 4 and 4 seconds.
 const PATIENCE: [Tick; 4] = [954, 1907, 3815, 3815];
 
@@ -49,7 +49,6 @@ struct Opening {
     window: u16,
     /// The SYN, as if it came from the client.
     syn: Vec<u8>,
-    kept: u8,
 }
 
 /// See the module.
@@ -119,7 +118,7 @@ impl Engine {
         };
         self.syn_cookies.accepted += 1;
         self.table.block(number).map(note_without_server);
-        let opening = Opening { serial, cookie, initial, window: segment.window, syn, kept: 0 };
+        let opening = Opening { serial, cookie, initial, window: segment.window, syn };
         self.syn_cookies.openings.all.insert(number, opening);
         self.syn_cookies.openings.timers[0].push_back((arrived.now.wrapping_add(PATIENCE[0]), number, serial));
         let outcome = |reason| Outcome { session: Some((number, serial)), rule: opened.rule, ..Outcome::of(reason) };
@@ -150,11 +149,11 @@ impl Engine {
     }
 
     fn keep_for_server(&mut self, arrived: &Arrived, number: BlockIndex, packet: &Buffer<'_>) -> Reason {
-        let Some(opening) = self.syn_cookies.openings.all.get_mut(&number).filter(|opening| opening.kept < KEPT) else {
+        let wait = Wait::Server(number);
+        if self.hold.count(wait) >= KEPT {
             return Reason::HoldFull;
-        };
-        opening.kept += 1;
-        self.keep(arrived, Wait::Server(number), packet)
+        }
+        self.keep(arrived, wait, packet)
     }
 
     /// A packet of a connection whose server has not answered; `None`: it goes on as usual.

@@ -560,3 +560,60 @@ fn hairpins_and_zones() {
     bed.cookie_of(CLIENT, PUBLIC);
     assert_eq!(bed.send(WAN, &Spec::tcp(at(CLIENT), at("198.51.100.1:445"), SYN, &[])).kind, Kind::Stack);
 }
+
+// A helper looks at such a connection as at any other: what it makes longer or shorter comes on top of the constant.
+#[test]
+fn helpers_read_connections_that_cookies_opened() {
+    let mut bed = Bed::with(
+        "[[rule]]\nname = \"files\"\nfrom = \"outside\"\nto = \"inside\"\nservice = \"tcp/21\"\naction = \"allow\"\n\
+         helper = \"ftp\"\n[[nat]]\nname = \"publish\"\ndestination = \"198.51.100.1\"\nservice = \"tcp/21\"\n\
+         translate.destination = \"10.1.0.80\"\nsyn_cookies = \"always\"\n",
+    );
+    bed.services();
+    let (public, server) = ("198.51.100.1:21", "10.1.0.80:21");
+    let cookie = bed.cookie_of(CLIENT, public);
+    let c = INITIAL.wrapping_add(1);
+    assert_eq!(bed.segment(WAN, CLIENT, public, ACK, (c, cookie.wrapping_add(1)), b""), Reason::CookieAccepted);
+    assert_eq!(bed.segment(LAN, server, CLIENT, SYN | ACK, (SERVERS, c), b""), Reason::ServerAnswered);
+    assert_eq!(said(&bed.last().1).acknowledgment, SERVERS.wrapping_add(1));
+    bed.outside.sent.clear();
+    let asks = bed.segment(WAN, CLIENT, public, PSH | ACK, (c, cookie.wrapping_add(1)), b"PASV\r\n");
+    assert_eq!(asks, Reason::Forwarded);
+    assert_eq!(said(&bed.last().1), Said { flags: PSH | ACK, sequence: c, acknowledgment: SERVERS.wrapping_add(1) });
+    let c = c.wrapping_add(6);
+    let (before, after) =
+        (&b"227 Entering Passive Mode (10,1,0,80,200,10)\r\n"[..], "227 Entering Passive Mode (198,51,100,1,");
+    let s = SERVERS.wrapping_add(1);
+    assert_eq!(bed.segment(LAN, server, CLIENT, PSH | ACK, (s, c), before), Reason::Forwarded);
+    let (_, frame) = bed.last();
+    assert_eq!(said(&frame).sequence, cookie.wrapping_add(1));
+    let text = String::from_utf8_lossy(&frame[34 + header(&frame).header_len()..]).into_owned();
+    assert!(text.starts_with(after), "{text}");
+    // The client has it all, and the server learns just that; what follows has its place behind the longer text.
+    let heard = text.len() as u32;
+    assert_ne!(heard, before.len() as u32);
+    let acknowledges = (c, cookie.wrapping_add(1 + heard));
+    assert_eq!(bed.segment(WAN, CLIENT, public, ACK, acknowledges, b""), Reason::Forwarded);
+    assert_eq!(said(&bed.last().1).acknowledgment, s.wrapping_add(before.len() as u32));
+    let next = (s.wrapping_add(before.len() as u32), c);
+    assert_eq!(bed.segment(LAN, server, CLIENT, PSH | ACK, next, b"226 Done\r\n"), Reason::Forwarded);
+    assert_eq!(said(&bed.last().1).sequence, cookie.wrapping_add(1 + heard));
+}
+
+// What is kept for a server is given up after a while; then there is room for what the client repeats.
+#[test]
+fn what_is_kept_makes_room() {
+    let mut bed = always();
+    let cookie = bed.shake_hands();
+    let numbers = |at: u32| (INITIAL.wrapping_add(1 + at), cookie.wrapping_add(1));
+    for piece in 0..16 {
+        assert_eq!(bed.client(ACK, numbers(piece), b"a"), Reason::HeldServer);
+    }
+    assert_eq!(bed.client(ACK, numbers(16), b"a"), Reason::HoldFull);
+    bed.pass(4 * SECOND);
+    assert_eq!((bed.engine.held(), bed.dropped(Reason::ServerSilent)), (0, 16));
+    assert_eq!(bed.client(ACK, numbers(0), b"a"), Reason::HeldServer);
+    bed.outside.sent.clear();
+    bed.answer();
+    assert_eq!(said(&bed.last().1).sequence, numbers(0).0);
+}
