@@ -22,6 +22,7 @@
 
 mod answer;
 mod digest;
+mod shared;
 
 use flowhop_wire::checksum::Delta;
 use flowhop_wire::tcp_flags;
@@ -30,6 +31,7 @@ use answer::Answer;
 pub use answer::answer;
 use digest::Terms;
 pub use digest::{Worth, seal, worth};
+pub use shared::Cookies;
 
 use crate::cell::{Cell32, Cell64};
 use crate::forward::{Arrival, Host, Level, Packet};
@@ -68,20 +70,6 @@ pub mod state {
     pub const ACCEPT: u32 = 2;
     /// A segment without a cookie may be of a connection that is taken up, and is not refused here.
     pub const TAKE_UP: u32 = 4;
-}
-
-/// What programs and the slow path share about cookies, one cache line.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Cookies {
-    /// See [`state`].
-    pub state: Cell32,
-    /// The generation, modulo [`GENERATIONS`], whose secret was the last to be made.
-    pub newest: Cell32,
-    /// Secrets of SipHash, of generations with even and odd numbers.
-    pub secrets: [[Cell64; 2]; 2],
-    /// Room.
-    pub unused: [Cell64; 3],
 }
 
 /// Generations before they begin anew.

@@ -23,6 +23,7 @@ pub mod cell;
 pub mod cookie;
 pub mod forward;
 mod gate;
+mod identifications;
 pub mod key;
 pub mod parse;
 mod port;

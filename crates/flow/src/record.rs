@@ -16,6 +16,7 @@ pub use crate::adjacency::{Adjacency, NextHop};
 use crate::cell::{Cell32, Cell64};
 use crate::cookie::Cookies;
 pub use crate::gate::Gate;
+use crate::identifications::Identifications;
 use crate::key::{self, Address, Key};
 pub use crate::port::{PORT_PROBES, PORT_SLOTS, Port, PortKey, PortSlot, QUEUES, SOCKETS, port_flags};
 use crate::reason::REASON_SLOTS;
@@ -98,21 +99,6 @@ pub struct Config {
     pub identifications: Identifications,
 }
 
-/// Slots of [`Identifications`].
-const IDENTIFICATION_SLOTS: usize = 1024;
-
-/// Counters that the identifications of IPv4 packets are taken from: the same one for all packets between the same two
-/// addresses of the same protocol (RFC 6864 section 5.3.1: who translates addresses chooses them as the source would).
-#[repr(C, align(64))]
-#[derive(Debug)]
-pub struct Identifications([Cell64; IDENTIFICATION_SLOTS]);
-
-impl Default for Identifications {
-    fn default() -> Self {
-        Self(core::array::from_fn(|_| Cell64::default()))
-    }
-}
-
 impl Config {
     /// The secret of the key hash.
     #[must_use]
@@ -154,9 +140,7 @@ impl Config {
     #[inline(always)]
     pub fn identify(&self, source: &Address, destination: &Address, identity: u32, packets: u32) -> u16 {
         let hash = self.hash(&Key { source: *source, destination: *destination, ports: 0, identity });
-        let slot = &self.identifications.0[hash as usize & (IDENTIFICATION_SLOTS - 1)];
-        // Where the count begins is nobody's to know.
-        (slot.add(u64::from(packets)) as u16).wrapping_add((hash >> 32) as u16)
+        self.identifications.next(hash, packets)
     }
 }
 
@@ -320,7 +304,7 @@ const _: () = assert!(size_of::<TcpHalf>() == 32);
 const _: () = assert!(size_of::<Block>() == 256);
 const _: () = assert!(size_of::<Bucket>() == 64);
 const _: () = assert!(size_of::<Adjacency>() == 64);
-const _: () = assert!(size_of::<Config>() == 192 + 8 * IDENTIFICATION_SLOTS);
+const _: () = assert!(core::mem::offset_of!(Config, identifications) == 192);
 const _: () = assert!(size_of::<PortCounters>() == 16 * REASON_SLOTS);
 // Design budget: 320 bytes a connection. An index at load 0.8 adds 2 * 64 / 12 / 0.8 bytes.
 const _: () = assert!(size_of::<Block>() + 2 * size_of::<Bucket>() * 10 / (BUCKET_ENTRIES * 8) <= 320);

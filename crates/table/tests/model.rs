@@ -18,8 +18,22 @@ extern crate self as flowhop_flow;
 
 #[path = "../../flow/src/adjacency.rs"]
 mod adjacency;
+#[path = "../../flow/src/cookie/shared.rs"]
+mod cookie;
 #[path = "../../flow/src/gate.rs"]
 mod gate;
+/// No part of the protocol, and more cells than a model has room for.
+mod identifications {
+    #[derive(Debug, Default)]
+    #[repr(align(64))]
+    pub struct Identifications;
+
+    impl Identifications {
+        pub const fn next(&self, _: u64, _: u32) -> u16 {
+            0
+        }
+    }
+}
 #[path = "../src/index.rs"]
 pub mod index;
 #[path = "../../flow/src/key.rs"]
