@@ -137,6 +137,17 @@ fn reached(path: &str) {
         assert_eq!(client.ask(port, 0, client.none()).expect("an answer").result, 0);
         assert!(!reaches(&bed.outside, external), "{path}: it was deleted");
     }
+    // By the link-local address that IPv6 hosts know their router by; the answer comes from there.
+    let neighbours = bed.router.ip("-6 addr show dev lan0 scope link");
+    let router = neighbours.split_whitespace().find_map(|word| word.split('/').next()?.parse::<Ipv6Addr>().ok());
+    let router = router.expect("a link-local address");
+    let index = bed.inside.ip("-o link show dev eth0").split(':').next().and_then(|text| text.trim().parse().ok());
+    let index: u32 = index.expect("an interface index");
+    let client = Client::new(&bed.inside, Family::V6);
+    client.socket.connect(std::net::SocketAddrV6::new(router, pcp::SERVER_PORT, 0, index)).unwrap();
+    let answer = client.ask(4321, 600, client.none()).expect("an answer");
+    assert_eq!((answer.result, answer.external), (0, SocketAddr::new(Family::V6.inside_host(), 4321)), "{path}");
+
     // From outside nobody is answered, and the box's own sockets are left alone.
     let stranger = bed.outside.enter(|| UdpSocket::bind((Family::V4.outside_host(), 0)).expect("a socket"));
     stranger.connect((Family::V4.outside_router(), pcp::SERVER_PORT)).unwrap();

@@ -685,9 +685,18 @@ impl Engine {
 
     /// Whether packets to the box itself are judged here rather than passed by the kernel programs.
     pub fn set_judge_local(&mut self, judge: bool) {
+        self.set_flag(config_flags::JUDGE_LOCAL, judge);
+    }
+
+    /// Whether requests for mappings to link-local addresses are answered here, or passed by the kernel programs.
+    pub fn set_serves(&mut self, serves: bool) {
+        self.set_flag(config_flags::SERVES, serves);
+    }
+
+    fn set_flag(&self, flag: u32, on: bool) {
         let flags = &self.table.config().flags;
-        let others = flags.load() & !config_flags::JUDGE_LOCAL;
-        flags.store(if judge { others | config_flags::JUDGE_LOCAL } else { others });
+        let others = flags.load() & !flag;
+        flags.store(if on { others | flag } else { others });
     }
 }
 

@@ -46,7 +46,7 @@ impl Engine {
         let link: &Ethernet = transmute_ref!(packet.read::<ETHERNET>(0)?);
         let station = link.source;
         // A source that is made up would have others answered for it.
-        if let Err(reason) = self.may_follow(arrived.port, &parsed.key) {
+        if let Err(reason) = self.may_ask(arrived.port, &parsed.key) {
             return Some(Outcome::of(reason));
         }
         let query = Query { key: parsed.key, from, payload: payload(parsed, packet)? };

@@ -13,6 +13,7 @@ use flowhop_flow::{Reason, record::Block};
 use flowhop_table::{BlockIndex, is_live, key_of};
 
 use crate::engine::Engine;
+use crate::interfaces::Interface;
 use crate::refusals::is_refusal;
 use crate::validate::{Martians, addresses};
 
@@ -41,6 +42,11 @@ impl Engine {
         if [source, destination].into_iter().any(|address| is_link_local(address, interface.martians)) {
             return Some(Reason::LinkLocalTransit);
         }
+        self.origin_fault(interface, source)
+    }
+
+    /// Why a source may not come in through an interface.
+    fn origin_fault(&self, interface: &Interface, source: IpAddr) -> Option<Reason> {
         if interface.martians != Martians::Off && self.is_directed_broadcast(source) {
             return Some(Reason::MartianSource);
         }
@@ -62,6 +68,25 @@ impl Engine {
     /// Whether an address is everybody's on a link of this box (RFC 1812 section 4.2.2.11 d: never a source).
     pub(crate) fn is_directed_broadcast(&self, address: IpAddr) -> bool {
         matches!(address, IpAddr::V4(address) if self.routing.is_directed_broadcast(address))
+    }
+
+    /// Whether what comes in through a port from this source is answered in the box's name: only where the answer goes. On
+    /// its link a host may be known by a link-local address of IPv6, or know the box by one.
+    ///
+    /// # Errors
+    /// The reason to drop it with.
+    pub(crate) fn may_ask(&self, port: u8, key: &Key) -> Result<(), Reason> {
+        let interface = self.interfaces.port(port).ok_or(Reason::NoZone)?;
+        let source = key::ip(&key.source);
+        if let Some(reason) = self.origin_fault(interface, source) {
+            return Err(reason);
+        }
+        let on_link = matches!(source, IpAddr::V6(source) if source.is_unicast_link_local());
+        if on_link || self.routing.is_reachable_through(source, interface.ifindex) {
+            Ok(())
+        } else {
+            Err(Reason::WrongInterface)
+        }
     }
 
     /// Whether a connection may follow packets from this source to a port.

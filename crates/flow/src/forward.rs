@@ -16,7 +16,7 @@
 //! as it came.
 
 use flowhop_wire::checksum::Delta;
-use flowhop_wire::{Ethernet, Frame, ethertype, icmp4, icmp6, tcp_flags};
+use flowhop_wire::{Ethernet, Frame, ethertype, icmp4, icmp6, pcp, protocol, tcp_flags};
 use zerocopy::transmute_ref;
 
 use crate::cookie::{self, Service, ServiceKey};
@@ -186,7 +186,9 @@ pub fn forward<H: Host, P: Packet>(host: &H, packet: &mut P, arrival: &Arrival, 
         _ => parse::ipv6(packet, arrival.network, 0),
     };
     let parsed = match &parsed {
-        Ok(parsed) if is_link_local(&parsed.key.destination, ethertype) => return verdict(Reason::LinkLocal),
+        Ok(parsed) if is_link_local(&parsed.key.destination, ethertype) && !asks(config, &parsed.key) => {
+            return verdict(Reason::LinkLocal);
+        }
         Ok(parsed) => parsed,
         Err(Exception { destination, .. }) if is_link_local(destination, ethertype) => {
             return verdict(Reason::LinkLocal);
@@ -499,6 +501,17 @@ fn is_link_local(destination: &Address, ethertype: u16) -> bool {
     }
     let [a, b, ..] = destination[0].to_ne_bytes();
     a == 0xff || (a == 0xfe && b & 0xc0 == 0x80)
+}
+
+/// Whether an IPv6 host asks its router for a mapping, which it knows by a link-local address, and is answered by the slow
+/// path.
+#[inline(always)]
+fn asks(config: &Config, key: &Key) -> bool {
+    let [first, ..] = key.destination[0].to_ne_bytes();
+    key.destination_port() == pcp::SERVER_PORT
+        && key.identity == Key::identity(protocol::UDP, 6, 0)
+        && first == 0xfe
+        && config.flags.load() & config_flags::SERVES != 0
 }
 
 /// Whether a packet that no flow knows goes to the stack as the box's own. Where new connections to the box are

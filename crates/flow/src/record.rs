@@ -148,6 +148,8 @@ impl Config {
 pub mod config_flags {
     /// Packets to the box itself are judged by the slow path (a rule with `to = "self"`).
     pub const JUDGE_LOCAL: u32 = 1;
+    /// The slow path answers requests for mappings (RFC 6887), which IPv6 hosts send to the link-local address of their router.
+    pub const SERVES: u32 = 2;
 }
 
 /// One direction of a connection: key, flow next hop, counters and age in one cache line.

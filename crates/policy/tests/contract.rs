@@ -194,6 +194,27 @@ fn all_that_is_left_out_has_its_default() {
 }
 
 #[test]
+fn who_may_ask_for_mappings_and_for_what() {
+    let interfaces = "[interfaces]\nlan = { device = \"lan0\", zone = \"inside\" }\nwan = { device = \"wan0\", zone = \"outside\" }\n";
+    let read = |more: &str| parse(&source(&format!("{interfaces}{more}"))).unwrap().policy.pcp;
+    assert_eq!((read(""), read("[pcp]\nenabled = false\nfrom = \"inside\"\nto = \"outside\"\n")), (None, None));
+    let table = "[pcp]\nfrom = \"inside\"\nto = [\"outside\"]\n";
+    let plain = read(table).unwrap();
+    assert!(plain.ports.is_any() && plain.source.is_any() && plain.limit == 64);
+    let seconds = |asked| plain.lifetime(asked).as_secs();
+    assert_eq!([0, 1, 120, 5000, u32::MAX].map(seconds), [120, 120, 120, 5000, 86_400]);
+    let (inside, outside) = (ZoneId(0), ZoneId(1));
+    assert!(plain.to.contains(outside) && !plain.to.contains(inside));
+    let host = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert!(plain.serves(inside, host("10.1.0.2")) && !plain.serves(outside, host("10.1.0.2")));
+    let more = "source = [\"10.1.0.0/24\", \"!10.1.0.66\"]\nports = [\"1024-2047\", 5000]\nlimit = 7\n";
+    let narrow = read(&format!("{table}{more}")).unwrap();
+    assert!(narrow.serves(inside, host("10.1.0.2")) && !narrow.serves(inside, host("10.1.0.66")));
+    assert!(!narrow.serves(inside, host("fd00::1")));
+    assert_eq!((narrow.limit, narrow.ports.ranges()), (7, &[(1024, 2047), (5000, 5000)][..]));
+}
+
+#[test]
 fn pools_are_sorted_and_overlap_nowhere() {
     let text = "[[nat]]\nname = \"a\"\ntranslate.source = [\"198.51.100.9\", \"198.51.100.1-198.51.100.5\", \"198.51.100.4-198.51.100.7\", \"203.0.113.0/30\"]\n";
     let policy = parse(&source(text)).unwrap().policy;

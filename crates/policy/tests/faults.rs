@@ -579,6 +579,15 @@ const DOUBTS: &[Case] = &[
     ),
     ("[timeouts]\ntcp_opening = \"30s\"\n", &[]),
     ("[addresses]\na = \"10.1.0.5/24\"\n", &[(7, "it is read as 10.1.0.0/24")]),
+    // What hosts may ask for.
+    (
+        "[pcp]\nfrom = \"inside\"\nto = \"outside\"\nmin_lifetime = \"30s\"\n[[rule]]\nname = \"a\"\nsource = \"192.0.2.1\"\naction = \"drop\"\n[[rule]]\nname = \"b\"\naction = \"drop\"\n",
+        &[(6, "rule \"b\" at line 14 forbids all of it"), (9, "below the 2m that RFC 6887 section 15")],
+    ),
+    (
+        "[pcp]\nfrom = \"inside\"\nto = \"outside\"\n[[rule]]\nname = \"a\"\nto = \"inside\"\naction = \"allow\"\n[[rule]]\nname = \"b\"\nservice = \"tcp\"\naction = \"drop\"\n",
+        &[],
+    ),
     // Never reached.
     (
         "rule = [\n { name = \"a\", action = \"drop\" },\n { name = \"b\", from = \"inside\", action = \"allow\" },\n]\n",

@@ -240,6 +240,7 @@ impl Daemon {
         let events = self.outside.monitor.dump()?;
         self.routing_events(events, now);
         self.engine.set_judge_local(policy::judges_local(&self.policy));
+        self.engine.set_serves(self.policy.pcp.is_some());
         self.sync_interfaces();
         if adopted {
             let (kept, ended) = self.engine.adopt(now);
@@ -473,6 +474,7 @@ impl Daemon {
         self.engine.set_passing(convert::passing(&policy.ip));
         self.engine.set_answering(convert::answering(&policy.ip));
         self.engine.set_judge_local(policy::judges_local(&policy));
+        self.engine.set_serves(policy.pcp.is_some());
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));
         self.policy = policy;
         // Whoever has the policy read knows what the devices are called.

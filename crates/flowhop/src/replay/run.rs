@@ -144,6 +144,7 @@ impl Replay {
         let timeouts = convert::timeouts(&policy.timeouts);
         let (passing, answering) = (convert::passing(&policy.ip), convert::answering(&policy.ip));
         let guards = (0..policy.zones.len()).any(|zone| policy.guards_self_from(flowhop_policy::ZoneId(zone as u16)));
+        let serves = policy.pcp.is_some();
         let limits = convert::limits(&policy);
         let (rest, resting_ports) = convert::rest(&policy);
         let shared = Shared::new(policy, &mut rules, &mut nats);
@@ -163,6 +164,7 @@ impl Replay {
         engine.set_passing(passing);
         engine.set_answering(answering);
         engine.set_judge_local(guards);
+        engine.set_serves(serves);
         let mut outbox = Outbox::default();
         network.build(&shared.current().policy, &mut engine, 0, &mut outbox);
         let leases = Vec::new();

@@ -41,7 +41,9 @@ impl Server {
     ) -> Result<(u32, Vec<u8>), Refusal> {
         let current = self.shared.current();
         let Some(settings) = &current.policy.pcp else { return Err(ResultCode::NotAuthorized.into()) };
-        if !settings.serves(ZoneId(query.from), key::ip(&query.key.source)) {
+        let host = key::ip(&query.key.source);
+        // A link-local address is reached by nobody else.
+        if !settings.serves(ZoneId(query.from), host) || is_link_local(host) {
             return Err(ResultCode::NotAuthorized.into());
         }
         let asked = options(request, map, &query.key.source)?;
@@ -143,6 +145,13 @@ impl Server {
         }
         let external = granting::grant(&self.shared, &self.bindings, wish, grant, context);
         Ok((granted, external.map_err(result_code)?))
+    }
+}
+
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

@@ -49,6 +49,11 @@ const OF_ALL: RateLimit = RateLimit { count: 2000, per: Duration::from_secs(1) }
 const TOLD: u32 = 4;
 /// Ticks between the first two times: 250 ms; each pause after that is twice as long.
 const FIRST_PAUSE: u64 = 239;
+/// All hosts of a link.
+const ALL_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(224, 0, 0, 1));
+const ALL_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+/// Addresses of a link that it is told from; none has more that hosts know their router by.
+const ADDRESSES: usize = 16;
 /// Ticks between two looks at whether the box still has the addresses that mappings are at: a second.
 const LOOK: u64 = 954;
 
@@ -270,24 +275,19 @@ impl Module for Server {
     }
 }
 
-/// To all hosts of all links that are served, in each family from an address that they send requests to.
+/// To all hosts of all links that are served, from each address there that requests are sent to: a client listens to the one
+/// that it knows alone.
 fn announcements(settings: &PcpSettings, payload: &[u8], context: &Context<'_>) -> Vec<Announcement> {
     let served = context.interfaces.iter().filter(|interface| settings.from.contains(ZoneId(interface.zone)));
     let mut all = Vec::new();
     for interface in served.filter(|interface| interface.ifindex != 0) {
-        let groups: [(IpAddr, IpAddr); 2] = [
-            (Ipv4Addr::new(224, 0, 0, 1).into(), Ipv4Addr::UNSPECIFIED.into()),
-            (Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::UNSPECIFIED.into()),
-        ];
-        for (group, family) in groups {
-            let Some(own) = context.routing.source_towards(interface.ifindex, family) else { continue };
-            all.push(Announcement {
-                port: interface.port,
-                source: SocketAddr::new(own, pcp::SERVER_PORT),
-                destination: SocketAddr::new(group, pcp::CLIENT_PORT),
-                payload: payload.to_vec(),
-            });
-        }
+        let own = context.routing.addresses_of(interface.ifindex).filter(|own| !own.tentative);
+        all.extend(own.take(ADDRESSES).map(|own| Announcement {
+            port: interface.port,
+            source: SocketAddr::new(own.address, pcp::SERVER_PORT),
+            destination: SocketAddr::new(if own.address.is_ipv4() { ALL_V4 } else { ALL_V6 }, pcp::CLIENT_PORT),
+            payload: payload.to_vec(),
+        }));
     }
     all
 }

@@ -388,9 +388,10 @@ fn announced(bed: &mut Bed) -> Vec<(SocketAddr, u32)> {
 fn all_hosts_are_told_when_state_is_lost() {
     let mut bed = Bed::with(&policy(""));
     bed.turn();
-    let groups = [at("224.0.0.1:5350"), at("[ff02::1]:5350")];
+    // From each of its addresses there.
+    let groups = [at("224.0.0.1:5350"), at("224.0.0.1:5350"), at("[ff02::1]:5350")];
     assert_eq!(announced(&mut bed), groups.map(|group| (group, 0)));
-    for (pause, told) in [(200, 0), (60, 2), (400, 0), (100, 2), (900, 0), (100, 2), (100_000, 0)] {
+    for (pause, told) in [(200, 0), (60, 3), (400, 0), (100, 3), (900, 0), (100, 3), (100_000, 0)] {
         bed.now += pause;
         bed.turn();
         let all = announced(&mut bed);
@@ -404,7 +405,7 @@ fn all_hosts_are_told_when_state_is_lost() {
     bed.event(Event::AddressGone { ifindex: 12, address: ip("198.51.100.1"), prefix_len: 24 });
     bed.outside.sent.clear();
     bed.pass(2 * SECOND);
-    assert!(announced(&mut bed).len() >= 4);
+    assert!(announced(&mut bed).len() >= 6);
     let got = bed.ask(&ask);
     assert!(got.epoch < 5 && got.external.ip() != ip("198.51.100.1"), "{got:?}");
 }
@@ -441,6 +442,30 @@ fn without_an_external_address_nothing_is_granted() {
     bed.pass(2 * SECOND);
     bed.denied(&Ask::new(TCP, 80), ResultCode::NetworkFailure);
     assert!(bed.bindings.is_empty());
+}
+
+// RFC 6887 section 8.1: IPv6 hosts ask their default router, which they know by a link-local address; what they are
+// reached by is another one of their own (section 8.4).
+#[test]
+fn a_router_is_asked_by_its_link_local_address() {
+    let mut bed = Bed::with(&format!("{OUT}{PCP}"));
+    bed.add_address(11, "fe80::1", 64);
+    bed.add_address(12, "fe80::1", 64);
+    let mut asked = |port, from: &str, host: &str| {
+        let message = Ask::new(TCP, 8080).of(host).like("[::]:0").bytes();
+        bed.outside.sent.clear();
+        let reason = bed.send(port, &Spec::udp(at(from), at("[fe80::1]:5351"), &message)).reason;
+        (reason, bed.outside.sent.pop().map(|(port, frame)| (port, ends(&frame), frame[65])))
+    };
+    let (router, host, local) = (at("[fe80::1]:5351"), at("[fd00:0:0:1::2]:99"), at("[fe80::2]:99"));
+    let answer = (LAN, (router, host), 0);
+    assert_eq!(asked(LAN, "[fd00:0:0:1::2]:99", "fd00:0:0:1::2"), (Reason::PcpAnswered, Some(answer)));
+    let answer = (LAN, (router, local), ResultCode::NotAuthorized as u8);
+    assert_eq!(asked(LAN, "[fe80::2]:99", "fe80::2"), (Reason::PcpRefused, Some(answer)));
+    assert_eq!(asked(LAN, "[2001:db8:0:2::9]:99", "2001:db8:0:2::9"), (Reason::SpoofedConnected, None));
+    assert_eq!(asked(LAN, "[fd00:0:0:1::1]:99", "fd00:0:0:1::1"), (Reason::SpoofedSource, None));
+    assert_eq!(asked(WAN, "[2001:db8:0:2::9]:99", "2001:db8:0:2::9"), (Reason::Local, None));
+    assert!(bed.reached("[2001:db8:0:2::2]:5", at("[fd00:0:0:1::2]:8080"), "[fd00:0:0:1::2]:8080"));
 }
 
 // A rule forbids what a host has asked for; what allows it is the table.

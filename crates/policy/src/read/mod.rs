@@ -115,6 +115,10 @@ pub(crate) fn check(sources: &[Source], include_faults: &[IncludeFault]) -> Resu
         file.with_table("pcp", &mut report, |section, report| pcp.read(&section, &scope, report));
     }
 
+    if let (Some(settings), Some(at)) = (&pcp.settings, pcp.first) {
+        review::asking(&rules, settings, at, &mut report);
+    }
+
     let policy = Policy {
         interfaces,
         paths: settings.paths,

@@ -15,7 +15,8 @@ const ZONES: &str = "a zone, or a list of zones";
 #[derive(Default)]
 pub(crate) struct Reader {
     pub(crate) settings: Option<PcpSettings>,
-    first: Option<At>,
+    /// Where it is.
+    pub(crate) first: Option<At>,
 }
 
 impl Reader {

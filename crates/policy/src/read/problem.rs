@@ -88,6 +88,8 @@ pub(crate) enum Doubt {
     SshClosed { zones: String },
     #[error("no interface is declared: nothing will be forwarded")]
     NoInterface,
+    #[error("nobody comes in by what hosts ask for: rule {rule:?} at {place} forbids all of it")]
+    NothingToAskFor { rule: String, place: String },
 }
 
 impl Doubt {
@@ -101,6 +103,9 @@ impl Doubt {
                     .to_owned(),
             ),
             Self::NoInterface => Some("[interfaces] with name = { device = \"…\", zone = \"…\" }".to_owned()),
+            Self::NothingToAskFor { .. } => {
+                Some("no such rule: what no rule allows, and no host has asked for, is dropped".to_owned())
+            }
             Self::MatchesNothing { .. } => None,
         }
     }

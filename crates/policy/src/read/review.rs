@@ -1,10 +1,11 @@
 //! What a policy without faults may still have got wrong.
 
 use super::problem::{Doubt, Problem};
-use super::report::Report;
+use super::report::{At, Report};
 use super::rules::Placed;
 use crate::{
-    Action, AddressSet, Allocation, Family, NatRule, Rule, RuleTarget, ServiceSet, SourceTranslation, ZoneId, ZoneMatch,
+    Action, AddressSet, Allocation, Destination, Family, NatRule, PcpSettings, Rule, RuleTarget, ServiceSet,
+    SourceTranslation, ZoneId, ZoneMatch,
 };
 
 /// Warns of rules and translations that match nothing or are never reached.
@@ -83,6 +84,23 @@ pub(crate) fn ssh(rules: &[Placed<Rule>], zones: &[String], report: &mut Report<
         if !closed.is_empty() {
             report.warning(rule.at, &Doubt::SshClosed { zones: closed.join(", ") });
         }
+    }
+}
+
+/// Warns if one rule forbids all that hosts may ask for, as a last one that drops everything does.
+pub(crate) fn asking(rules: &[Placed<Rule>], settings: &PcpSettings, at: At, report: &mut Report<'_>) {
+    let from = ZoneMatch::Zones(settings.to.clone());
+    let covers = |rule: &&Placed<Rule>| {
+        let Rule { service, source, destination, .. } = &rule.what;
+        let inside = settings.from.as_slice().iter().all(|zone| rule.what.to.contains(Destination::Zone(*zone)));
+        let services = service.ports(crate::TCP).is_any() && service.ports(crate::UDP).is_any();
+        let from_any = source.is_any() && rule.what.source_port.is_any();
+        // No number of zones: one that is "any" covers them whatever it is.
+        inside && services && from_any && destination.covers(&settings.source) && rule.what.from.covers(&from, 0)
+    };
+    if let Some(rule) = rules.iter().find(covers).filter(|rule| rule.what.action != Action::Allow) {
+        let place = report.place(rule.at, at.file);
+        report.warning(at, &Doubt::NothingToAskFor { rule: rule.what.name.clone(), place });
     }
 }
 
