@@ -55,6 +55,9 @@ pub enum Step {
     Connect(Box<([Tuple; 2], [Steer; 2], Option<Opening>)>),
     /// The second SYN of a simultaneous open (RFC 9293 section 3.5), which the slow path has accepted.
     SecondSyn(usize, Box<Opening>),
+    /// A constant is added to what the second side of a connection sends from now on, as that of a server whose client was
+    /// answered with a cookie.
+    Shift(usize, u32),
     /// A connection is deleted, and its block is free.
     Remove(usize),
     /// A direction goes elsewhere from now on.
@@ -192,13 +195,14 @@ impl Episode {
         } else {
             [steer(0, there, inner), steer(1, back, 3)]
         };
-        Talk { keys, steers, peers: <[Peer; 2]>::default(), number: 0, tcp_packets: 0 }
+        Talk { keys, steers, peers: <[Peer; 2]>::default(), number: 0, tcp_packets: 0, shift: None }
     }
 
     fn connect(&mut self, mut talk: Talk) {
         talk.number = self.numbers;
         self.numbers += 1;
         talk.tcp_packets = 0;
+        talk.shift = None;
         for steer in &mut talk.steers {
             steer.policy_generation = self.policy;
             steer.adjacency_generation = self.hops[usize::from(steer.adjacency)].generation;

@@ -30,6 +30,8 @@ pub(super) struct Talk {
     pub(super) peers: [Peer; 2],
     pub(super) number: usize,
     pub(super) tcp_packets: u32,
+    /// What is added to the second side's numbers, once that is settled.
+    pub(super) shift: Option<u32>,
 }
 
 pub(super) const FIN: u8 = 1;
@@ -49,6 +51,15 @@ impl Episode {
             && let Some(answer) = self.answer(talk)
         {
             return answer;
+        }
+        if talk.shift.is_none() && talk.peers[1].open {
+            let start = talk.peers[1].next;
+            let shift = [0, start.wrapping_mul(0x9e37_79b1), 0, 1 + (start & 1), 0, u32::MAX - (start & 0xfff)];
+            let shift = shift[talk.number % shift.len()];
+            if shift != 0 {
+                self.steps.push(Step::Shift(talk.number, shift));
+            }
+            talk.shift = Some(shift);
         }
         let (mine, other) = (talk.peers[direction].clone(), talk.peers[direction ^ 1].clone());
         let random = &mut self.random;
@@ -200,6 +211,9 @@ impl Episode {
             peer.finished |= flags & FIN != 0;
         }
         let key = talk.keys[direction];
+        // The first side knows the other's numbers as they arrive.
+        let shift = if direction == 0 { talk.shift.unwrap_or(0) } else { 0 };
+        let acknowledgment = acknowledgment.wrapping_add(shift);
         let segment = Segment { sequence, acknowledgment, flags, window, options, payload };
         let about = describe(about, direction, &segment);
         (direction, self.tcp_bytes(&key, &segment), about)

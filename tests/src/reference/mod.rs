@@ -394,10 +394,11 @@ impl World {
             tcp::check(&mut own.tcp, &peer.tcp, segment)?;
         }
         // 7. Rewrite and count.
+        let shifts = [direction, direction ^ 1].map(|side| connection.directions[side].tcp.shift.unwrap_or(0));
         let entry = &mut connection.directions[direction];
         outcome.bytes = frame.to_vec();
         outcome.identified = packet::is_identified_anew(frame, &headers.key, &entry.leaves_as).then_some(14);
-        outcome.loose = packet::rewrite(&mut outcome.bytes, &headers, &entry.leaves_as, arrival.partial);
+        outcome.loose = packet::rewrite(&mut outcome.bytes, &headers, &entry.leaves_as, shifts, arrival.partial);
         outcome.bytes[..12].copy_from_slice(&hop.macs);
         entry.packets += 1;
         entry.bytes += frame.len() as u64;

@@ -259,9 +259,9 @@ pub fn is_identified_anew(frame: &[u8], old: &Tuple, new: &Tuple) -> bool {
 }
 
 /// Rewrites a frame from the key that it came with to the one that it leaves with, and takes one from its time
-/// to live. Returns the offset of a transport checksum that was wrong before and thus is wrong by the same
+/// to live; adds to the sequence number of TCP, and takes from its acknowledgment, what `shifts` says. Returns the offset of a transport checksum that was wrong before and thus is wrong by the same
 /// amount now.
-pub fn rewrite(frame: &mut [u8], headers: &Headers, new: &Tuple, partial: bool) -> Option<usize> {
+pub fn rewrite(frame: &mut [u8], headers: &Headers, new: &Tuple, shifts: [u32; 2], partial: bool) -> Option<usize> {
     let (end, at) = (14 + headers.length, headers.transport);
     let old = headers.key;
     let before = match headers.l4 {
@@ -292,10 +292,17 @@ pub fn rewrite(frame: &mut [u8], headers: &Headers, new: &Tuple, partial: bool) 
         L4::Echo => frame[at + 4..at + 6].copy_from_slice(&new.source_port.to_be_bytes()),
         L4::Other => return None,
     }
+    if let L4::Tcp(segment) = &headers.l4 {
+        let [own, peer] = shifts;
+        frame[at + 4..at + 8].copy_from_slice(&segment.sequence.wrapping_add(own).to_be_bytes());
+        if segment.flags & 16 != 0 {
+            frame[at + 8..at + 12].copy_from_slice(&segment.acknowledgment.wrapping_sub(peer).to_be_bytes());
+        }
+    }
     let field = at + checksum_offset(old.protocol);
     let stored = word(frame, field);
     let is_udp = old.protocol == 17;
-    if *new == old || is_udp && stored == 0 && !partial {
+    if *new == old && shifts == [0; 2] || is_udp && stored == 0 && !partial {
         return None;
     }
     let after = transport_checksum(&frame[at..end], new, partial);

@@ -50,6 +50,9 @@ pub struct Half {
     pub acknowledged: u32,
     /// Up to where it lets its peer send.
     pub granted: u32,
+    /// What is added to its numbers on the way, where that is a constant (RFC 4987 section 3.6, of a server whose client
+    /// was answered with a cookie).
+    pub shift: Option<u32>,
 }
 
 impl Half {
@@ -62,7 +65,8 @@ impl Half {
             [self.syn, self.granting, self.fin, self.fin_acked, self.rst, self.scale.is_some(), self.sack, self.syn];
         let flags = bits.iter().enumerate().map(|(bit, set)| u64::from(*set) << bit).sum::<u64>();
         let scale = u64::from(self.scale.unwrap_or(0)) * 256;
-        [pair(self.end, self.window), pair(self.acknowledged, self.granted), flags + scale]
+        let shift = self.shift.map_or(0, |shift| (1 << 16) + (u64::from(shift) << 32));
+        [pair(self.end, self.window), pair(self.acknowledged, self.granted), flags + scale + shift]
     }
 
     /// The half of a side that opens with this SYN.
@@ -120,6 +124,9 @@ pub fn offers(options: &[u8]) -> Option<(Option<u8>, bool)> {
 /// # Errors
 /// The reason to hand it down; nothing has changed then.
 pub fn check(own: &mut Half, peer: &Half, segment: &Segment) -> Result<(), Reason> {
+    // All is in the numbers that their sender has chosen.
+    let acknowledgment = segment.acknowledgment.wrapping_sub(peer.shift.unwrap_or(0));
+    let segment = &Segment { acknowledgment, ..segment.clone() };
     // Push, urgent and the bits of ECN are free (RFC 3168, RFC 9768).
     match segment.flags & (SYN | ACK | FIN | RST) {
         SYN => return Err(Reason::TcpSyn),

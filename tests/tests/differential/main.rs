@@ -78,6 +78,7 @@ fn run(packets: usize, episode: usize, first_seed: u64, make: &mut dyn FnMut([u3
                 total.loose += tally.loose;
                 total.identified += tally.identified;
                 total.scaled += tally.scaled;
+                total.shifted += tally.shifted;
                 total.passed += tally.passed;
                 total.tagged += tally.tagged;
                 for (reason, count) in tally.reasons {
@@ -177,8 +178,15 @@ fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     let mut reasons: Vec<_> = tally.reasons.iter().map(|(reason, count)| (*reason, *count)).collect();
     reasons.sort();
     println!(
-        "{} packets, {} translated, {} identified, {} scaled, {} loose, {} passed, {} tagged",
-        tally.packets, tally.translated, tally.identified, tally.scaled, tally.loose, tally.passed, tally.tagged
+        "{} packets, {} translated, {} identified, {} scaled, {} shifted, {} loose, {} passed, {} tagged",
+        tally.packets,
+        tally.translated,
+        tally.identified,
+        tally.scaled,
+        tally.shifted,
+        tally.loose,
+        tally.passed,
+        tally.tagged
     );
     println!("{reasons:?}");
     // A short run, asked for by hand, need not have everything in it.
@@ -193,7 +201,7 @@ fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     }
     assert!(tally.reasons[&Reason::Forwarded] * 4 > tally.packets, "most packets should be forwarded");
     assert!(tally.translated * 10 > tally.packets && tally.scaled * 40 > tally.packets);
-    assert!(tally.identified * 50 > tally.packets);
+    assert!(tally.identified * 50 > tally.packets && tally.shifted * 20 > tally.packets);
     let in_driver = [tally.passed, tally.tagged].map(|count| count * 20 > tally.packets);
     assert_eq!(in_driver, [level == Level::Driver; 2]);
 }

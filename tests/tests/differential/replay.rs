@@ -72,6 +72,8 @@ pub(crate) struct Tally {
     pub(crate) translated: usize,
     pub(crate) loose: usize,
     pub(crate) scaled: usize,
+    /// Forwarded with other sequence, or acknowledgment, numbers.
+    pub(crate) shifted: usize,
     /// With an identification that was chosen.
     pub(crate) identified: usize,
     /// Passed by a program in a driver to the path of the socket buffer.
@@ -178,6 +180,18 @@ impl Replay<'_> {
                     *half = Half::opening(&opening.segment, opening.scale, opening.sack);
                     let (segment, offer) = segment_of(opening);
                     tcp::open_too(&self.rig.table.block(block).unwrap().tcp[1], &segment, offer);
+                }
+            }
+            Step::Shift(name, shift) => {
+                let Some((number, block)) = self.named(*name) else { return Ok(()) };
+                let directions = &mut self.world.connections[number].directions;
+                // The slow path learns the distance from the answer to the SYN.
+                if directions.iter().all(|direction| direction.tcp.syn) {
+                    let [forward, reverse] = &self.rig.table.block(block).unwrap().tcp;
+                    forward.set_constant_shift(0);
+                    reverse.set_constant_shift(*shift);
+                    directions[0].tcp.shift = Some(0);
+                    directions[1].tcp.shift = Some(*shift);
                 }
             }
             Step::Remove(name) => {
@@ -345,6 +359,7 @@ impl Replay<'_> {
             let entry = &mut self.world.connections[number].directions[direction];
             self.tally.translated += usize::from(expected.kind == Kind::Forward && entry.key != entry.leaves_as);
             self.tally.scaled += usize::from(entry.tcp.window > 65_535);
+            self.tally.shifted += usize::from(entry.tcp.shift.is_some());
             if in_kernel && expected.kind == Kind::Forward {
                 // The program's clock is its own, between ours before and ours after but for a jiffy, by which it goes.
                 const JIFFY: u32 = 10;
