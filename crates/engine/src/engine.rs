@@ -252,6 +252,7 @@ impl Engine {
         let gates = Gates::new(parts.table.regions().gates.clone());
         let reload = Reload::starting_at(parts.table.config().policy_generation.load() as u16);
         let blocks = parts.table.regions().blocks.len();
+        let syn_cookies = SynCookies::after(&parts.table.config().cookies, now);
         let engine = Self {
             gates,
             order,
@@ -281,7 +282,7 @@ impl Engine {
             unasked: BTreeSet::new(),
             resets: Resets::default(),
             unsolicited: Unsolicited::default(),
-            syn_cookies: SynCookies::default(),
+            syn_cookies,
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use flowhop_flow::cookie::{self, Decision, Due, SERVICES, Service, ServiceKey, origin, service_flags, state};
+use flowhop_flow::cookie::{self, Cookies, Decision, Due, SERVICES, Service, ServiceKey, origin, service_flags, state};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::parse::Segment;
 use flowhop_flow::record::Tick;
@@ -87,6 +87,14 @@ pub(crate) struct SynCookies {
     answered: Option<Tick>,
     pub(crate) accepted: u64,
     pub(crate) openings: Openings,
+}
+
+impl SynCookies {
+    /// After an earlier process, or none: what that one has answered is good for a while.
+    pub(crate) fn after(shared: &Cookies, now: Tick) -> Self {
+        let answered = (shared.state.load() & state::ACCEPT != 0).then_some(now);
+        Self { answered, ..Self::default() }
+    }
 }
 
 impl Engine {

@@ -424,6 +424,33 @@ fn another_process_goes_on() {
     assert_eq!(bed.segment(WAN, half, PUBLIC, ACK, numbers(half_cookie), b"hello"), Reason::HeldServer);
 }
 
+// The same where answering had begun under pressure: the next process, which feels none, takes what was answered before.
+#[test]
+fn another_process_takes_what_was_answered_under_pressure() {
+    let mut bed = published("auto", "");
+    for number in 0..200 {
+        let from = SocketAddr::new(std::net::Ipv4Addr::from(0x0b00_0000 + number).into(), 1024);
+        bed.send(WAN, &Spec::tcp(from, at(PUBLIC), SYN, &[]).with_sequence(1, 0));
+    }
+    bed.outside.sent.clear();
+    let cookie = bed.cookie_of(CLIENT, PUBLIC);
+    // Nobody is half open any more.
+    let half_open: Vec<_> = bed.engine.table().live_blocks().collect();
+    for number in half_open {
+        let serial = bed.engine.table().block(number).unwrap().owner.serial.load();
+        assert!(bed.engine.delete(serial));
+    }
+    let (mut bed, _) = bed.adopt();
+    bed.services();
+    assert!(!bed.engine.cookies().answering);
+    let numbers = (INITIAL.wrapping_add(1), cookie.wrapping_add(1));
+    assert_eq!(bed.client(ACK, numbers, b""), Reason::CookieAccepted);
+    // A SYN is opened as ever, and soon a late acknowledgment is nothing any more.
+    assert_eq!(bed.segment(WAN, "198.51.100.3:1", PUBLIC, SYN, (1, 0), b""), Reason::Forwarded);
+    bed.pass(LIFE + 1000);
+    assert_eq!(bed.segment(WAN, "198.51.100.3:2", PUBLIC, ACK, (1, 1), b""), Reason::NotNew);
+}
+
 // RFC 3704, RFC 1812 section 5.3.8: no answer to a source that cannot be there; nothing but plain SYNs is answered.
 #[test]
 fn what_is_doubtful_is_not_answered() {
