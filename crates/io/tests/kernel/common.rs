@@ -20,7 +20,7 @@ use flowhop_io::bpf::{Attachment, Context, Geometry, IndexKind, Kernel, Program,
 use flowhop_io::tap::{self, Tap, metadata::Punt};
 use flowhop_table::lookup::{self, Arrays};
 use flowhop_wire::build::Spec;
-use flowhop_wire::checksum::Delta;
+use flowhop_wire::checksum::{self, Delta};
 use flowhop_wire::{Frame, SliceFrame, protocol, tcp_flags, verify};
 
 /// The direction of the initiator.
@@ -527,6 +527,17 @@ pub(crate) struct Compared {
     pub(crate) kernel: TestRun,
 }
 
+/// Gives an IPv4 packet the identification of another one, if it may be cut: each packet that is translated gets the next
+/// one (RFC 6864 section 5.3.1).
+fn identify_alike(frame: &mut [u8], other: &[u8]) {
+    if frame[12..14] == [8, 0] && frame[20] & 0x40 == 0 && frame[18..20] != other[18..20] {
+        frame[18..20].copy_from_slice(&other[18..20]);
+        frame[24..26].fill(0);
+        let sum = checksum::finish(checksum::sum(&frame[14..34]));
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 /// Runs a packet through the kernel program and through the native function, from the same state, and fails unless
 /// verdict, bytes and records are the same.
 pub(crate) fn compare(bed: &mut Bed, frame: &[u8], segment: u32) -> Compared {
@@ -545,6 +556,9 @@ pub(crate) fn compare(bed: &mut Bed, frame: &[u8], segment: u32) -> Compared {
     if verdict.kind == Kind::HandDown {
         let punt = Punt { port: verdict.port, reason: verdict.reason.number(), gate: verdict.gate as u16 };
         copy[..6].copy_from_slice(&punt.address());
+    }
+    if verdict.kind == Kind::Forward {
+        identify_alike(&mut copy, &kernel.frame);
     }
     let action = match verdict.kind {
         Kind::Forward | Kind::HandDown => 7,
