@@ -648,7 +648,7 @@ pub(crate) fn frames(count: usize) -> impl Iterator<Item = (Vec<u8>, u32)> {
 /// Makes the IPv4 header checksum right, so that what lies behind it is reached.
 fn mend(frame: &mut [u8]) {
     frame[24..26].fill(0);
-    let sum = flowhop_wire::checksum::finish(flowhop_wire::checksum::sum(&frame[14..34]));
+    let sum = checksum::finish(checksum::sum(&frame[14..34]));
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
