@@ -31,6 +31,7 @@ use crate::paths::Moves;
 use crate::proxied::is_without_server;
 use crate::refusals::{self, Refusals, is_refusal};
 use crate::reload::Reload;
+use crate::shadow::ShadowStatus;
 use crate::sources::Sources;
 use crate::sweep::Sweep;
 use crate::syn_cookies::SynCookies;
@@ -181,6 +182,7 @@ pub struct Engine {
     resets: Resets,
     pub(crate) unsolicited: Unsolicited,
     pub(crate) syn_cookies: SynCookies,
+    pub(crate) shadow: ShadowStatus,
     /// The last grace period of the kernel programs that has passed.
     pub(crate) passed: u64,
     due: Vec<BlockIndex>,
@@ -283,6 +285,7 @@ impl Engine {
             resets: Resets::default(),
             unsolicited: Unsolicited::default(),
             syn_cookies,
+            shadow: ShadowStatus::default(),
             passed: 0,
             due: Vec::with_capacity(AGEING_SLICE),
             changes: Vec::new(),

@@ -51,6 +51,8 @@ pub enum PathReason {
     Nat64 = 11,
     /// Its client was answered with a cookie, and its server has not answered yet.
     SynCookie = 12,
+    /// The slow path made something else of one of its packets than the kernel path had (shadow mode).
+    Shadow = 13,
 }
 
 impl PathReason {
@@ -71,6 +73,7 @@ impl PathReason {
             Self::Helper => "helper",
             Self::Nat64 => "nat64",
             Self::SynCookie => "syn_cookie",
+            Self::Shadow => "shadow",
         }
     }
 
@@ -90,6 +93,7 @@ impl PathReason {
             10 => Self::Helper,
             11 => Self::Nat64,
             12 => Self::SynCookie,
+            13 => Self::Shadow,
             _ => Self::Default,
         }
     }

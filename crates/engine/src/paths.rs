@@ -232,6 +232,7 @@ impl Engine {
         }
         Some(match reason {
             PathReason::Helper => way.with_helper(),
+            PathReason::Shadow => Way { action: Action::User, reason, ..way },
             _ if self.awaits_server(number) => way.without_server(),
             PathReason::Handshake if !self.has_opened(number) => way.while_opening(),
             _ => way,
@@ -245,7 +246,7 @@ impl Engine {
         let steer = Steer::unpack(self.table.block(number)?.hot[direction & 1].steer.load());
         let crosses = self.table.block(number).is_some_and(nat64::crosses);
         let reason = if crosses { PathReason::Nat64 } else { self.reason(number, direction)? };
-        if matches!(reason, PathReason::Rule | PathReason::Helper | PathReason::Nat64)
+        if matches!(reason, PathReason::Rule | PathReason::Helper | PathReason::Nat64 | PathReason::Shadow)
             || (reason == PathReason::Handshake && !self.has_opened(number))
             || self.awaits_server(number)
         {

@@ -128,6 +128,11 @@ impl Engine {
         (steer.policy_generation.wrapping_sub(self.in_force()) as i16) < 0
     }
 
+    /// Whether all connections have been judged under the policy in force.
+    pub(crate) fn reload_is_over(&self) -> bool {
+        self.reload.stage == Stage::Idle
+    }
+
     fn finish_reload(&mut self, now: Tick) {
         while self.reload_slice(now) {}
     }

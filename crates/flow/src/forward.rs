@@ -27,6 +27,7 @@ use crate::record::{
     Action, Adjacency, Block, Config, Gate, Hot, NextHop, Port, PortKey, Steer, Tick, config_flags, port_flags, widen,
 };
 use crate::rewrite::{self, Rewrite};
+use crate::shadow::HEAD;
 use crate::tcp;
 
 /// A packet buffer that can be rewritten.
@@ -41,6 +42,12 @@ pub trait Packet: Frame {
     /// Words of an IPv6 header were replaced that no checksum covers: a buffer that keeps a sum over all brings it along.
     #[inline(always)]
     fn header_changed(&mut self, _delta: Delta) {}
+    /// Copies so many of the first bytes of the packet; tells whether it did, which it does not where nobody asks.
+    #[inline(always)]
+    fn head(&self, _to: &mut [u8; HEAD], _length: u32) -> bool {
+        false
+    }
+
     /// Cuts the packet off behind so many bytes. `None` when it cannot.
     fn shorten(&mut self, length: usize) -> Option<()>;
 }
@@ -83,6 +90,14 @@ pub trait Host {
     /// Whether a packet that no flow knows is the box's own: its destination is an address of the box, and no
     /// translation uses that address and port.
     fn is_local(&self, destination: &Address, transport: Option<&Key>) -> bool;
+    /// Notes a packet that is to be looked at once more, before it is rewritten; see [`shadow`](crate::shadow).
+    #[inline(always)]
+    fn before<P: Packet>(&self, _packet: &P, _hit: &Hit<'_>, _steer: Steer, _port: u8, _sizes: (&Parsed, u32)) {}
+
+    /// Notes what became of it.
+    #[inline(always)]
+    fn after<P: Packet>(&self, _packet: &P, _hit: &Hit<'_>, _hop: &NextHop) {}
+
     /// A published service whose SYNs may be answered here; see [`cookie`].
     #[inline(always)]
     fn service(&self, _key: &ServiceKey) -> Option<&Service> {
@@ -302,6 +317,7 @@ pub fn judge<H: Host, P: Packet>(
     segment: u32,
     now: Tick,
 ) -> Result<NextHop, Reason> {
+    host.before(packet, hit, steer, port, (parsed, segment));
     let hop = admit(host, config, packet, parsed, hit, steer, port, wire_length(parsed, segment))?;
     let hot = hot(hit);
     let mut rewrite = rewrite_of(hit, parsed.key.family());
@@ -320,6 +336,7 @@ pub fn judge<H: Host, P: Packet>(
         config.identify(&rewrite.source, &rewrite.destination, parsed.key.identity, packets)
     };
     rewrite::apply(packet, parsed, &rewrite, &hop.macs, identify).ok_or(Reason::Truncated)?;
+    host.after(packet, hit, &hop);
     count(hot, bytes, now);
     Ok(hop)
 }

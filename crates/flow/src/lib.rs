@@ -30,6 +30,7 @@ mod port;
 pub mod reason;
 pub mod record;
 pub mod rewrite;
+pub mod shadow;
 mod steer;
 pub mod tcp;
 pub mod traffic;

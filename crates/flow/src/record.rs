@@ -25,7 +25,7 @@ use crate::traffic::Traffic;
 
 /// Raised with every change of a layout of these records or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -89,14 +89,19 @@ pub struct Config {
     pub mapped: Cell64,
     /// The monotonic clock's nanoseconds at jiffy 0.
     pub clock_base: Cell64,
-    /// The jiffy, and the monotonic clock's nanoseconds, when the program that reads both was last run.
-    pub jiffies_read: Cell64,
-    /// See `jiffies_read`.
-    pub clock_read: Cell64,
+    /// One packet in so many of those that programs forward is looked at once more, see
+    /// [`shadow::is_due`](crate::shadow::is_due); 0 = none.
+    pub shadow: Cell32,
+    /// Room.
+    pub unused: [Cell32; 3],
     /// SYN cookies.
     pub cookies: Cookies,
     /// Where the next identifications of translated IPv4 packets come from.
     pub identifications: Identifications,
+    /// The jiffy, and the monotonic clock's nanoseconds, when the program that reads both was last run.
+    pub jiffies_read: Cell64,
+    /// See `jiffies_read`.
+    pub clock_read: Cell64,
 }
 
 impl Config {

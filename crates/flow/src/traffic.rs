@@ -75,6 +75,13 @@ impl Traffic {
         self.recent.store(recent);
     }
 
+    /// Packets, as far as they stand in the word that is added to: a count that begins anew with 0 at 2^23, now and then later.
+    #[inline(always)]
+    #[must_use]
+    pub fn recent_packets(&self) -> u32 {
+        (self.recent.load() >> PACKETS) as u32
+    }
+
     /// Whether no packet was counted.
     #[must_use]
     pub fn is_none(&self) -> bool {

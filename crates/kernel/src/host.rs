@@ -7,15 +7,17 @@ use aya_ebpf::maps::lpm_trie;
 use flowhop_flow::cookie::{Service, ServiceKey, origin};
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{
-    Adjacency, Block, Bucket, Config, Gate, PORT_PROBES, Port, PortKey, local_flags, port_flags,
+    Adjacency, Block, Bucket, Config, Gate, NextHop, PORT_PROBES, Port, PortKey, Steer, local_flags, port_flags,
 };
-use flowhop_flow::{Hit, Host, Key, Level};
+use flowhop_flow::shadow::is_due;
+use flowhop_flow::{Hit, Host, Key, Level, Packet, Parsed};
 use flowhop_table::lookup::{self, Arrays};
 use flowhop_wire::{icmp4, icmp6, protocol};
 
 use crate::maps::{
     ADJACENCIES, BLOCKS, BUCKETS, GATES, KERNEL_INDEX, LOCALS, ORIGINS, PORT_BITS, PORT_SLOTS, PORTS, SERVICES,
 };
+use crate::shadow;
 use crate::window::opaque;
 
 /// A key of the prefixes, with its address at a place where the kernel takes stores of whole words.
@@ -131,6 +133,20 @@ impl<I: Index, const DRIVER: bool> Host for Tables<I, DRIVER> {
         };
         // What translations use of an address only the slow path can tell, unless a port says it is not used.
         flags & local_flags::TRANSLATED == 0 || transport.is_some_and(|key| is_untranslated(flags, key))
+    }
+
+    #[inline(always)]
+    fn before<P: Packet>(&self, packet: &P, hit: &Hit<'_>, steer: Steer, port: u8, (parsed, segment): (&Parsed, u32)) {
+        if is_due(hit, self.config.shadow.load()) {
+            shadow::before(packet, hit, steer, port, parsed, segment);
+        }
+    }
+
+    #[inline(always)]
+    fn after<P: Packet>(&self, packet: &P, hit: &Hit<'_>, hop: &NextHop) {
+        if is_due(hit, self.config.shadow.load()) {
+            shadow::after(packet, hop, DRIVER);
+        }
     }
 
     #[inline(always)]

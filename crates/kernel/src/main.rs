@@ -22,6 +22,7 @@ mod ingress;
 mod maps;
 #[expect(dead_code, reason = "user space reads what is written here, and the other way round")]
 mod metadata;
+mod shadow;
 mod skb;
 mod tap;
 mod window;

@@ -5,13 +5,14 @@
 
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, XskMap};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, XskMap};
 use flowhop_flow::Key;
 use flowhop_flow::cookie::{ORIGINS as ORIGIN_PREFIXES, SERVICES as SERVICE_KEYS, Service, ServiceKey};
 use flowhop_flow::key::Address;
 use flowhop_flow::record::{
     self, Adjacency, Block, Bucket, Config, Gate, PORT_MAPS, Port, PortCounters, PortMap, PortSlot,
 };
+use flowhop_flow::shadow::Sample;
 
 /// Settings of the whole.
 #[map]
@@ -61,3 +62,9 @@ pub static SERVICES: HashMap<ServiceKey, Service> = HashMap::with_max_entries(SE
 /// Where sources may come in, for those answers (`cookie::origin`).
 #[map]
 pub static ORIGINS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(ORIGIN_PREFIXES as u32, BPF_F_NO_PREALLOC);
+/// The packet that is looked at, of each processor.
+#[map]
+pub static SAMPLE: PerCpuArray<Sample> = PerCpuArray::with_max_entries(1, 0);
+/// Packets that were looked at; those for which there is no room are left out.
+#[map]
+pub static SAMPLES: RingBuf = RingBuf::with_byte_size(1 << 18, 0);

@@ -4,10 +4,12 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_pull_data,
 };
 use flowhop_flow::Packet;
 use flowhop_flow::parse::ETHERNET;
+use flowhop_flow::shadow::HEAD;
 use flowhop_wire::checksum::Delta;
 use flowhop_wire::{Frame, ethertype, protocol};
 
@@ -223,6 +225,13 @@ impl Frame for Skb {
 }
 
 impl Packet for Skb {
+    #[inline(always)]
+    fn head(&self, to: &mut [u8; HEAD], length: u32) -> bool {
+        let Some(length) = window::head_of(length) else { return false };
+        // SAFETY: the context is the program's own, and there is room for that many bytes.
+        unsafe { bpf_skb_load_bytes(self.raw.cast(), 0, to.as_mut_ptr().cast(), length) == 0 }
+    }
+
     #[inline(always)]
     fn header_changed(&mut self, delta: Delta) {
         self.header = self.header.and(delta);

@@ -2,6 +2,8 @@
 
 use core::arch::asm;
 
+use flowhop_flow::shadow::HEAD;
+
 /// Every offset that the forwarding function asks for is below this, since it reads headers only; the verifier needs
 /// to see a bound.
 const REACH: usize = 1024;
@@ -27,4 +29,11 @@ pub fn at<const N: usize>(start: u32, offset: usize, end: impl FnOnce() -> u32) 
     let end = end() as usize;
     // Hidden, or LLVM makes `start < end` of one byte's check, from which the verifier learns nothing.
     (opaque(start + N) <= end).then_some(start as *mut [u8; N])
+}
+
+/// A number of bytes of a packet's head, in a form that the verifier sees a bound of.
+#[inline(always)]
+pub fn head_of(length: u32) -> Option<u32> {
+    let length = opaque(length as usize);
+    (length > 0 && length <= HEAD).then_some(length as u32)
 }

@@ -5,10 +5,11 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{
-    bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    bpf_xdp_adjust_head, bpf_xdp_adjust_meta, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
 };
 use flowhop_flow::Packet;
 use flowhop_flow::rewrite::fix_in_place;
+use flowhop_flow::shadow::HEAD;
 use flowhop_wire::checksum::Delta;
 use flowhop_wire::{Frame, ethertype};
 
@@ -169,6 +170,13 @@ impl Frame for Xdp {
 
 impl Packet for Xdp {
     const WHOLE_CHECKSUMS: bool = true;
+
+    #[inline(always)]
+    fn head(&self, to: &mut [u8; HEAD], length: u32) -> bool {
+        let Some(length) = window::head_of(length) else { return false };
+        // SAFETY: the context is the program's own, and there is room for that many bytes.
+        unsafe { bpf_xdp_load_bytes(self.raw, 0, to.as_mut_ptr().cast(), length) == 0 }
+    }
 
     #[inline(always)]
     fn shorten(&mut self, length: usize) -> Option<()> {

@@ -67,6 +67,7 @@
 //!
 //! [paths]
 //! allowed = ["driver", "skb", "user"]
+//! shadow = 1024                     # one fast packet in so many is judged once more; nothing said: none
 //! orphan_grace = "120s"             # a duration: s, m, h, d; from "1s" to "14d"
 //!
 //! [table]

@@ -194,6 +194,7 @@ nat = [ { name = \"a\" } ]
     ),
     ("[table]\nconnections = 2048\nhalf_open = 4096\n", &[(8, "half_open = 4096 of 2048 connections")]),
     ("[table]\nconnections = 2048\nresting_ports = 2049\n", &[(8, "resting_ports = 2049 of 2048 connections")]),
+    ("[paths]\nshadow = 0\n", &[(7, "\"shadow\" of 0 is out of range")]),
     ("[table]\nhalf_open = 0\n", &[(7, "\"half_open\" of 0 is out of range")]),
     ("[[rule]]\nname = \"a\"\naction = \"allow\"\nsource = \"10.1.0.300\"\n", &[(9, "\"10.1.0.300\" is no address")]),
     (

@@ -39,5 +39,5 @@ pub use memory::{Geometry, Region, Regions};
 #[cfg(feature = "std")]
 pub use writer::{
     AdoptError, AfterGrace, BlockIndex, Draft, DraftSide, Freed, Index, InsertError, Inserted, KernelHashSync, Removal,
-    Table, is_live, key_of,
+    Table, is_live, key_of, rewrite_between, set_rewrite,
 };

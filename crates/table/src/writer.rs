@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use flowhop_flow::key::Address;
-use flowhop_flow::record::{Block, Config, LAYOUT_VERSION, MAGIC, Steer, index_kind, widen};
+use flowhop_flow::record::{Block, Config, Hot, LAYOUT_VERSION, MAGIC, Steer, index_kind, widen};
 use flowhop_flow::rewrite::Rewrite;
 use flowhop_flow::{Key, Reason};
 
@@ -538,6 +538,14 @@ pub fn rewrite_between(own: &Key, other: &Key) -> Rewrite {
     .with_deltas(&own.source, &own.destination, own.ports)
 }
 
+/// Writes what a direction leaves with; of IPv6 addresses the upper words are with the keys.
+pub fn set_rewrite(hot: &Hot, rewrite: &Rewrite) {
+    hot.new_source.store(rewrite.source[3]);
+    hot.new_destination.store(rewrite.destination[3]);
+    hot.new_ports.store(rewrite.ports);
+    hot.deltas.store(u32::from(rewrite.address_delta) | u32::from(rewrite.port_delta) << 16);
+}
+
 /// Ports as sent: the other direction's, swapped. An ICMP identifier stays in place, as do type and code.
 const fn swapped_ports(own: &Key, other: &Key) -> u32 {
     let [a, b, c, d] = other.ports.to_ne_bytes();
@@ -559,10 +567,7 @@ fn fill(block: &Block, draft: &Draft, now: u32) {
         hot.source.store(own.key.source[3]);
         hot.destination.store(own.key.destination[3]);
         hot.ports.store(own.key.ports);
-        hot.new_source.store(rewrite.source[3]);
-        hot.new_destination.store(rewrite.destination[3]);
-        hot.new_ports.store(rewrite.ports);
-        hot.deltas.store(u32::from(rewrite.address_delta) | u32::from(rewrite.port_delta) << 16);
+        set_rewrite(hot, &rewrite);
         hot.steer.store(own.steer.pack());
         hot.last_seen.store(now);
         hot.service.store(own.service);

@@ -16,6 +16,7 @@ const PACKETS: [u32; 2] = [150_000, 600_000];
 const ENOUGH: f64 = 0.99;
 
 const DRIVER: &str = "flowhop's index, driver";
+const SHADOW: &str = "the same, 1 in 1024 looked at again";
 const LINES: &str = "flowhop's index, skb";
 const HASH: &str = "kernel hash map, skb";
 
@@ -24,7 +25,8 @@ The program on `lan0`, in the driver (`driver`) or on its ingress (`skb`), with 
 of random flows (`BPF_PROG_TEST_RUN`): a few instructions make the packet and go on with the program by a tail call. \
 What the same costs with a program that does nothing is subtracted. All flows are known and translated; those of TCP \
 have had their handshake and are checked against their windows. `kernel hash map` is the same program with the kernel's \
-own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`).";
+own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`). `looked at again` is shadow mode (`[paths] \
+shadow = 1024`), in which the daemon judges one packet in so many once more, beside the program.";
 
 /// A daemon with a program to be timed.
 struct Timed {
@@ -46,13 +48,17 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         notes: Vec::new(),
     };
     let mut all = Vec::new();
-    for (who, mode, index) in
-        [(DRIVER, Mode::Driver, "lines"), (LINES, Mode::Chosen, "lines"), (HASH, Mode::Chosen, "kernel-hash")]
-    {
+    for (who, mode, index, shadow) in [
+        (DRIVER, Mode::Driver, "lines", None),
+        (SHADOW, Mode::Driver, "lines", Some(1024)),
+        (LINES, Mode::Chosen, "lines", None),
+        (HASH, Mode::Chosen, "kernel-hash", None),
+    ] {
         let field = Field::new()?;
         field.bed.take_frames()?;
-        let folder = format!("program-{index}{}", if mode == Mode::Driver { "-driver" } else { "" });
-        let policy = Policy { mode, ..bench.many_flows(index) };
+        let path = if mode == Mode::Driver { "-driver" } else { "" };
+        let folder = format!("program-{index}{path}{}", if shadow.is_some() { "-shadow" } else { "" });
+        let policy = Policy { mode, shadow, ..bench.many_flows(index) };
         let daemon = Daemon::start(&field.bed, &bench.folder(&folder), &policy)?;
         all.push(Timed { who, field, daemon });
     }
@@ -81,7 +87,7 @@ fn compare(
         bench.progress(format!("{condition}: {who} ready"))?;
         let lan = field.lan;
         let program = match *who {
-            DRIVER => field.driver_program()?,
+            DRIVER | SHADOW => field.driver_program()?,
             _ => field.bed.router.enter(|| Program::attached(lan))?.tried("the program on lan0")?,
         };
         let timers = field.bed.router.enter(|| {

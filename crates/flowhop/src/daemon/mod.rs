@@ -15,6 +15,7 @@ mod packet_plane;
 mod plane;
 mod policy;
 mod reserved;
+mod shadow;
 pub mod state;
 
 use std::collections::{HashSet, VecDeque};
@@ -138,6 +139,8 @@ pub(crate) struct Daemon {
     /// Clients that wait until all flows are moved, in the order of their asking.
     moving: VecDeque<SyncSender<u32>>,
     descriptors_changed: bool,
+    /// Differences that shadow mode has found and kept.
+    differences: usize,
     failed: Option<io::Error>,
     stop: Option<Stop>,
 }
@@ -199,6 +202,7 @@ impl Daemon {
         let mut engine = Engine::new(parts, now).map_err(DaemonError::Modules)?;
         engine.set_passing(convert::passing(&policy.ip));
         engine.set_answering(convert::answering(&policy.ip));
+        engine.set_shadow(policy.paths.shadow);
         let grace = Grace::start().map_err(|error| DaemonError::System { what: "cannot start a thread", error })?;
         let mut daemon = Self {
             options,
@@ -217,6 +221,7 @@ impl Daemon {
             aside: Vec::new(),
             moving: VecDeque::new(),
             descriptors_changed: false,
+            differences: 0,
             failed: None,
             stop: None,
         };
@@ -289,6 +294,7 @@ impl Daemon {
             if let Some(error) = self.failed.take() {
                 return Err(DaemonError::System { what: "the punt device flowhop0 is gone", error });
             }
+            self.compare_samples(now);
             self.engine.settle(now, drained, &mut self.outside);
             self.outside.note_ports();
             self.outside.plane.flush();
@@ -473,6 +479,7 @@ impl Daemon {
         self.engine.set_timeouts(convert::timeouts(&policy.timeouts));
         self.engine.set_passing(convert::passing(&policy.ip));
         self.engine.set_answering(convert::answering(&policy.ip));
+        self.engine.set_shadow(policy.paths.shadow);
         self.engine.set_judge_local(policy::judges_local(&policy));
         self.engine.set_serves(policy.pcp.is_some());
         self.engine.table().config().orphan_grace.store(policy::ticks(policy.paths.orphan_grace));

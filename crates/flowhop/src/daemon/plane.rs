@@ -12,6 +12,7 @@ use flowhop_engine::{Arrived, FastPath, Offload, Told};
 use flowhop_flow::key::Address;
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::{PortKey, Tick};
+use flowhop_flow::shadow::Sample;
 use flowhop_io::bpf::{Attachment, Kernel, KernelError};
 use flowhop_io::tap::metadata::{Order, Punt, TO_STACK, TRANSMIT};
 use flowhop_io::tap::{self, Tap, TapError, VirtioHeader};
@@ -250,13 +251,18 @@ impl KernelPlane {
         Ok(())
     }
 
+    /// The next packet that a program lets be looked at once more.
+    pub(super) fn next_sample(&mut self) -> Option<Sample> {
+        self.kernel.next_sample()
+    }
+
     /// Marks ports of the box's own addresses that translations use, so that packets to them come here.
     pub(super) fn note_ports(&mut self, changes: &[PortChange]) -> Result<(), KernelError> {
         self.locals.note_ports(&mut self.kernel, changes)
     }
 
     pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.tap.as_fd()).chain(self.driver.fds())
+        [self.tap.as_fd(), self.kernel.samples()].into_iter().chain(self.driver.fds())
     }
 
     /// The next packet: from drivers and from socket buffers by turns.

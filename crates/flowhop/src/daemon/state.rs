@@ -14,6 +14,17 @@ use thiserror::Error;
 
 /// What flowhop keeps in a state directory, beside the bpffs.
 const FILES: [&str; 5] = ["names.json", "names.json.new", "counters", "control.sock", "lock"];
+/// What shadow mode keeps there: so many captures, each with the state of its flow.
+pub const DIFFERENCES: [[&str; 2]; 8] = [
+    ["shadow-0.pcap", "shadow-0.json"],
+    ["shadow-1.pcap", "shadow-1.json"],
+    ["shadow-2.pcap", "shadow-2.json"],
+    ["shadow-3.pcap", "shadow-3.json"],
+    ["shadow-4.pcap", "shadow-4.json"],
+    ["shadow-5.pcap", "shadow-5.json"],
+    ["shadow-6.pcap", "shadow-6.json"],
+    ["shadow-7.pcap", "shadow-7.json"],
+];
 /// Version of `names.json`.
 const VERSION: u32 = 1;
 
@@ -164,9 +175,13 @@ impl State {
     }
 }
 
+fn files() -> impl Iterator<Item = &'static str> {
+    FILES.into_iter().chain(DIFFERENCES.into_iter().flatten())
+}
+
 /// Whether a directory has something in it that is not flowhop's: then its permissions are somebody else's business.
 fn has_foreign_files(path: &Path) -> bool {
-    let ours = |name: &OsStr| FILES.iter().chain(&["bpf"]).any(|file| *file == name);
+    let ours = |name: &OsStr| files().chain(["bpf"]).any(|file| file == name);
     fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| !ours(&entry.file_name())))
 }
 
@@ -194,7 +209,7 @@ fn admit_group(path: &Path) -> io::Result<()> {
 /// # Errors
 /// When a file cannot be removed.
 pub fn remove(path: &Path) -> Result<(), StateError> {
-    for name in FILES {
+    for name in files() {
         let file = path.join(name);
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

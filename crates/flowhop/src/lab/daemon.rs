@@ -52,6 +52,8 @@ pub struct Policy {
     pub half_open: Option<u32>,
     /// `lines` or `kernel-hash`.
     pub index: &'static str,
+    /// One fast packet in so many is judged once more; none if not said.
+    pub shadow: Option<u32>,
 }
 
 impl Default for Policy {
@@ -63,6 +65,7 @@ impl Default for Policy {
             connections: 65536,
             half_open: None,
             index: "lines",
+            shadow: None,
         }
     }
 }
@@ -95,6 +98,9 @@ impl Policy {
         let _written = write!(text, "\n[table]\nconnections = {}\nindex = \"{}\"\n", self.connections, self.index);
         if let Some(half_open) = self.half_open {
             let _written = writeln!(text, "half_open = {half_open}");
+        }
+        if let Some(one_in) = self.shadow {
+            let _written = writeln!(text, "\n[paths]\nshadow = {one_in}");
         }
         text
     }

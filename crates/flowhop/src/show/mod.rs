@@ -212,6 +212,7 @@ impl View {
                 held: engine.held(),
                 pressure: engine.pressure(if what == What::Status { TOP_SOURCES } else { 0 }),
                 cookies: engine.cookies(),
+                shadow: engine.shadow(),
                 generation: table.config().policy_generation.load(),
                 ..Status::default()
             },

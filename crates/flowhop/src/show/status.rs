@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use flowhop_engine::{CookieStatus, Pressure};
+use flowhop_engine::{CookieStatus, Pressure, ShadowStatus};
 
 use crate::show::View;
 
@@ -35,6 +35,8 @@ pub struct Status {
     pub pressure: Pressure,
     /// How SYN cookies are doing.
     pub cookies: CookieStatus,
+    /// How shadow mode is doing.
+    pub shadow: ShadowStatus,
 }
 
 impl View {
@@ -57,6 +59,12 @@ impl View {
             "held": status.held,
             "pressure": pressure(&status.pressure, status.connections),
             "syn_cookies": self.syn_cookies(),
+            "shadow": {
+                "one_in": status.shadow.one_in,
+                "same": status.shadow.same,
+                "different": status.shadow.different,
+                "unjudged": status.shadow.unjudged,
+            },
             "helpers": {
                 "declined": self.accounts.helper_declined(),
             },

@@ -19,11 +19,11 @@ mod tables;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap};
+use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, RingBuf, XskMap};
 use aya::{Ebpf, EbpfLoader};
 use flowhop_flow::key::Address;
 use flowhop_flow::reason::{REASON_SLOTS, Reason};
@@ -31,7 +31,9 @@ use flowhop_flow::record::{
     ADJACENCIES, Adjacency, Block, Bucket, Config, GATES, Gate, LAYOUT_VERSION, MAGIC, MAX_BLOCKS, PORT_MAPS,
     PORT_SLOTS, PORTS, Port, PortMap, PortSlot, index_kind,
 };
+use flowhop_flow::shadow::Sample;
 use flowhop_flow::{Key, record};
+use zerocopy::FromBytes;
 
 pub use attach::Attachment;
 pub use cookies::ServiceValue;
@@ -52,7 +54,9 @@ pub(crate) const fn object() -> &'static [u8] {
 }
 
 /// All maps by name; `CONFIG`, by which the others are judged, is pinned first and removed last.
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 18] = [
+    "SAMPLES",
+    "SAMPLE",
     "ORIGINS",
     "SERVICES",
     "SOCKETS",
@@ -218,6 +222,7 @@ pub struct Kernel {
     services: HashMap<MapData, [u32; 5], [u64; 5]>,
     origins: LpmTrie<MapData, Address, u32>,
     sockets: XskMap<MapData>,
+    samples: RingBuf<MapData>,
     driver_counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
     counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
     tap_counters: PerCpuArray<MapData, [u64; 2 * REASON_SLOTS]>,
@@ -267,6 +272,7 @@ impl Kernel {
             services: typed(&mut ebpf, "SERVICES")?,
             origins: typed(&mut ebpf, "ORIGINS")?,
             sockets: typed(&mut ebpf, "SOCKETS")?,
+            samples: typed(&mut ebpf, "SAMPLES")?,
             driver_counters: typed(&mut ebpf, "DRIVER_COUNTERS")?,
             counters: typed(&mut ebpf, "COUNTERS")?,
             tap_counters: typed(&mut ebpf, "TAP_COUNTERS")?,
@@ -300,6 +306,22 @@ impl Kernel {
     #[must_use]
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// The next packet that the programs let be looked at once more; see [`flowhop_flow::shadow`].
+    pub fn next_sample(&mut self) -> Option<Sample> {
+        loop {
+            // What is not a sample is of nobody that this process knows.
+            if let Ok(sample) = Sample::read_from_bytes(&self.samples.next()?) {
+                return Some(sample);
+            }
+        }
+    }
+
+    /// Is readable when there is one.
+    #[must_use]
+    pub fn samples(&self) -> BorrowedFd<'_> {
+        self.samples.as_fd()
     }
 
     /// Makes an address the box's own; flags are those of `record::local_flags`.

@@ -20,6 +20,7 @@ mod pools;
 mod prefix;
 mod pressure;
 mod refusals;
+mod shadow;
 mod take_up;
 mod timers;
 mod translation;

@@ -221,9 +221,14 @@ pub struct PathSettings {
     pub allowed: Option<Vec<ForwardingPath>>,
     /// How long the kernel side goes on without a daemon.
     pub orphan_grace: Duration,
+    /// One packet in so many of those that kernel programs forward is judged once more by the daemon, a power of two; 0: none.
+    pub shadow: u32,
 }
 
 impl PathSettings {
+    /// The largest number of packets of which one is judged once more.
+    pub const MOST_SHADOW: u32 = 1 << 23;
+
     /// Whether established flows may go there.
     #[must_use]
     pub fn allows(&self, path: ForwardingPath) -> bool {
@@ -233,7 +238,7 @@ impl PathSettings {
 
 impl Default for PathSettings {
     fn default() -> Self {
-        Self { allowed: None, orphan_grace: Duration::from_secs(120) }
+        Self { allowed: None, orphan_grace: Duration::from_secs(120), shadow: 0 }
     }
 }
 

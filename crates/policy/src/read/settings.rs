@@ -9,7 +9,7 @@ use super::report::{At, Report};
 use super::values::{duration, number, show_duration};
 use crate::{ForwardingPath, Handling, IpSettings, PathSettings, TableIndex, TableSettings, Timeouts};
 
-const PATH_KEYS: [&str; 2] = ["allowed", "orphan_grace"];
+const PATH_KEYS: [&str; 3] = ["allowed", "orphan_grace", "shadow"];
 const TABLE_KEYS: [&str; 4] = ["connections", "half_open", "resting_ports", "index"];
 const TIMEOUT_KEYS: [&str; 8] =
     ["udp", "tcp_established", "tcp_transitory", "tcp_opening", "tcp_closing", "icmp", "other", "port_rest"];
@@ -69,6 +69,12 @@ impl Settings {
             let allowed = allowed_paths(node, report);
             if enabled && self.is_first("paths", "allowed", node, report) {
                 self.paths.allowed = allowed;
+            }
+        }
+        if let Some(node) = section.get("shadow") {
+            let one_in = number("shadow", 1..=PathSettings::MOST_SHADOW, node, report);
+            if enabled && self.is_first("paths", "shadow", node, report) {
+                self.paths.shadow = one_in.map_or(0, u32::next_power_of_two);
             }
         }
         if let Some(node) = section.get("orphan_grace") {
