@@ -27,7 +27,9 @@ impl Wire {
     pub fn open(ifindex: u32, receives: Option<u16>) -> io::Result<Self> {
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
         if receives.is_some() {
-            setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+            // In a user namespace the system's limit holds.
+            setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
+                .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER))?;
             let on: libc::c_int = 1;
             let length = size_of_val(&on) as libc::socklen_t;
             // SAFETY: the kernel reads an integer of this length.

@@ -65,9 +65,12 @@ fn the_same_is_no_difference() {
     }
 }
 
+/// Makes something of a sample that no program would.
+type Spoil = fn(&mut Sample);
+
 #[test]
 fn whatever_differs_is_found_and_the_flow_is_demoted() {
-    let spoil: [(&str, fn(&mut Sample), Differing); 6] = [
+    let spoil: [(&str, Spoil, Differing); 6] = [
         ("a port", |sample| sample.after[34] ^= 1, Differing::Bytes),
         ("an address", |sample| sample.after[29] ^= 1, Differing::Bytes),
         ("a checksum", |sample| sample.after[41] ^= 1, Differing::Bytes),
