@@ -34,6 +34,7 @@ name = "publish"
 destination = "198.51.100.9"
 service = ["tcp/80", "udp/80"]
 translate.destination = "10.1.0.80:8080"
+syn_cookies = "always"
 [[nat]]
 name = "nat64"
 to = "outside"
@@ -45,6 +46,10 @@ name = "web"
 to = "inside"
 destination = "10.1.0.80"
 action = "allow"
+[pcp]
+from = "inside"
+to = "outside"
+limit = 8
 "#,
     r#"
 [[rule]]
@@ -113,6 +118,22 @@ fn across(destination: SocketAddr, port: u16) -> (SocketAddr, SocketAddr) {
     (SocketAddr::new("fd00:0:0:1::2".parse().unwrap(), port), (shown, destination.port()).into())
 }
 
+/// A host asks for a mapping of one of its ports, or for its end (RFC 6887 sections 7.1 and 11.1).
+fn mapping_request(host: IpAddr, input: &mut Input<'_>) -> Vec<u8> {
+    let IpAddr::V4(address) = host else { return Vec::new() };
+    let bits = input.byte();
+    let lifetime = if bits & 1 == 0 { 0 } else { u32::from(input.byte()) * 100 };
+    let mut request = vec![2, bits >> 1 & 3, 0, 0];
+    request.extend(lifetime.to_be_bytes());
+    request.extend(address.to_ipv6_mapped().octets());
+    request.extend([bits >> 3 & 1; 12]);
+    request.extend([if bits & 0x10 == 0 { 6 } else { 17 }, 0, 0, 0]);
+    request.extend((1000 + u16::from(input.byte() & 63)).to_be_bytes());
+    request.extend((1024 + u16::from(bits >> 5)).to_be_bytes());
+    request.extend(address.to_ipv6_mapped().octets());
+    request
+}
+
 fn step(bed: &mut Bed, input: &mut Input<'_>) {
     let operation = input.byte();
     let from_inside = operation & 0x80 != 0;
@@ -137,6 +158,11 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
     let crosses = from_inside && operation & 0x20 != 0;
     let (source, destination) = if crosses { across(destination, source.port()) } else { (source, destination) };
     let frame = match operation & 15 {
+        3 if from_inside && !crosses => {
+            let request = mapping_request(source.ip(), input);
+            let spec = Spec::udp(source, at("10.1.0.1:5351"), &request);
+            return receive(bed, port, spec.with_link(bed::INSIDE_MAC, bed::LAN_MAC).to_vec().ok(), input);
+        }
         0..=3 => Spec::udp(source, destination, payload),
         4..=8 => {
             let (flags, sequence, acknowledgment) = (input.byte() & 0x3f, input.byte(), input.byte());
@@ -157,7 +183,8 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
         12 => return bed.pass(u32::from(input.byte()) * 50),
         13 => {
             drop(bed.turn());
-            return bed.begin_reload(POLICIES[usize::from(input.byte()) % POLICIES.len()]);
+            bed.begin_reload(POLICIES[usize::from(input.byte()) % POLICIES.len()]);
+            return bed.services();
         }
         14 => {
             let (ifindex, address) = if from_inside { (11, source.ip()) } else { (12, source.ip()) };
@@ -205,6 +232,7 @@ fn receive(bed: &mut Bed, port: u8, frame: Option<Vec<u8>>, input: &mut Input<'_
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
     let mut bed = Bed::with(POLICIES[usize::from(input.byte()) % POLICIES.len()]);
+    bed.services();
     for _ in 0..512 {
         if input.0.is_empty() {
             break;

@@ -178,10 +178,11 @@ impl Daemon {
     fn start(options: Options, policy: Policy, state: State) -> Result<Self, DaemonError> {
         let mut numbers = state.read_numbers()?;
         let monitor = Monitor::open()?;
-        let now = Clock::now();
         let geometry = policy::geometry(&policy);
         let counters = open_counters(&state)?;
         let (plane, regions, adopted) = open_plane(&state, geometry)?;
+        // Programs have been loaded, which takes its time: those that run are not to find a sign of life of long ago.
+        let now = Clock::now();
         let kernel = matches!(plane, Plane::Kernel(_));
         let table = open_table(&plane, regions, geometry, adopted)?;
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
