@@ -124,8 +124,10 @@ proptest! {
         prop_assert!(completed == after || (completed, after) == (0xffff, 0));
         prop_assert_eq!(verify::transport(&bytes), Verified::Valid);
 
-        // What the translated packet gives when its completed checksum is translated again.
-        prop_assert_eq!(apply(delta.inverse(), completed), before);
+        // What the translated packet gives when its completed checksum is translated again; a sum of zero that was
+        // completed in its other form may come back in that.
+        let back = apply(delta.inverse(), completed);
+        prop_assert!(back == before || completed != after && back % 0xffff == before % 0xffff);
 
         // The header checksum of IPv4 (RFC 1624).
         if source.address.is_ipv4() {
