@@ -531,6 +531,13 @@ fn transport(
     if packet.fragment.is_some_and(|piece| piece.offset != 0) {
         return Ok(());
     }
+    // What a length that is not there is summed over, receivers of the two families do not agree on.
+    if packet.protocol == protocol::UDP && role != Role::Quoted && packet.fragment.is_none() {
+        let length = body.get(4..6).and_then(|field| field.first_chunk::<2>()).ok_or(Fault::Malformed)?;
+        if !(Udp::LEN..=body.len()).contains(&usize::from(u16::from_be_bytes(*length))) {
+            return Err(Fault::Malformed);
+        }
+    }
     let addresses = Delta::ZERO.replace16(checksum::fold(packet.addresses), checksum::fold(new_addresses));
     let first = body.first_chunk_mut::<4>().ok_or(Fault::Malformed)?;
     let words = Delta::ZERO.replace32(u32::from_be_bytes(*first), u32::from_be_bytes(ports));

@@ -191,6 +191,17 @@ fn a_fragment_header_is_translated() {
     assert_eq!(translated.fragmentable, Some(0));
 }
 
+// Found by the fuzz target `headers`: a UDP length beyond the packet, with a checksum that happens to be right.
+#[test]
+fn udp_longer_than_its_packet_has_no_translation() {
+    let packet = [
+        72, 0, 0, 41, 0, 27, 0, 0, 0, 17, 72, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 131, 3, 116, 3, 3, 3, 131, 3, 3, 3,
+        3, 3, 3, 3, 9, 8, 255, 255,
+    ];
+    let ends = Ends { source: [0x20; 16], destination: [0xfd; 16], ports: [1, 2, 3, 4] };
+    assert_eq!(to_v6(&packet, &ends, false, &mut [0; 441]).err(), Some(Fault::Malformed));
+}
+
 // RFC 6146 section 3: TCP, UDP and ICMP alone.
 #[test]
 fn other_protocols_and_messages_have_no_translation() {
