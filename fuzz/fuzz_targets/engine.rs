@@ -8,6 +8,7 @@
 
 #[path = "../../crates/modules/tests/firewall/bed.rs"]
 mod bed;
+mod shared;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -15,7 +16,10 @@ use bed::{Bed, LAN, WAN, at, is_sound};
 use flowhop_flow::Kind;
 use flowhop_routing::{Event, NeighbourState};
 use flowhop_wire::build::{L4, Spec};
+use flowhop_wire::pcp::{Map, RequestHeader};
+use flowhop_wire::protocol;
 use libfuzzer_sys::fuzz_target;
+use shared::{Input, mapped};
 
 const POLICIES: [&str; 3] = [
     r#"
@@ -83,31 +87,16 @@ action = "allow"
 "#,
 ];
 
-/// Numbers from the input; zeros when it has ended.
-struct Input<'a>(&'a [u8]);
+fn inside(input: &mut Input<'_>) -> SocketAddr {
+    let byte = input.byte();
+    let host = ["10.1.0.2", "10.1.0.3", "10.1.0.80", "10.2.0.2"][usize::from(byte & 3)];
+    at(&format!("{host}:{}", 1000 + u16::from(byte >> 2)))
+}
 
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length.min(self.0.len())).map(|_| self.byte()).collect()
-    }
-
-    fn inside(&mut self) -> SocketAddr {
-        let byte = self.byte();
-        let host = ["10.1.0.2", "10.1.0.3", "10.1.0.80", "10.2.0.2"][usize::from(byte & 3)];
-        at(&format!("{host}:{}", 1000 + u16::from(byte >> 2)))
-    }
-
-    fn outside(&mut self) -> SocketAddr {
-        let byte = self.byte();
-        let host = ["198.51.100.2", "198.51.100.3", "198.51.100.1", "198.51.100.9"][usize::from(byte & 3)];
-        at(&format!("{host}:{}", [80, 53, 8080, 1024][usize::from(byte >> 2 & 3)]))
-    }
+fn outside(input: &mut Input<'_>) -> SocketAddr {
+    let byte = input.byte();
+    let host = ["198.51.100.2", "198.51.100.3", "198.51.100.1", "198.51.100.9"][usize::from(byte & 3)];
+    at(&format!("{host}:{}", [80, 53, 8080, 1024][usize::from(byte >> 2 & 3)]))
 }
 
 /// An IPv6 host that sends to an IPv4 one.
@@ -120,18 +109,24 @@ fn across(destination: SocketAddr, port: u16) -> (SocketAddr, SocketAddr) {
 
 /// A host asks for a mapping of one of its ports, or for its end (RFC 6887 sections 7.1 and 11.1).
 fn mapping_request(host: IpAddr, input: &mut Input<'_>) -> Vec<u8> {
-    let IpAddr::V4(address) = host else { return Vec::new() };
     let bits = input.byte();
     let lifetime = if bits & 1 == 0 { 0 } else { u32::from(input.byte()) * 100 };
-    let mut request = vec![2, bits >> 1 & 3, 0, 0];
-    request.extend(lifetime.to_be_bytes());
-    request.extend(address.to_ipv6_mapped().octets());
-    request.extend([bits >> 3 & 1; 12]);
-    request.extend([if bits & 0x10 == 0 { 6 } else { 17 }, 0, 0, 0]);
-    request.extend((1000 + u16::from(input.byte() & 63)).to_be_bytes());
-    request.extend((1024 + u16::from(bits >> 5)).to_be_bytes());
-    request.extend(address.to_ipv6_mapped().octets());
-    request
+    let header = RequestHeader {
+        version: 2,
+        opcode: bits >> 1 & 3,
+        reserved: 0.into(),
+        lifetime: lifetime.into(),
+        client: mapped(host),
+    };
+    let map = Map {
+        nonce: [bits >> 3 & 1; 12],
+        protocol: if bits & 0x10 == 0 { protocol::TCP } else { protocol::UDP },
+        reserved: [0; 3],
+        internal_port: (1000 + u16::from(input.byte() & 63)).into(),
+        external_port: (1024 + u16::from(bits >> 5)).into(),
+        external_address: mapped(host),
+    };
+    [header.bytes(), map.bytes()].concat()
 }
 
 fn step(bed: &mut Bed, input: &mut Input<'_>) {
@@ -139,7 +134,7 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
     let from_inside = operation & 0x80 != 0;
     let port = if from_inside { LAN } else { WAN };
     let (source, destination) = if from_inside {
-        (input.inside(), input.outside())
+        (inside(input), outside(input))
     } else if operation & 0x40 != 0 {
         // Back to where something came from.
         let last = bed.outside.sent.last().map(|(_, frame)| frame.clone());
@@ -148,10 +143,10 @@ fn step(bed: &mut Bed, input: &mut Input<'_>) {
                 let (a, b) = bed::ends(&frame);
                 (b, a)
             }
-            None => (input.outside(), input.inside()),
+            None => (outside(input), inside(input)),
         }
     } else {
-        (input.outside(), input.inside())
+        (outside(input), inside(input))
     };
     let texts: [&[u8]; 2] = [b"PORT 10,1,0,2,200,1\r\n", b"\0\x01a\0octet\0"];
     let payload: &[u8] = texts[usize::from(operation >> 4 & 1)];

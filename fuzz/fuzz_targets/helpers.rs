@@ -124,7 +124,8 @@ fn send(bed: &mut Bed, sides: &mut [Side; 2], who: usize, from: usize, length: u
     let [own, peer] = [&sides[who], &sides[who ^ 1]];
     let payload = own.text.get(from..).unwrap_or_default();
     let payload = &payload[..length.min(payload.len())];
-    let spec = Spec::tcp(own.own, own.peer, ACK, payload).with_sequence(own.first.wrapping_add(from as u32), peer.whole);
+    let spec =
+        Spec::tcp(own.own, own.peer, ACK, payload).with_sequence(own.first.wrapping_add(from as u32), peer.whole);
     let outcome = bed.send(own.port, &spec);
     let sent = std::mem::take(&mut bed.outside.sent);
     if !matches!(outcome.kind, Kind::Forward | Kind::Consume) {

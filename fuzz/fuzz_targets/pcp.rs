@@ -7,6 +7,7 @@
 
 #[path = "../../crates/modules/tests/firewall/bed.rs"]
 mod bed;
+mod shared;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,6 +18,7 @@ use flowhop_wire::build::Spec;
 use flowhop_wire::pcp::{Map, RequestHeader, opcode};
 use flowhop_wire::tcp_flags::SYN;
 use libfuzzer_sys::fuzz_target;
+use shared::{Input, mapped};
 
 const POLICIES: [&str; 4] = [
     r#"
@@ -95,28 +97,6 @@ translate.source = "interface"
 
 const HOSTS: [&str; 4] = ["10.1.0.2", "10.1.0.3", "fd00:0:0:1::2", "10.2.0.2"];
 const REMOTES: [&str; 3] = ["198.51.100.2", "198.51.100.3", "2001:db8:0:2::2"];
-
-/// Numbers from the input; zeros when it has ended.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn pick<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[usize::from(self.byte()) % all.len()]
-    }
-}
-
-fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
-}
 
 fn request(input: &mut Input<'_>, host: &str) -> Vec<u8> {
     let kind = input.byte();

@@ -404,11 +404,7 @@ fn an_orphaned_kernel_side_stops_after_the_grace() {
     let report = running.finish();
     println!("killed at {killed}, ready again at {restarted}: {report}");
     let ranges = report.forward.flows[0].missing_ranges();
-    // From the moment on at which the new daemon has the table, flows may go on, until it is busy for longer than the grace.
-    let (Some((first, _)), Some((_, last))) = (ranges.first().copied(), ranges.last().copied()) else {
-        panic!("nothing is missing: {report}")
-    };
-    assert!(ranges.iter().skip(1).all(|(from, _)| *from > 4500), "packets pass without a daemon: {ranges:?}");
+    let &[(first, last)] = &ranges[..] else { panic!("one gap, not {ranges:?}") };
     assert!(first >= killed + 700 && first <= killed + 2500, "the grace was 1 s: {report}");
     assert!(last <= restarted + 200, "ready means forwarding: {report}");
     assert_eq!(report.forward.duplicates() + report.forward.out_of_order(), 0, "{report}");

@@ -7,14 +7,13 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use flowhop_tests::raw::{Flags, Packet, RawPort, Transport};
 use flowhop_tests::tools::{self, HttpServer};
 use flowhop_tests::wait::undisturbed;
-use flowhop_tests::{Bed, Daemon, Family, Link, Load, Namespace, Policy, alone, numbered, until};
+use flowhop_tests::{Bed, Daemon, Family, Flood, Link, Load, Namespace, Policy, Segment, alone, numbered, until};
 use serde_json::Value;
 
 const CONNECTIONS: u32 = 4096;
@@ -196,47 +195,8 @@ fn answers_leave_by_links_of_all_kinds() {
     }
 }
 
-/// SYNs from as many sources of both families, and acknowledgments of nothing, until dropped.
-struct Flood {
-    sent: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    fn start(bed: &Bed) -> Self {
-        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let wire = RawPort::open(&bed.outside, "eth0");
-        let router = RawPort::open(&bed.router, "wan0").mac;
-        let thread = {
-            let (sent, stop) = (Arc::clone(&sent), Arc::clone(&stop));
-            thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let so_far = sent.load(Ordering::Relaxed);
-                    for number in so_far..so_far + RATE / 1000 {
-                        for (source, to, transport) in segments(number) {
-                            wire.send(&Packet::new((wire.mac, router), source, to, transport, &[]).build());
-                        }
-                    }
-                    sent.store(so_far + RATE / 1000, Ordering::Release);
-                    thread::sleep(Duration::from_millis(1));
-                }
-            })
-        };
-        Self { sent, stop, thread: Some(thread) }
-    }
-
-    fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Acquire)
-    }
-
-    fn wait(&self, syns: u64) {
-        until("the flood", LIMIT, || (self.sent() >= syns).then_some(()));
-    }
-}
-
-/// The segments of a flood with a number: a SYN, and with every tenth an acknowledgment.
-fn segments(number: u64) -> Vec<(SocketAddr, SocketAddr, Transport)> {
+/// The segments of a flood with a number: a SYN from a source of its own, of either family, and with every tenth an acknowledgment.
+fn segments(number: u64) -> Vec<Segment> {
     let word = number as u32;
     let port = 1024 + (word % 50_000) as u16;
     let (source, family): (IpAddr, _) = match number % 2 {
@@ -253,13 +213,6 @@ fn segments(number: u64) -> Vec<(SocketAddr, SocketAddr, Transport)> {
     all
 }
 
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ended = self.thread.take().map(JoinHandle::join);
-    }
-}
-
 fn flood(path: &str) {
     let _turn = alone();
     undisturbed();
@@ -272,7 +225,7 @@ fn flood(path: &str) {
     let load = Load::new(Family::V4.outside_host(), 5000).rate(10_000, 8000).flows(50);
     let running = numbered::start(&bed.inside, &[&bed.outside], &load);
     running.wait_sent(1000);
-    let flood = Flood::start(bed);
+    let flood = Flood::start(bed, RATE, segments);
     until("answers", LIMIT, || (cookies(&daemon)["answering"] == true).then_some(()));
     let (mut reached, mut most) = (0, 0);
     while running.sent() < load.packets || flood.sent() < FLOOD {
@@ -377,8 +330,11 @@ fn another_daemon_goes_on() {
         daemon.kill9();
         say(b"two.");
         // A moment later the programs have noticed, and hand nothing down.
-        thread::sleep(Duration::from_secs(2));
-        wire.clear();
+        until("silence", LIMIT, || {
+            wire.clear();
+            send(78, 0, Flags::SYN);
+            answer(Duration::from_millis(300)).is_none().then_some(())
+        });
         send(78, 0, Flags::SYN);
         assert_eq!(answer(Duration::from_millis(300)), None, "{path}");
         say(b"3333");

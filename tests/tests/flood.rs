@@ -6,74 +6,25 @@
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests fail the test on the spot")]
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use flowhop_tests::raw::{Flags, Packet, RawPort, Transport};
+use flowhop_tests::raw::{Flags, Transport};
 use flowhop_tests::tools::{self, HttpServer};
 use flowhop_tests::wait::undisturbed;
-use flowhop_tests::{Bed, Daemon, Family, Load, Policy, alone, numbered, until};
+use flowhop_tests::{Bed, Daemon, Family, Flood, Load, Policy, Segment, alone, numbered};
 
 const CONNECTIONS: u32 = 16_384;
 /// SYNs of one flood.
 const FLOOD: u64 = 10 * CONNECTIONS as u64;
 /// SYNs a second: as many as a slow path that was built for tests can take, with what the server answers.
 const RATE: u64 = 10_000;
-/// SYNs at once at the most.
-const BURST: u64 = RATE / 100;
-const LIMIT: Duration = Duration::from_secs(60);
 /// Growth of the daemon's own memory, in kB, that is none: a few pages of the allocator's.
 const NOTHING: u64 = 1024;
 
-/// SYNs from as many sources, until told to stop.
-struct Flood {
-    sent: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    fn start(bed: &Bed, to: SocketAddr) -> Self {
-        let (sent, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let wire = RawPort::open(&bed.outside, "eth0");
-        let router = RawPort::open(&bed.router, "wan0").mac;
-        let thread = {
-            let (sent, stop) = (Arc::clone(&sent), Arc::clone(&stop));
-            thread::spawn(move || {
-                let mut begun = Instant::now();
-                let syn = Transport::Tcp { seq: 1, ack: 0, flags: Flags::SYN, window: 1024 };
-                while !stop.load(Ordering::Relaxed) {
-                    let so_far = sent.load(Ordering::Relaxed);
-                    let due = begun.elapsed().as_millis() as u64 * RATE / 1000;
-                    if due > so_far + BURST {
-                        // Held up: a flood at a pace goes on, and does not make good for it by one at another pace.
-                        begun = Instant::now() - Duration::from_millis((so_far + BURST) * 1000 / RATE);
-                    }
-                    for number in so_far..due.min(so_far + BURST) {
-                        let source = Ipv4Addr::from(0x0b00_0000 + number as u32);
-                        let source = SocketAddr::new(source.into(), 1024 + (number % 50_000) as u16);
-                        wire.send(&Packet::new((wire.mac, router), source, to, syn, &[]).build());
-                        sent.store(number + 1, Ordering::Release);
-                    }
-                    thread::sleep(Duration::from_millis(1));
-                }
-            })
-        };
-        Self { sent, stop, thread: Some(thread) }
-    }
-
-    fn wait(&self, packets: u64) {
-        until("the flood", LIMIT, || (self.sent.load(Ordering::Acquire) >= packets).then_some(()));
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ended = self.thread.take().map(JoinHandle::join);
-    }
+/// The SYN of a flood with a number, from a source of its own.
+fn syn(number: u64, to: SocketAddr) -> Segment {
+    let source = Ipv4Addr::from(0x0b00_0000 + number as u32);
+    let source = SocketAddr::new(source.into(), 1024 + (number % 50_000) as u16);
+    (source, to, Transport::Tcp { seq: 1, ack: 0, flags: Flags::SYN, window: 1024 })
 }
 
 /// Memory of a process that is its own, in kB.
@@ -110,7 +61,7 @@ fn a_flood(path: &str) {
             Load::new(Family::V4.outside_host(), 5000).rate(20_000, if syns == FLOOD { 8000 } else { 500 }).flows(50);
         let running = numbered::start(&bed.inside, &[&bed.outside], &load);
         running.wait_sent(1000);
-        let flood = Flood::start(&bed, external);
+        let flood = Flood::start(&bed, RATE, move |number| vec![syn(number, external)]);
         flood.wait(syns / 10);
         while running.sent() < load.packets {
             assert!(tools::curl(&bed.outside, &public) == tools::body(), "the service is reached in the flood");

@@ -7,8 +7,9 @@ use flowhop_flow::record::{NextHop, Tick};
 use flowhop_routing::{AdjacencyIndex, AdjacencyState, Family, Inherited, Origin, Resolution, UnreachableReason};
 
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io};
+use crate::engine::Engine;
 use crate::hold::{Held, Wait};
+use crate::io::{Arrived, Io};
 use crate::known::NOWHERE;
 
 impl Engine {

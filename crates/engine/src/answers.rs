@@ -16,8 +16,9 @@ use flowhop_wire::{Ethernet, Frame, Icmp, Ipv4, Ipv6, checksum, icmp4, icmp6, tc
 use zerocopy::transmute_ref;
 
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io};
+use crate::engine::Engine;
 use crate::errors::Headers;
+use crate::io::{Arrived, Io};
 use crate::module::NewSession;
 use crate::validate::Problem;
 
@@ -187,7 +188,7 @@ impl Engine {
         let share = |other| self.routing.share_link(via.ifindex, source, other);
         if !translated && ttl > 1 && share(via.next_hop) && own.is_some_and(share) {
             let v4 = Error { kind: icmp4::REDIRECT, code: icmp4::REDIRECT_HOST, rest: next_hop.octets() };
-            self.answer(arrived, v4, Error::plain(0, 0), packet, io);
+            self.answer(arrived, v4, v4, packet, io);
         }
     }
 

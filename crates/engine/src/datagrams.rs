@@ -14,9 +14,10 @@ use flowhop_wire::{Ipv6, Ipv6Fragment};
 
 use crate::answers;
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
+use crate::engine::Engine;
 use crate::fragments::{Datagram, Fate, Piece};
 use crate::identification;
+use crate::io::{Arrived, Io, LogEvent, Outcome};
 use crate::nat64;
 use crate::validate::{FragmentPlace, Validated, validate};
 

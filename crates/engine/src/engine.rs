@@ -1,4 +1,4 @@
-//! The engine: state, inputs and outputs. What happens to a packet is in `known` and `open`.
+//! The engine: its state, and what it does with each input. What happens to a packet is in `known` and `open`.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -6,18 +6,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flowhop_flow::forward::{Hit, Host, Level};
-use flowhop_flow::key::{self, Address, REFUSED};
-use flowhop_flow::record::{Adjacency as Record, Config, Gate, Port, PortKey, Steer, Tick, config_flags};
+use flowhop_flow::key::{self, Address};
+use flowhop_flow::record::{Adjacency as Record, Config, Gate, Port, PortKey, Tick, config_flags};
 use flowhop_flow::{Key, Kind, Parsed, Reason};
 use flowhop_routing::{Change, Event, Resolution, Routing};
-use flowhop_table::{AfterGrace, BlockIndex, Freed, Removal, Table, key_of};
+use flowhop_table::{BlockIndex, Table};
 use flowhop_wire::protocol;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::ageing::{self, Resets, Wheel};
+use crate::ageing::{Resets, Wheel};
 use crate::answers::{Answering, Answers};
-use crate::buffer::{Buffer, Offload};
+use crate::buffer::Buffer;
 use crate::counters::Counters;
 use crate::fragments::{Fragments, Room};
 use crate::gates::{Gates, Quiet};
@@ -26,10 +26,10 @@ use crate::helper::Dialogues;
 use crate::hold::{HOLD_LIMIT, Hold};
 use crate::identification::Datagram;
 use crate::interfaces::Interfaces;
-use crate::module::{MAX_NAT, Module, SessionView, Step, order};
+use crate::io::{Arrived, Io, Outcome};
+use crate::module::{Module, Step, order};
 use crate::paths::Moves;
-use crate::proxied::is_without_server;
-use crate::refusals::{self, Refusals, is_refusal};
+use crate::refusals::{Refusals, is_refusal};
 use crate::reload::Reload;
 use crate::shadow::ShadowStatus;
 use crate::sources::Sources;
@@ -37,44 +37,6 @@ use crate::sweep::Sweep;
 use crate::syn_cookies::SynCookies;
 use crate::unsolicited::Unsolicited;
 use crate::validate::{Passing, Validated, validate};
-
-/// What the engine asks of the outside. Calls must not fail silently: `false` means that the packet is lost and
-/// will be counted so.
-pub trait Io {
-    /// Sends a finished frame out through a port.
-    fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool;
-    /// Has everything leave that was given to be sent: kernel paths are about to forward later packets by themselves.
-    fn flush(&mut self) {}
-    /// Bytes, from the IP header on, that a packet may have which is cut into fragments anyway: those that the output
-    /// carries, or fewer.
-    fn room(&self, carried: usize, _is_v4: bool) -> usize {
-        carried
-    }
-    /// Gives a frame that came in through a port to the kernel's own stack.
-    fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool;
-    /// Has the kernel resolve, or confirm, a neighbour.
-    fn resolve(&mut self, ifindex: u32, next_hop: IpAddr);
-    /// A connection was made and its first packet is about to leave: whatever answers may meet has to be in place.
-    fn opened(&mut self) {}
-    /// A frame with a partial checksum came in through a driver's program, which loses what would complete it: frames
-    /// that the program forwards itself would leave broken.
-    fn partial_checksum(&mut self, _port: u8) {}
-    /// A rule asks for a log line.
-    fn log(&mut self, event: &LogEvent);
-}
-
-/// A line for the log, written because a rule says so.
-#[derive(Clone, Copy, Debug)]
-pub struct LogEvent {
-    /// Identity of the rule.
-    pub rule: u16,
-    /// What became of the connection.
-    pub reason: Reason,
-    /// Key of the first packet.
-    pub key: Key,
-    /// Port it came in through.
-    pub port: u8,
-}
 
 /// How long connections may be idle, in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,40 +76,6 @@ impl Default for Limits {
     }
 }
 
-/// A packet's arrival in user space.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrived {
-    /// Port it came in through.
-    pub port: u8,
-    /// Gate it was counted at, plus one; 0 = none.
-    pub gate: u32,
-    /// A program in a driver handed it down, not one on the socket buffer.
-    pub driver: bool,
-    /// The time.
-    pub now: Tick,
-}
-
-/// What became of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Forwarded, dropped, …
-    pub kind: Kind,
-    /// Why.
-    pub reason: Reason,
-    /// Its connection, if any: block and serial.
-    pub session: Option<(BlockIndex, u32)>,
-    /// Rule identity of the connection; 0 = none.
-    pub rule: u16,
-    /// Output port of a forwarded packet.
-    pub out: Option<u8>,
-}
-
-impl Outcome {
-    pub(crate) const fn of(reason: Reason) -> Self {
-        Self { kind: reason.slow_kind(), reason, session: None, rule: 0, out: None }
-    }
-}
-
 /// The slow path.
 pub struct Engine {
     pub(crate) table: Table,
@@ -179,7 +107,7 @@ pub struct Engine {
     pub(crate) dialogues: Dialogues,
     /// Adjacencies whose neighbours are wanted and cannot be asked for: their links have no address to ask from.
     pub(crate) unasked: BTreeSet<u16>,
-    resets: Resets,
+    pub(crate) resets: Resets,
     pub(crate) unsolicited: Unsolicited,
     pub(crate) syn_cookies: SynCookies,
     pub(crate) shadow: ShadowStatus,
@@ -568,125 +496,6 @@ impl Engine {
         self.sweep_slice(now, io) || judging || more
     }
 
-    fn age(&mut self, number: BlockIndex, now: Tick) {
-        let Some(block) = self.table.block(number).filter(|block| flowhop_table::is_live(block)) else { return };
-        if is_refusal(block) {
-            match refusals::remaining(block, now) {
-                0 => drop(self.remove(number, Removal::Final)),
-                remaining => self.wheel.arm(number, remaining),
-            }
-            return;
-        }
-        let protocol = key_of(block, 0).protocol();
-        let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
-        let idle = ageing::idle(block, now);
-        if idle >= timeout && self.is_kept_by_others(number) {
-            return;
-        }
-        let Some(block) = self.table.block(number) else { return };
-        if idle >= timeout {
-            // What only strangers keep sending to is not woken by that.
-            let removal = if ageing::is_inbound(block) { Removal::Final } else { Removal::Expiry };
-            self.remove(number, removal);
-            return;
-        }
-        if protocol == protocol::TCP && self.resets.go_on(number, block, now) {
-            ageing::forget_reset(block);
-        }
-        self.wheel.arm(number, ageing::next_look(block, timeout - idle, protocol, &self.timeouts));
-    }
-
-    /// Whether a grace period of the kernel programs is wanted; if so, its number. Hand it to
-    /// [`grace_passed`](Self::grace_passed) when the period is over.
-    pub fn begin_grace(&mut self) -> Option<u64> {
-        let wanted = self.table.wants_grace() || self.gates.wants_grace(self.passed) || !self.moves.is_empty();
-        if wanted { Some(self.table.begin_grace()) } else { None }
-    }
-
-    /// A grace period is over: connections that were removed before it began are gone for good.
-    pub fn grace_passed(&mut self, begun: u64, now: Tick) {
-        self.passed = begun;
-        while let Some(outcome) = self.table.after_grace(begun) {
-            match outcome {
-                AfterGrace::Revived(block) => self.revived(block, now),
-                AfterGrace::Freed(freed) => self.gone(&freed, now),
-            }
-        }
-    }
-
-    /// The block of a connection is free for another one.
-    fn gone(&mut self, freed: &Freed, now: Tick) {
-        if freed.keys[1].context() == REFUSED {
-            return;
-        }
-        self.ended(freed);
-        let view = freed_view(freed);
-        self.sources.closed(&view.keys[0].source);
-        for module in &mut self.modules {
-            module.closed(&view, now);
-        }
-    }
-
-    pub(crate) fn arm(&mut self, number: BlockIndex, now: Tick) {
-        let Some(block) = self.table.block(number) else { return };
-        let protocol = key_of(block, 0).protocol();
-        let (_, timeout) = ageing::state_of(block, protocol, &self.timeouts);
-        let remaining = timeout.saturating_sub(ageing::idle(block, now));
-        self.wheel.arm(number, ageing::next_look(block, remaining, protocol, &self.timeouts));
-    }
-
-    /// Takes a connection or a refusal out of the table; tells whether it was there. No refusal is woken by a packet that
-    /// it refused.
-    pub(crate) fn remove(&mut self, number: BlockIndex, removal: Removal) -> bool {
-        let refusal = self.table.block(number).is_some_and(is_refusal);
-        let removed = self.table.remove(number, if refusal { Removal::Final } else { removal });
-        if removed && refusal {
-            self.refusal_removed();
-        }
-        removed
-    }
-
-    /// Ends a connection at once, by its identifier (serial); tells whether there was one.
-    pub fn delete(&mut self, serial: u32) -> bool {
-        let found = self
-            .table
-            .live_blocks()
-            .find(|&number| self.table.block(number).is_some_and(|block| block.owner.serial.load() == serial));
-        found.is_some_and(|number| self.remove(number, Removal::Final))
-    }
-
-    /// Takes over the connections of an adopted table: modules get their state back, timers are armed.
-    /// Returns how many go on and how many had to end.
-    pub fn adopt(&mut self, now: Tick) -> (u32, u32) {
-        let live: Vec<BlockIndex> = self.table.live_blocks().collect();
-        let (mut kept, mut ended) = (0, 0);
-        for number in live {
-            let Some(block) = self.table.block(number) else { continue };
-            if is_refusal(block) || is_without_server(block) {
-                self.remove(number, Removal::Final);
-                continue;
-            }
-            for hot in &block.hot {
-                let steer = Steer::unpack(hot.steer.load());
-                if steer.pending {
-                    hot.steer.store(Steer { pending: false, ..steer }.pack());
-                }
-            }
-            let view = view_of(block);
-            self.sources.opened(&view.keys[0].source);
-            if self.modules.iter_mut().all(|module| module.adopt(&view)) {
-                kept += 1;
-                self.arm(number, now);
-                self.note_half_open(number);
-            } else {
-                ended += 1;
-                self.remove(number, Removal::Final);
-            }
-        }
-        let orphans = self.adopt_related();
-        (kept - orphans, ended + orphans)
-    }
-
     /// Whether packets to the box itself are judged here rather than passed by the kernel programs.
     pub fn set_judge_local(&mut self, judge: bool) {
         self.set_flag(config_flags::JUDGE_LOCAL, judge);
@@ -701,43 +510,5 @@ impl Engine {
         let flags = &self.table.config().flags;
         let others = flags.load() & !flag;
         flags.store(if on { others | flag } else { others });
-    }
-}
-
-/// A connection as modules see it.
-#[must_use]
-pub fn view_of(block: &flowhop_flow::record::Block) -> SessionView {
-    view(
-        [key_of(block, 0), key_of(block, 1)],
-        [0, 1].map(|direction| Steer::unpack(block.hot[direction].steer.load()).ingress),
-        [block.owner.serial.load(), block.tcp[0].parent.load()],
-        block.owner.rules.load(),
-        block.owner.flags.load(),
-        !block.hot[1].traffic.is_none(),
-    )
-}
-
-const fn freed_view(freed: &Freed) -> SessionView {
-    view(freed.keys, freed.ports, [freed.serial, freed.parent], freed.rules, freed.flags, false)
-}
-
-const fn view(
-    keys: [Key; 2],
-    ports: [u8; 2],
-    [serial, parent]: [u32; 2],
-    rules: u32,
-    flags: u32,
-    answered: bool,
-) -> SessionView {
-    SessionView {
-        serial,
-        parent,
-        keys,
-        ports,
-        rule: rules as u16,
-        nat: (rules >> 16) as u16,
-        destination_nat: (flags >> 16) as u16 & MAX_NAT,
-        inbound: flags >> 31 != 0,
-        answered,
     }
 }

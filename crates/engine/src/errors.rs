@@ -32,7 +32,8 @@ use zerocopy::FromBytes;
 
 use crate::answers::MAX_ERROR_V6;
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::engine::Engine;
+use crate::io::{Arrived, Io, Outcome};
 use crate::nat64;
 
 pub(crate) use quote::Headers;

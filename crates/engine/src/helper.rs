@@ -30,11 +30,13 @@ use flowhop_table::BlockIndex;
 use flowhop_wire::{protocol, tcp_flags};
 
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io, Outcome, view_of};
+use crate::engine::Engine;
 use crate::interfaces::PathReason;
+use crate::io::{Arrived, Io, Outcome};
 use crate::leaving::{Leaving, allow_fragments, payload_of, replaced, shifted, split};
 use crate::module::{Context, Payload, SessionView};
 use crate::shift::Shift;
+use crate::views::view_of;
 
 /// Connections whose payload is looked at, by serial number.
 #[derive(Debug, Default)]

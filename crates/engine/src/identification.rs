@@ -71,7 +71,7 @@ pub(crate) fn identify(config: &Config, answers: &Key, packets: u32) -> u16 {
 }
 
 /// Changes the identification of a header, and its checksum by the difference.
-fn set(header: &mut [u8; Ipv4::LEN], identification: u16) {
+pub(crate) fn set(header: &mut [u8; Ipv4::LEN], identification: u16) {
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let sum = checksum::update16(word(10), word(4), identification);
     header[4..6].copy_from_slice(&identification.to_be_bytes());

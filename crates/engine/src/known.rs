@@ -9,8 +9,9 @@ use flowhop_table::{BlockIndex, key_of};
 
 use crate::answers;
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io, Outcome, UserHost};
+use crate::engine::{Engine, UserHost};
 use crate::hold::{Held, Wait};
+use crate::io::{Arrived, Io, Outcome};
 use crate::nat64;
 
 /// Mends that one packet may bring about: ingress, policy, route, and once more.

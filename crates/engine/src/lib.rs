@@ -8,12 +8,12 @@
 //! programs run.
 //!
 //! # The way of a packet
-//! [`Engine::receive`] → [`validate`] → fragments are collected ([`fragments`], `datagrams`) → the connection is known: `known` judges it by its entry
-//! and mends what the entry lacks (neighbour, route, policy); or it is new: `open` asks the modules, installs
-//! the pair and goes on as for a known one. [`hold`] keeps packets whose neighbour is being resolved, [`ageing`]
-//! ends idle connections, [`answers`] builds the router's own ICMP errors and resets, `services` has
-//! modules answer what is asked of the box, `errors` forwards those of others
-//! about a connection.
+//! [`Engine::receive`] → [`validate`] → fragments are collected ([`fragments`], `datagrams`) → the connection is known: `known`
+//! judges it by its entry and mends what the entry lacks (neighbour, route, policy); or it is new: `open` asks the modules,
+//! installs the pair and goes on as for a known one. [`hold`] keeps packets whose neighbour is being resolved, [`answers`]
+//! builds the router's own ICMP errors and resets, `services` has modules answer what is asked of the box, `errors` forwards
+//! ICMP errors of others about a connection. [`ageing`] says when connections are idle, `endings` ends them, `adopt` takes over
+//! those of an earlier daemon.
 //!
 //! # Rules
 //! No clock, randomness, file or socket: `now` is an argument, the random generator is seeded by the caller.
@@ -22,11 +22,13 @@
 //! fills is in `pressure`.
 
 mod adjacencies;
+mod adopt;
 pub mod ageing;
 pub mod answers;
 pub mod buffer;
 pub mod counters;
 mod datagrams;
+mod endings;
 pub mod engine;
 mod errors;
 pub mod fragments;
@@ -36,6 +38,7 @@ mod helper;
 pub mod hold;
 mod identification;
 pub mod interfaces;
+mod io;
 mod known;
 mod leaving;
 pub mod module;
@@ -58,12 +61,14 @@ mod sweep;
 mod syn_cookies;
 mod unsolicited;
 pub mod validate;
+mod views;
 
 pub use answers::Answering;
 pub use buffer::{Buffer, Offload};
 pub use counters::Counters;
-pub use engine::{Arrived, Engine, Io, Limits, LogEvent, Outcome, Timeouts};
+pub use engine::{Engine, Limits, Timeouts};
 pub use interfaces::{FastPath, Interface, Interfaces, PathReason};
+pub use io::{Arrived, Io, LogEvent, Outcome};
 pub use module::{
     Announcement, Context, Kept, MAX_NAT, Module, NewSession, Payload, Query, Related, Replacement, Reply, SessionView,
     Step, Via,
@@ -76,3 +81,4 @@ pub use shadow::{Difference, Differing, ShadowStatus};
 pub use spoofing::ReversePath;
 pub use syn_cookies::{CookieStatus, PublishedService, Told, ToldService};
 pub use validate::{Martians, Passing, Recording};
+pub use views::view_of;

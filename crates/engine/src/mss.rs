@@ -13,9 +13,10 @@ use flowhop_wire::options::{TcpOption, TcpOptions};
 use flowhop_wire::{Frame, tcp_flags};
 
 use crate::buffer::Buffer;
-use crate::engine::{Engine, view_of};
+use crate::engine::Engine;
 use crate::interfaces::PathReason;
 use crate::paths::Way;
+use crate::views::view_of;
 
 /// What the announced size is brought down to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

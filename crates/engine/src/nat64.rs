@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use flowhop_flow::forward::{Hit, admit, count, hot};
+use flowhop_flow::forward::{Hit, admit, count, hot, wire_packets};
 use flowhop_flow::key::{self, Address};
 use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::{Block, NextHop, Steer, Tick};
@@ -19,9 +19,10 @@ use zerocopy::IntoBytes;
 
 use crate::answers;
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io, UserHost};
+use crate::engine::{Engine, UserHost};
 use crate::errors::Way;
 use crate::identification::identify;
+use crate::io::{Arrived, Io};
 use crate::known::Sent;
 use crate::module::Context;
 
@@ -65,10 +66,7 @@ impl Engine {
         io: &mut dyn Io,
     ) -> Result<Sent, Reason> {
         let answers = key_of(hit.block, hit.direction ^ 1);
-        let identification = || {
-            let packets = parsed.length.checked_div(packet.segment()).map_or(1, |segments| 1 + segments);
-            identify(self.table.config(), &answers, packets)
-        };
+        let identification = || identify(self.table.config(), &answers, wire_packets(parsed, packet.segment()));
         let mut written = write(packet, parsed, &answers, identification).map_err(reason)?;
         let is_v6 = answers.family() == 6;
         let longest = longest(&written, parsed, packet.segment());
@@ -165,7 +163,7 @@ impl Engine {
     /// The address that an IPv4 node is shown to IPv6 hosts by, under the translation of a connection.
     fn shown_embedded(&self, block: &Block, address: &Address) -> Option<[u8; 16]> {
         let std::net::IpAddr::V4(address) = key::ip(address) else { return None };
-        let view = crate::engine::view_of(block);
+        let view = crate::views::view_of(block);
         let shown = [view.nat, view.destination_nat]
             .into_iter()
             .find_map(|nat| self.modules.iter().find_map(|module| module.embedded(nat, address)));

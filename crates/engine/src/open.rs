@@ -11,7 +11,8 @@ use flowhop_table::{BlockIndex, Draft, DraftSide, Inserted, Removal};
 use flowhop_wire::{icmp4, icmp6, protocol, tcp_flags};
 
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io, LogEvent, Outcome};
+use crate::engine::Engine;
+use crate::io::{Arrived, Io, LogEvent, Outcome};
 use crate::known::{NOWHERE, unreachable};
 use crate::module::{Context, MAX_NAT, NewSession, Step, Via};
 use crate::paths::Way;

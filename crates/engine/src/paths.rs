@@ -16,9 +16,10 @@ use flowhop_flow::record::{Action, Adjacency, Block, Steer, Tick};
 use flowhop_table::{BlockIndex, is_live, key_of};
 
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::engine::Engine;
 use crate::hold::Wait;
 use crate::interfaces::{FastPath, PathReason};
+use crate::io::{Arrived, Io, Outcome};
 use crate::nat64;
 use crate::refusals::is_refusal;
 

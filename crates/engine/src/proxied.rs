@@ -27,8 +27,9 @@ use flowhop_wire::options::tcp_option;
 use flowhop_wire::tcp_flags;
 
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::engine::Engine;
 use crate::hold::{Held, Wait};
+use crate::io::{Arrived, Io, Outcome};
 
 /// Connections whose servers have not answered.
 const MOST: usize = 16_384;

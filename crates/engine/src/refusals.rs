@@ -10,8 +10,9 @@ use flowhop_flow::key::{Key, REFUSED};
 use flowhop_flow::record::{Action, Block, Steer, Tick};
 use flowhop_table::{BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
 
-use crate::engine::{Arrived, Engine, Outcome};
+use crate::engine::Engine;
 use crate::interfaces::FastPath;
+use crate::io::{Arrived, Outcome};
 use crate::known::NOWHERE;
 use crate::module::NewSession;
 

@@ -10,9 +10,10 @@ use flowhop_flow::tcp::Phase;
 use flowhop_table::{BlockIndex, Freed, Removal, key_of};
 use flowhop_wire::protocol;
 
-use crate::engine::{Engine, view_of};
+use crate::engine::Engine;
 use crate::helper::Dialogue;
 use crate::module::{Kept, SessionView};
+use crate::views::view_of;
 
 /// How soon a parent is looked at again that is kept for a related connection, in ticks.
 const LOOK_AGAIN: Tick = 60_000;

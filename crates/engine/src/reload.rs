@@ -30,10 +30,11 @@ use flowhop_flow::Reason;
 use flowhop_flow::record::{Block, Steer, Tick};
 use flowhop_table::{BlockIndex, Removal, is_live};
 
-use crate::engine::{Engine, view_of};
+use crate::engine::Engine;
 use crate::interfaces::PathReason;
 use crate::module::Kept;
 use crate::refusals::is_refusal;
+use crate::views::view_of;
 
 /// Rules that may have to be looked at in one slice, which then takes about half a millisecond.
 const EFFORT: usize = 16_384;

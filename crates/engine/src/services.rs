@@ -14,7 +14,8 @@ use flowhop_wire::{Ethernet, Frame, Udp, protocol};
 use zerocopy::transmute_ref;
 
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::engine::Engine;
+use crate::io::{Arrived, Io, Outcome};
 use crate::module::{Announcement, Context, Query, Reply};
 
 impl Engine {

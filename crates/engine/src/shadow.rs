@@ -12,10 +12,11 @@ use flowhop_flow::rewrite::{self, fix_in_place};
 use flowhop_flow::shadow::{HEAD, Sample, output, sample_flags};
 use flowhop_flow::{Packet, Parsed, Reason};
 use flowhop_table::{BlockIndex, is_live, key_of, rewrite_between, set_rewrite};
-use flowhop_wire::checksum::{self, Delta};
+use flowhop_wire::checksum::Delta;
 use flowhop_wire::{Frame, Ipv4};
 
 use crate::engine::{Engine, UserHost};
+use crate::identification;
 use crate::interfaces::PathReason;
 use crate::nat64;
 use crate::paths::Way;
@@ -265,9 +266,6 @@ fn accept_identification(head: &mut Head, sample: &Sample, parsed: &Parsed) {
     let Some(header) = head.write::<{ Ipv4::LEN }>(network) else { return };
     let moved = sample.before.get(network + 12..network + 20) != Some(&header[12..20]);
     if is_v4 && moved && rewrite::may_be_cut(header) {
-        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        let sum = checksum::update16(word(10), word(4), u16::from_be_bytes([seen[4], seen[5]]));
-        header[4..6].copy_from_slice(&seen[4..6]);
-        header[10..12].copy_from_slice(&sum.to_be_bytes());
+        identification::set(header, u16::from_be_bytes([seen[4], seen[5]]));
     }
 }

@@ -10,11 +10,13 @@ use flowhop_flow::record::{Steer, Tick};
 use flowhop_routing::{AdjacencyIndex, IpPrefix};
 use flowhop_table::{BlockIndex, Removal, is_live, key_of};
 
-use crate::engine::{Engine, Io, view_of};
+use crate::engine::Engine;
 use crate::hold::Wait;
+use crate::io::Io;
 use crate::known::NOWHERE;
 use crate::paths::Path;
 use crate::refusals::is_refusal;
+use crate::views::view_of;
 
 /// Blocks looked at in one slice.
 pub(crate) const LOOKED_AT: u32 = 16_384;

@@ -21,7 +21,8 @@ use flowhop_wire::checksum::{self, Delta};
 use rand_core::RngCore;
 
 use crate::buffer::Buffer;
-use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::engine::Engine;
+use crate::io::{Arrived, Io, Outcome};
 use crate::mss::MssClamp;
 use crate::proxied::Openings;
 use crate::spoofing::ReversePath;

@@ -11,7 +11,8 @@ use flowhop_flow::record::Tick;
 use flowhop_flow::{Key, Reason};
 
 use crate::buffer::{Buffer, Offload};
-use crate::engine::{Arrived, Engine, Io, Outcome};
+use crate::engine::Engine;
+use crate::io::{Arrived, Io, Outcome};
 
 /// How long a SYN waits, in ticks: six seconds.
 const WAIT: Tick = 5_723;

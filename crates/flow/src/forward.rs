@@ -92,7 +92,16 @@ pub trait Host {
     fn is_local(&self, destination: &Address, transport: Option<&Key>) -> bool;
     /// Notes a packet that is to be looked at once more, before it is rewritten; see [`shadow`](crate::shadow).
     #[inline(always)]
-    fn before<P: Packet>(&self, _packet: &P, _hit: &Hit<'_>, _steer: Steer, _port: u8, _sizes: (&Parsed, u32)) {}
+    fn before<P: Packet>(
+        &self,
+        _packet: &P,
+        _parsed: &Parsed,
+        _hit: &Hit<'_>,
+        _steer: Steer,
+        _port: u8,
+        _segment: u32,
+    ) {
+    }
 
     /// Notes what became of it.
     #[inline(always)]
@@ -317,7 +326,7 @@ pub fn judge<H: Host, P: Packet>(
     segment: u32,
     now: Tick,
 ) -> Result<NextHop, Reason> {
-    host.before(packet, hit, steer, port, (parsed, segment));
+    host.before(packet, parsed, hit, steer, port, segment);
     let hop = admit(host, config, packet, parsed, hit, steer, port, wire_length(parsed, segment))?;
     let hot = hot(hit);
     let mut rewrite = rewrite_of(hit, parsed.key.family());
@@ -331,10 +340,8 @@ pub fn judge<H: Host, P: Packet>(
             rewrite.port_delta = rewrite::canonical(Delta(rewrite.port_delta).and(delta));
         }
     }
-    let identify = || {
-        let packets = parsed.length.checked_div(segment).map_or(1, |segments| 1 + segments);
-        config.identify(&rewrite.source, &rewrite.destination, parsed.key.identity, packets)
-    };
+    let identify =
+        || config.identify(&rewrite.source, &rewrite.destination, parsed.key.identity, wire_packets(parsed, segment));
     rewrite::apply(packet, parsed, &rewrite, &hop.macs, identify).ok_or(Reason::Truncated)?;
     host.after(packet, hit, &hop);
     count(hot, bytes, now);
@@ -456,6 +463,13 @@ pub fn hot<'a>(hit: &Hit<'a>) -> &'a Hot {
 #[must_use]
 pub fn halves<'a>(hit: &Hit<'a>) -> (&'a crate::record::TcpHalf, &'a crate::record::TcpHalf) {
     (&hit.block.tcp[hit.direction & 1], &hit.block.tcp[(hit.direction & 1) ^ 1])
+}
+
+/// Packets that go on the wire of one, at most: of a super-packet, its segments.
+#[inline(always)]
+#[must_use]
+pub fn wire_packets(parsed: &Parsed, segment: u32) -> u32 {
+    parsed.length.checked_div(segment).map_or(1, |segments| 1 + segments)
 }
 
 /// Bytes from the IP header on of the largest packet that goes on the wire: of a super-packet, one segment.

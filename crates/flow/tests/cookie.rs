@@ -1,16 +1,19 @@
 //! SYN cookies: what they prove, for how long, and what a SYN becomes (RFC 4987 section 3.6).
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests fail the test on the spot")]
 
+mod common;
+
+use flowhop_flow::Transport;
 use flowhop_flow::cookie::{self, Cookies, Due, LIFE, SIZES, Worth};
 use flowhop_flow::key::{self, Key};
-use flowhop_flow::parse::{self, ETHERNET, Parsed};
-use flowhop_flow::rewrite::fix_in_place;
-use flowhop_flow::{Packet, Transport};
+use flowhop_flow::parse::ETHERNET;
 use flowhop_wire::build::{Checksum, Spec};
 use flowhop_wire::checksum::{self, Delta};
 use flowhop_wire::verify::Verified;
-use flowhop_wire::{Frame, protocol, tcp_flags, verify};
+use flowhop_wire::{protocol, tcp_flags, verify};
 use proptest::prelude::*;
+
+use common::{Buffer, parsed};
 
 /// A slot of time, in ticks.
 const SLOT: u32 = LIFE / 2;
@@ -179,41 +182,6 @@ fn secrets_change_where_nobody_uses_them() {
     assert_eq!(cookies.due(later), Due::Both);
     // A table that was never used has none.
     assert_eq!(Cookies::default().due(0), Due::Both);
-}
-
-/// A frame as a kernel path has it; `partial`: its TCP checksum is that of the pseudo-header only.
-struct Buffer {
-    bytes: Vec<u8>,
-    partial: bool,
-}
-
-impl Frame for Buffer {
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-    fn read<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        self.bytes.get(offset..)?.first_chunk()
-    }
-    fn write<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        self.bytes.get_mut(offset..)?.first_chunk_mut()
-    }
-}
-
-impl Packet for Buffer {
-    fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()> {
-        let partial = self.partial;
-        fix_in_place(self, offset, addresses, ports, udp, partial)
-    }
-    fn shorten(&mut self, length: usize) -> Option<()> {
-        self.bytes.truncate(length);
-        Some(())
-    }
-}
-
-fn parsed(frame: &Buffer) -> Parsed {
-    let v4 = frame.bytes[12] == 8;
-    let parsed = if v4 { parse::ipv4(frame, ETHERNET, 0) } else { parse::ipv6(frame, ETHERNET, 0) };
-    parsed.expect("a good packet")
 }
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];

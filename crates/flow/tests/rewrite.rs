@@ -1,57 +1,22 @@
 //! A rewritten packet has the checksums that a whole computation gives (RFC 1071, RFC 1624, RFC 768).
 #![expect(clippy::expect_used, reason = "helpers of tests: a panic is their report")]
 
+mod common;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use flowhop_flow::key::{self, ports};
-use flowhop_flow::parse::{self, ETHERNET, Parsed};
-use flowhop_flow::rewrite::{Rewrite, apply, fix_in_place};
+use flowhop_flow::rewrite::{Rewrite, apply};
 use flowhop_wire::build::Spec;
-use flowhop_wire::checksum::Delta;
 use flowhop_wire::tcp_flags::{ACK, PSH};
-use flowhop_wire::{Frame, verify};
+use flowhop_wire::verify;
 use proptest::prelude::*;
 
-struct Buffer {
-    bytes: Vec<u8>,
-    partial: bool,
-}
-
-impl Frame for Buffer {
-    fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn read<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
-        self.bytes.get(offset..)?.first_chunk()
-    }
-
-    fn write<const N: usize>(&mut self, offset: usize) -> Option<&mut [u8; N]> {
-        self.bytes.get_mut(offset..)?.first_chunk_mut()
-    }
-}
-
-impl flowhop_flow::Packet for Buffer {
-    fn fix_checksum(&mut self, offset: usize, addresses: Delta, ports: Delta, udp: bool) -> Option<()> {
-        let partial = self.partial;
-        fix_in_place(self, offset, addresses, ports, udp, partial)
-    }
-
-    fn shorten(&mut self, length: usize) -> Option<()> {
-        self.bytes.truncate(length);
-        Some(())
-    }
-}
+use common::{Buffer, parsed};
 
 /// What rewritten packets are given.
 const IDENTIFICATION: u16 = 0xbeef;
 const MACS: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-
-fn parsed(frame: &Buffer) -> Parsed {
-    let result =
-        if frame.bytes[12] == 0x08 { parse::ipv4(frame, ETHERNET, 0) } else { parse::ipv6(frame, ETHERNET, 0) };
-    result.expect("a good packet")
-}
 
 /// Rewrites a frame to new ends; the ports word of an echo keeps type and code.
 fn rewritten(bytes: &[u8], source: SocketAddr, destination: SocketAddr) -> Vec<u8> {

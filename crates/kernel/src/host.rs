@@ -136,9 +136,17 @@ impl<I: Index, const DRIVER: bool> Host for Tables<I, DRIVER> {
     }
 
     #[inline(always)]
-    fn before<P: Packet>(&self, packet: &P, hit: &Hit<'_>, steer: Steer, port: u8, (parsed, segment): (&Parsed, u32)) {
+    fn before<P: Packet>(
+        &self,
+        packet: &P,
+        parsed: &Parsed,
+        hit: &Hit<'_>,
+        steer: Steer,
+        port: u8,
+        segment: u32,
+    ) {
         if is_due(hit, self.config.shadow.load()) {
-            shadow::before(packet, hit, steer, port, parsed, segment);
+            shadow::before(packet, parsed, hit, steer, port, segment);
         }
     }
 

@@ -24,7 +24,7 @@ fn again(number: &u16) -> u32 {
 
 /// Notes a packet as it came.
 #[inline(always)]
-pub fn before<P: Packet>(packet: &P, hit: &Hit<'_>, steer: Steer, port: u8, parsed: &Parsed, segment: u32) {
+pub fn before<P: Packet>(packet: &P, parsed: &Parsed, hit: &Hit<'_>, steer: Steer, port: u8, segment: u32) {
     if let Some(sample) = sample() {
         let length = parsed.network as u32 + parsed.length;
         sample.note(hit, steer, port, parsed.network, [length, segment]);

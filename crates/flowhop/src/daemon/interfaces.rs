@@ -8,7 +8,6 @@ use flowhop_engine::FastPath;
 use flowhop_engine::interfaces::Interface;
 use flowhop_flow::record::PortKey;
 use flowhop_io::bpf::KernelError;
-use flowhop_io::clock::Clock;
 use flowhop_io::device::{Capabilities, DeviceQueries, XdpFeatures};
 use flowhop_policy::ForwardingPath;
 use flowhop_routing::Link;
@@ -90,8 +89,6 @@ impl Daemon {
         let mut paths_changed = false;
         for interface in &mut wanted {
             self.take_into_use(interface);
-            // That may take long as well.
-            self.engine.table().config().heartbeat.store(Clock::now());
             let can = |interface: &Interface| (interface.fast, interface.takes_frames, interface.lower);
             paths_changed |=
                 self.engine.interfaces().port(interface.port).is_some_and(|before| can(before) != can(interface));

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Daemon;
 use super::plane::Plane;
-use super::state::DIFFERENCES;
+use super::state;
 use crate::replay::output::Output;
 
 /// Samples that are compared before other work gets its turn.
@@ -53,7 +53,7 @@ impl Daemon {
     /// Keeps a capture of the packet as it came, of what the program and of what the daemon made of it, and beside it the
     /// flow's state.
     fn keep_difference(&mut self, sample: &Sample, difference: &Difference, what: &str) -> io::Result<Option<PathBuf>> {
-        let Some([capture, state]) = DIFFERENCES.get(self.differences) else { return Ok(None) };
+        let Some([capture, context]) = state::difference(self.differences) else { return Ok(None) };
         self.differences += 1;
         let path = self.state.path().join(capture);
         let mut output = Output::new(BufWriter::new(File::create(&path)?), true)?;
@@ -78,7 +78,7 @@ impl Daemon {
             "steer": format!("{:#018x}", sample.steer),
             "tcp": { "own": side(own), "peer": side(peer) },
         });
-        std::fs::write(self.state.path().join(state), format!("{text:#}\n"))?;
+        std::fs::write(self.state.path().join(context), format!("{text:#}\n"))?;
         Ok(Some(path))
     }
 }

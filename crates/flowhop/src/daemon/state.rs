@@ -14,17 +14,8 @@ use thiserror::Error;
 
 /// What flowhop keeps in a state directory, beside the bpffs.
 const FILES: [&str; 5] = ["names.json", "names.json.new", "counters", "control.sock", "lock"];
-/// What shadow mode keeps there: so many captures, each with the state of its flow.
-pub const DIFFERENCES: [[&str; 2]; 8] = [
-    ["shadow-0.pcap", "shadow-0.json"],
-    ["shadow-1.pcap", "shadow-1.json"],
-    ["shadow-2.pcap", "shadow-2.json"],
-    ["shadow-3.pcap", "shadow-3.json"],
-    ["shadow-4.pcap", "shadow-4.json"],
-    ["shadow-5.pcap", "shadow-5.json"],
-    ["shadow-6.pcap", "shadow-6.json"],
-    ["shadow-7.pcap", "shadow-7.json"],
-];
+/// Differences that shadow mode keeps there, see [`difference`].
+const DIFFERENCES: usize = 8;
 /// Version of `names.json`.
 const VERSION: u32 = 1;
 
@@ -175,13 +166,20 @@ impl State {
     }
 }
 
-fn files() -> impl Iterator<Item = &'static str> {
-    FILES.into_iter().chain(DIFFERENCES.into_iter().flatten())
+/// The files of a difference that shadow mode has found: a capture, and the state of the flow. `None` beyond the last that
+/// is kept.
+#[must_use]
+pub fn difference(number: usize) -> Option<[String; 2]> {
+    (number < DIFFERENCES).then(|| ["pcap", "json"].map(|kind| format!("shadow-{number}.{kind}")))
+}
+
+fn files() -> impl Iterator<Item = String> {
+    FILES.into_iter().map(str::to_owned).chain((0..DIFFERENCES).filter_map(difference).flatten())
 }
 
 /// Whether a directory has something in it that is not flowhop's: then its permissions are somebody else's business.
 fn has_foreign_files(path: &Path) -> bool {
-    let ours = |name: &OsStr| files().chain(["bpf"]).any(|file| file == name);
+    let ours = |name: &OsStr| files().any(|file| *file == *name) || name == "bpf";
     fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| !ours(&entry.file_name())))
 }
 

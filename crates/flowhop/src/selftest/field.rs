@@ -206,6 +206,25 @@ impl Field {
         Ok(())
     }
 
+    /// Waits until nothing that has ended takes room any more: its ports are free.
+    ///
+    /// # Errors
+    /// When something still does after a while.
+    pub fn reclaims(&self) -> Result<(), Fault> {
+        let end = Instant::now() + OBLIVION;
+        loop {
+            let status = self.show("status")?;
+            let table = &status["status"]["table"];
+            let [connections, refusals, free, size] =
+                ["connections", "refusals", "free", "size"].map(|key| table[key].as_u64());
+            if size.is_some() && connections.zip(refusals).zip(free).map(|((a, b), c)| a + b + c) == size {
+                return Ok(());
+            }
+            holds(Instant::now() < end, || format!("what has ended takes room: {table}"))?;
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Packets dropped for a reason so far, on all paths and interfaces.
     ///
     /// # Errors

@@ -100,6 +100,9 @@ impl Datagram {
         while whole.iter().any(Option::is_none) {
             let is = |seen: &Seen| {
                 let part = seen.part().filter(|part| part.more || part.offset != 0 || to.is_ipv6());
+                // What is not translated keeps its own.
+                let stays = seen.source == self.from.ip() && seen.destination == self.to.ip();
+                let id = id.or(stays.then_some(self.id));
                 let known = part.is_some_and(|part| id.is_none_or(|id| id == part.id));
                 known && seen.destination == to.ip() && (to.is_ipv6() || seen.protocol == self.protocol)
             };

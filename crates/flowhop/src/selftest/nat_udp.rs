@@ -237,7 +237,6 @@ fn conflict(field: &Field) -> Result<(), Fault> {
     let refused = until_changed(|| {
         let before = field.drops("address_conflict")?;
         field.send(Side::Inside, &Spec::udp(field.at(Side::Inside, false), field.at(Side::Outside, false), b"x"))?;
-        sleep(Duration::from_millis(50));
         Ok(field.drops("address_conflict")? > before)
     });
     address("del")?;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use flowhop_engine::ageing::{idle, state_of};
-use flowhop_engine::engine::view_of;
 use flowhop_engine::refusals::is_refusal;
+use flowhop_engine::view_of;
 use flowhop_engine::{Path, SessionView};
 use flowhop_flow::Key;
 use flowhop_flow::key::{Address, ip};

@@ -43,7 +43,7 @@ pub use run::{Context, Program, TestRun};
 
 use crate::map::{MappedArray, Record};
 use crate::tap;
-use pins::Pins;
+use pins::{Hook, Pins};
 
 /// The compiled programs; see `cargo xtask bpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/bpf/flowhop.o"));
@@ -257,8 +257,12 @@ impl Kernel {
             loader.map_max_entries(name, entries);
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::of_load)?;
-        // The others when an interface needs them: the verifier takes its time for each.
-        for program in [Program::ingress(geometry.index), Program::Tap] {
+        // The others when an interface needs them: the verifier takes its time for each. What drivers run already they are
+        // to run on without a pause once this process has shown itself in the table.
+        let in_drivers = adopted && !pins.links(Hook::Driver)?.is_empty();
+        let programs = [Some(Program::ingress(geometry.index)), Some(Program::Tap)];
+        let driver = in_drivers.then_some(Program::driver(geometry.index));
+        for program in programs.into_iter().chain([driver]).flatten() {
             load_program(&mut ebpf, program)?;
         }
         let shared = Shared::of(&mut ebpf, geometry)?;

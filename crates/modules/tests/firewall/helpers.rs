@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use flowhop_engine::engine::view_of;
+use flowhop_engine::view_of;
 use flowhop_engine::{Outcome, Path, PathReason};
 use flowhop_flow::{Kind, Reason};
 use flowhop_routing::{Event, Link};

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use flowhop_engine::engine::view_of;
+use flowhop_engine::view_of;
 use flowhop_flow::{Kind, Reason};
 use flowhop_routing::{Event, IpPrefix, Route};
 use flowhop_wire::build::Spec;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use flowhop_engine::engine::view_of;
+use flowhop_engine::view_of;
 use flowhop_engine::{Arrived, Buffer, Offload, PathReason};
 use flowhop_flow::record::Action;
 use flowhop_flow::record::Steer;

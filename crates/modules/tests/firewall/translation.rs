@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use flowhop_engine::Outcome;
-use flowhop_engine::engine::view_of;
+use flowhop_engine::view_of;
 use flowhop_flow::{Kind, Reason};
 use flowhop_routing::Event;
 use flowhop_wire::build::{L4, Spec};
