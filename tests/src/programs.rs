@@ -5,7 +5,8 @@ use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flowhop_flow::record::{PortKey, PortSlot, QUEUES, index_kind, port_flags};
+use flowhop_differential::judged::first_socket;
+use flowhop_flow::record::{PortKey, PortSlot, index_kind};
 use flowhop_flow::{Key, Level};
 use flowhop_io::bpf::{self, Context, IndexKind, Kernel, KernelError, Program, Shared, TestRun};
 use flowhop_io::xsk::Sockets;
@@ -87,18 +88,6 @@ impl Programs {
     pub fn run(&self, frame: &[u8], context: Context) -> Result<TestRun, KernelError> {
         self.kernel().test_run(self.program, frame, context, 1)
     }
-}
-
-/// Where the sockets of a device begin.
-#[must_use]
-pub fn first_socket(ifindex: u32) -> u16 {
-    ifindex as u16 * QUEUES as u16
-}
-
-/// The word of a port's record that says what its driver can do.
-#[must_use]
-pub fn driver_word(takes_frames: bool, device: u32) -> u32 {
-    (if takes_frames { port_flags::DRIVER } else { 0 }) | u32::from(first_socket(device)) << 16
 }
 
 struct KernelIndex(Arc<Mutex<Kernel>>);

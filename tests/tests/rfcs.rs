@@ -16,8 +16,10 @@ fn every_clause_holds_on_every_path() {
     let text = String::from_utf8_lossy(&output.stdout);
     let outcome: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let clauses = outcome["clauses"].as_array().expect("clauses");
-    let faults: Vec<&Value> = clauses.iter().filter(|clause| clause["faults"] != Value::Array(vec![])).collect();
-    assert!(faults.is_empty(), "{faults:#?}");
+    let faulty = clauses.iter().filter(|clause| clause["faults"] != Value::Array(vec![]));
+    let faults: Vec<String> =
+        faulty.map(|clause| format!("RFC {} {}: {}", clause["rfc"], clause["clause"], clause["faults"])).collect();
+    assert!(faults.is_empty(), "{}", faults.join("; "));
     let tried = |clause: &&Value| clause["unmet"].is_null() && clause["overruled"].is_null();
     for clause in clauses.iter().filter(tried) {
         for path in ["driver", "skb", "user"] {

@@ -3,6 +3,7 @@
 //! * `bpf` builds the kernel programs and updates the committed object; `bpf --check` fails when it is stale.
 //! * `test` is everything that a change has to pass.
 //! * `differ` compares the fast paths with the reference model, for long; `fuzz` runs the fuzz targets, likewise.
+//! * `mutants` asks whether the tests notice small changes of the forwarding function and the table.
 //! * `vm` runs tests on another kernel, in an emulated machine.
 //!
 //! On Debian as root they install what they need; elsewhere they name it.
@@ -14,6 +15,7 @@ mod digest;
 mod fuzz;
 mod kernel_package;
 mod link;
+mod mutants;
 mod system;
 mod test;
 mod vm;
@@ -30,11 +32,14 @@ const USAGE: &str = "usage: cargo xtask <task>
     test           all checks and tests
     differ [PACKETS [SEED]]
                    the same histories of so many packets, ten million if not said otherwise, through the
-                   reference model and each fast path
+                   reference model and each fast path; as many through the slow path behind them
     fuzz [TARGET [SECONDS]]
                    the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise
     fuzz --keep [TARGET]
                    what they found, as few inputs as reach the same branches, to fuzz/kept
+    mutants [NAMES]
+                   whether the tests notice changes of the forwarding function and of the decision table; of all
+                   files and functions, or of those that this expression matches
     vm [--kernel SUITE|FOLDER/] [TEST[::FILTER]...]
                    tests of the package flowhop-tests on another kernel, in an emulated machine: that of a suite of
                    Debian (the backports, if not said otherwise) or an unpacked one, and the tests `levels`";
@@ -72,6 +77,8 @@ fn run() -> Result<()> {
         ["fuzz", "--keep", target] => fuzz::keep(Some(target)),
         ["fuzz", target] => fuzz::fuzz(Some(target), 600),
         ["fuzz", target, seconds] => fuzz::fuzz(Some(target), seconds.parse().context("seconds")?),
+        ["mutants"] => mutants::mutants(None),
+        ["mutants", only] => mutants::mutants(Some(only)),
         ["vm", arguments @ ..] => vm::vm(arguments),
         _ => bail!("{USAGE}"),
     }

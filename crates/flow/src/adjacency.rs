@@ -152,4 +152,18 @@ mod tests {
         adjacency.sequence.add(1);
         assert_eq!(adjacency.read(), None);
     }
+
+    #[test]
+    fn what_it_was_made_for_and_its_generation_outlive_a_writer() {
+        let adjacency = Adjacency::default();
+        assert_eq!((adjacency.origin(), adjacency.generation()), (None, 0));
+        let next_hop = std::array::from_fn(|n| n as u8 + 1);
+        for (family, mtu) in [(4, 0), (6, 1400), (6, u32::MAX)] {
+            adjacency.set_origin(next_hop, family, mtu);
+            assert_eq!(adjacency.origin(), Some((next_hop, family, mtu)));
+        }
+        adjacency.write(&NextHop { ifindex: u32::MAX, generation: 0x1234, port: 0xff, flags: 0xff, ..NextHop::NONE });
+        adjacency.sequence.add(1);
+        assert_eq!((adjacency.read(), adjacency.generation()), (None, 0x1234));
+    }
 }

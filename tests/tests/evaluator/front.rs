@@ -1,5 +1,6 @@
 //! A kernel program in front of the engine.
 
+use flowhop_differential::judged::driver_word;
 use flowhop_engine::{Arrived, FastPath};
 use flowhop_flow::record::PortKey;
 use flowhop_flow::{Level, parse};
@@ -8,7 +9,7 @@ use flowhop_io::clock::Clock;
 use flowhop_io::tap::metadata::Punt;
 use flowhop_io::xsk::METADATA;
 use flowhop_table::{Geometry, Table, lookup};
-use flowhop_tests::programs::{Programs, driver_word};
+use flowhop_tests::programs::Programs;
 use flowhop_wire::SliceFrame;
 
 use crate::bed::{LAN, LAN_MAC, WAN, WAN_MAC};

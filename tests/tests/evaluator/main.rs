@@ -31,6 +31,8 @@ struct Total {
     refused: usize,
     joined: usize,
     fast: usize,
+    reloads: usize,
+    restarts: usize,
 }
 
 fn judge_all(packets_of_each: usize, make: &mut dyn FnMut() -> Option<Front>) -> Total {
@@ -46,16 +48,19 @@ fn judge_all(packets_of_each: usize, make: &mut dyn FnMut() -> Option<Front>) ->
         total.refused += world.refused;
         total.joined += world.joined;
         total.fast += world.fast;
+        total.reloads += world.reloads;
+        total.restarts += world.restarts;
         if total.packets >= wanted {
             break;
         }
     }
-    let Total { packets, passed, refused, joined, fast } = total;
+    let Total { packets, passed, refused, joined, fast, reloads, restarts } = total;
     println!(
         "{packets} packets, {passed} passed, {fast} of them without the engine, {refused} refused; \
-         {joined} datagrams in fragments passed"
+         {joined} datagrams in fragments passed; {reloads} changes of the policy, {restarts} of the process"
     );
     assert!(passed > packets / 4 && refused > packets / 10 && joined > packets / 200);
+    assert!(reloads > packets / 20_000 && restarts > packets / 20_000);
     total
 }
 

@@ -1,10 +1,11 @@
 //! The evaluator: it knows connections by a list and the time, and of TCP what well-behaved ends would send. What it cannot
 //! tell (a connection about to expire, or already closing) it takes from what happens.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
+use flowhop_engine::FastPath;
 use flowhop_flow::Kind;
 use flowhop_wire::build::{L4, Spec};
 use flowhop_wire::tcp_flags::{ACK, FIN, RST, SYN};
@@ -13,6 +14,15 @@ use crate::bed::{Bed, INSIDE_MAC, LAN, WAN, at, ends, framed, ip, is_sound};
 use crate::front::{Front, Verdict};
 use crate::pieces::{piece, split};
 
+/// Stands before the policy at times: what it refuses ends at once, and nothing else does.
+const STRICTER: &str = r#"
+[[rule]]
+name = "no games"
+from = "inside"
+to = "outside"
+service = ["tcp/5000", "udp/5000"]
+action = "drop"
+"#;
 const POLICY: &str = r#"
 [[rule]]
 name = "browse"
@@ -42,10 +52,12 @@ translate.destination = "10.1.0.80:8080"
 const SECOND: u32 = 954;
 /// How long before and after its timeout a connection may or may not be there, in ticks.
 const MARGIN: u32 = 3 * SECOND;
+/// The port that the stricter policy refuses.
+const GAMES: u16 = 5000;
 const PUBLIC: &str = "198.51.100.9:80";
 const SERVER: &str = "10.1.0.80:8080";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Protocol {
     Udp,
     Tcp,
@@ -77,8 +89,10 @@ pub(crate) struct World {
     bed: Bed,
     front: Option<Front>,
     random: u64,
-    known: HashMap<(Protocol, SocketAddr, SocketAddr), Known>,
+    known: BTreeMap<(Protocol, SocketAddr, SocketAddr), Known>,
     log: Vec<String>,
+    /// The stricter policy is in force.
+    strict: bool,
     pub(crate) packets: usize,
     pub(crate) passed: usize,
     pub(crate) refused: usize,
@@ -86,6 +100,9 @@ pub(crate) struct World {
     pub(crate) joined: usize,
     /// Of those that passed, those that the engine has not seen.
     pub(crate) fast: usize,
+    /// Changes of the policy, and of the process.
+    pub(crate) reloads: usize,
+    pub(crate) restarts: usize,
 }
 
 impl World {
@@ -95,8 +112,22 @@ impl World {
             Some(front) => Bed::over(front.table(), POLICY, front.fast()),
         };
         bed.neighbours();
-        let (known, log) = (HashMap::new(), Vec::new());
-        Self { bed, front, random: seed, known, log, packets: 0, passed: 0, refused: 0, joined: 0, fast: 0 }
+        let (known, log) = (BTreeMap::new(), Vec::new());
+        Self {
+            bed,
+            front,
+            random: seed,
+            known,
+            log,
+            strict: false,
+            packets: 0,
+            passed: 0,
+            refused: 0,
+            joined: 0,
+            fast: 0,
+            reloads: 0,
+            restarts: 0,
+        }
     }
 
     fn below(&mut self, n: u64) -> u64 {
@@ -249,10 +280,15 @@ impl World {
         known.last = now;
     }
 
+    /// Whether an inside endpoint may begin something with a remote one.
+    fn allowed(&self, remote: SocketAddr) -> Is {
+        if self.strict && remote.port() == GAMES { Is::Gone } else { Is::There }
+    }
+
     fn datagram_out(&mut self) {
         let (inside, remote) = (self.inside(), self.remote());
         let left = self.send(LAN, &Spec::udp(inside, remote, b"out"), &format!("udp {inside} > {remote}"));
-        let frame = self.agrees(Is::There, left, WAN).unwrap();
+        let Some(frame) = self.agrees(self.allowed(remote), left, WAN) else { return };
         let (source, destination) = ends(&frame);
         self.must(destination == remote, "to somebody else");
         self.note_out((Protocol::Udp, inside, remote), source);
@@ -310,8 +346,11 @@ impl World {
             None => (LAN, inside, remote),
             Some(external) => (WAN, remote, external),
         };
-        let (is, owners) =
-            if port == LAN { (Is::There, vec![key]) } else { self.between(Protocol::Udp, source, destination) };
+        let (is, owners) = if port == LAN {
+            (self.allowed(remote), vec![key])
+        } else {
+            self.between(Protocol::Udp, source, destination)
+        };
         let whole = framed(port, &Spec::udp(source, destination, &payload));
         let identification = self.below(65_536) as u16;
         let mut pieces = split(&whole, identification, 8 * (10 + self.below(15) as usize));
@@ -474,6 +513,11 @@ impl World {
     fn handshake(&mut self, key: (Protocol, SocketAddr, SocketAddr)) {
         self.known.remove(&key);
         let [mine, theirs] = [self.below(1 << 32) as u32, self.below(1 << 32) as u32];
+        if self.allowed(key.2) == Is::Gone {
+            let left = self.send(LAN, &Spec::tcp(key.1, key.2, SYN, &[]), &format!("tcp {} > {}", key.1, key.2));
+            self.agrees(Is::Gone, left, WAN);
+            return;
+        }
         let external = self.tcp_out(key, SYN, [mine, 0]).unwrap();
         self.note_out(key, external);
         // What does not acknowledge the SYN is no answer.
@@ -529,7 +573,32 @@ impl World {
         self.tcp_in(Is::Gone, key, known.external, flags, numbers);
     }
 
+    /// The other policy, while everything goes on.
+    fn reload(&mut self) {
+        self.strict = !self.strict;
+        let (live, ended) =
+            self.bed.reload(&if self.strict { format!("{STRICTER}{POLICY}") } else { POLICY.to_owned() });
+        self.note(format!("reloaded, strict {}: {live} go on, {ended} ended", self.strict));
+        if self.strict {
+            self.known.retain(|(protocol, _, remote), _| *protocol == Protocol::Echo || remote.port() != GAMES);
+        }
+        self.reloads += 1;
+    }
+
+    /// Another process goes on with the same table.
+    fn restart(&mut self) {
+        let fast = self.front.as_ref().map_or(FastPath::None, Front::fast);
+        let (kept, ended) = self.bed.restart(fast);
+        self.note(format!("restarted: {kept} kept, {ended} ended"));
+        self.restarts += 1;
+    }
+
     pub(crate) fn step(&mut self) {
+        match self.below(2000) {
+            0 => return self.reload(),
+            1 => return self.restart(),
+            _ => {}
+        }
         match self.below(100) {
             0..24 => self.datagram_out(),
             24..30 => self.datagram_in_pieces(),

@@ -164,7 +164,11 @@ impl Bed {
             seed: [1; 32],
             kernel,
         };
-        let engine = Engine::new(parts, now).unwrap();
+        let mut engine = Engine::new(parts, now).unwrap();
+        // As the daemon does when there is something: before it learns of the system's links and routes.
+        if engine.table().live() > 0 {
+            engine.inherit_adjacencies();
+        }
         let mut bed = Self { engine, outside: Outside::default(), now, bindings, shared, names };
         for (port, name, ifindex, mac) in [(LAN, "lan", 11, LAN_MAC), (WAN, "wan", 12, WAN_MAC)] {
             bed.event(Event::LinkUpsert(Link::ethernet(ifindex, &format!("{name}0"), mac)));
@@ -291,15 +295,23 @@ impl Bed {
     }
 
     /// Another process takes over the table; how many connections it keeps and how many had to end.
-    pub(crate) fn adopt(self) -> (Self, (u32, u32)) {
+    pub(crate) fn adopt(mut self) -> (Self, (u32, u32)) {
+        let adopted = self.restart(FastPath::None);
+        (self, adopted)
+    }
+
+    /// The same in place, beside kernel programs if there are some.
+    pub(crate) fn restart(&mut self, fast: FastPath) -> (u32, u32) {
         let regions = self.engine.table().regions().clone();
         let geometry = Geometry::for_connections(regions.blocks.len() as u32, 0);
         let table = Table::adopt(regions, geometry, None).unwrap();
-        let mut bed = Self::around(table, self.shared, self.names, self.now, FastPath::None);
-        bed.neighbours();
-        let now = bed.now;
-        let adopted = bed.engine.adopt(now);
-        (bed, adopted)
+        *self = Self::around(table, self.shared.clone(), std::mem::take(&mut self.names), self.now, fast);
+        self.neighbours();
+        self.engine.interfaces_changed();
+        let (kept, ended) = self.engine.adopt(self.now);
+        let judged = self.engine.policy_adopted(self.now);
+        assert!(judged.live <= kept);
+        (judged.live, ended + judged.ended)
     }
 }
 

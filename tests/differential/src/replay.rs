@@ -4,20 +4,19 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use crate::history::{
+    ALIVE_FOR, NOT_IN_DRIVER, ORPHAN_GRACE, Opening, POLICY, PORTS, Packet, Step, VLAN, locals, neighbours,
+    on_the_wire, port_mac, port_number,
+};
+use crate::reference::tcp::Half;
+use crate::reference::{Neighbour, Outcome, Port, Tuple, World, packet};
 use flowhop_flow::forward::gate_of;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{NextHop, Steer, config_flags};
 use flowhop_flow::{Key, Kind, Level, Verdict, key, parse, tcp};
-use flowhop_io::clock::Clock;
 use flowhop_table::{AfterGrace, BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
-use flowhop_tests::history::{
-    ALIVE_FOR, NOT_IN_DRIVER, ORPHAN_GRACE, Opening, POLICY, PORTS, Packet, Step, VLAN, locals, neighbours,
-    on_the_wire, port_mac, port_number,
-};
-use flowhop_tests::reference::tcp::Half;
-use flowhop_tests::reference::{Neighbour, Outcome, Port, Tuple, World, packet};
 
-use crate::rig::Rig;
+use crate::judged::Judged;
 
 fn key_of_tuple(tuple: &Tuple) -> Key {
     Key {
@@ -58,32 +57,40 @@ const LATELY: usize = 500;
 
 /// Where the two disagree.
 #[derive(Debug)]
-pub(crate) struct Disagreement {
-    pub(crate) step: usize,
-    pub(crate) packet: usize,
-    pub(crate) text: String,
+pub struct Disagreement {
+    /// The step of the history.
+    pub step: usize,
+    /// Packets before it.
+    pub packet: usize,
+    /// What is, and what should be.
+    pub text: String,
 }
 
 /// What a run did, for people and against histories that test nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) packets: usize,
-    pub(crate) reasons: HashMap<Reason, usize>,
-    pub(crate) translated: usize,
-    pub(crate) loose: usize,
-    pub(crate) scaled: usize,
+pub struct Tally {
+    /// Packets that were judged.
+    pub packets: usize,
+    /// Of each reason.
+    pub reasons: HashMap<Reason, usize>,
+    /// Forwarded with another address or port.
+    pub translated: usize,
+    /// With a checksum that has two right forms.
+    pub loose: usize,
+    /// Of a TCP direction with a window beyond 65535 bytes.
+    pub scaled: usize,
     /// Forwarded with other sequence, or acknowledgment, numbers.
-    pub(crate) shifted: usize,
+    pub shifted: usize,
     /// With an identification that was chosen.
-    pub(crate) identified: usize,
+    pub identified: usize,
     /// Passed by a program in a driver to the path of the socket buffer.
-    pub(crate) passed: usize,
+    pub passed: usize,
     /// Forwarded with a VLAN tag on at least one side.
-    pub(crate) tagged: usize,
+    pub tagged: usize,
 }
 
 struct Replay<'a> {
-    rig: &'a mut Rig,
+    judged: &'a mut dyn Judged,
     world: World,
     /// By the number in the history: number in the world, block in the table.
     names: Vec<Option<(usize, BlockIndex)>>,
@@ -94,7 +101,11 @@ struct Replay<'a> {
     tally: Tally,
 }
 
-pub(crate) fn replay(steps: &[Step], rig: &mut Rig, secret: [u32; 10]) -> Result<Tally, Disagreement> {
+/// Runs a history through the model and through the real function.
+///
+/// # Errors
+/// At the first step after which they disagree.
+pub fn replay(steps: &[Step], judged: &mut dyn Judged, secret: [u32; 10]) -> Result<Tally, Disagreement> {
     let mut world = World {
         now: 1_000_000,
         heartbeat: 1_000_000,
@@ -103,8 +114,8 @@ pub(crate) fn replay(steps: &[Step], rig: &mut Rig, secret: [u32; 10]) -> Result
         policy: POLICY,
         secret,
         locals: locals().into_iter().collect::<HashMap<IpAddr, _>>(),
-        in_driver: rig.level() == Level::Driver,
-        no_sockets: !rig.has_socket(),
+        in_driver: judged.level() == Level::Driver,
+        no_sockets: !judged.has_socket(),
         ..World::default()
     };
     for ifindex in PORTS {
@@ -119,7 +130,7 @@ pub(crate) fn replay(steps: &[Step], rig: &mut Rig, secret: [u32; 10]) -> Result
         world.neighbours.insert(index as u16, Neighbour { hop, torn: false });
     }
     let mut replay = Replay {
-        rig,
+        judged,
         world,
         names: Vec::new(),
         blocks: Vec::new(),
@@ -141,14 +152,13 @@ pub(crate) fn replay(steps: &[Step], rig: &mut Rig, secret: [u32; 10]) -> Result
 
 impl Replay<'_> {
     fn step(&mut self, step: &Step) -> Result<(), String> {
-        if self.rig.is_in_kernel() {
-            let now = Clock::now();
+        if let Some(now) = self.judged.clock() {
             self.world.now = now;
             self.world.heartbeat = now.wrapping_sub(coarse(self.age));
         }
-        self.rig.table.config().heartbeat.store(self.world.heartbeat);
+        self.judged.table().config().heartbeat.store(self.world.heartbeat);
         let now = self.world.now;
-        let table = &mut self.rig.table;
+        let table = self.judged.table_mut();
         match step {
             Step::Connect(connect) => {
                 let (keys, steers, opening) = &**connect;
@@ -179,7 +189,7 @@ impl Replay<'_> {
                 if !half.syn && !half.rst {
                     *half = Half::opening(&opening.segment, opening.scale, opening.sack);
                     let (segment, offer) = segment_of(opening);
-                    tcp::open_too(&self.rig.table.block(block).unwrap().tcp[1], &segment, offer);
+                    tcp::open_too(&self.judged.table().block(block).unwrap().tcp[1], &segment, offer);
                 }
             }
             Step::Shift(name, shift) => {
@@ -187,7 +197,7 @@ impl Replay<'_> {
                 let directions = &mut self.world.connections[number].directions;
                 // The slow path learns the distance from the answer to the SYN.
                 if directions.iter().all(|direction| direction.tcp.syn) {
-                    let [forward, reverse] = &self.rig.table.block(block).unwrap().tcp;
+                    let [forward, reverse] = &self.judged.table().block(block).unwrap().tcp;
                     forward.set_constant_shift(0);
                     reverse.set_constant_shift(*shift);
                     directions[0].tcp.shift = Some(0);
@@ -198,7 +208,7 @@ impl Replay<'_> {
                 let Some((number, block)) = self.named(*name) else { return Ok(()) };
                 self.world.remove(number);
                 self.names[*name] = None;
-                let table = &mut self.rig.table;
+                let table = self.judged.table_mut();
                 assert!(table.remove(block, Removal::Final));
                 let begun = table.begin_grace();
                 assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
@@ -208,7 +218,7 @@ impl Replay<'_> {
                 let Some((number, block)) = self.named(*name) else { return Ok(()) };
                 let steer = self.world.connections[number].directions[*direction].steer;
                 let gate = self.gate(block, *direction);
-                let (_, epoch) = self.rig.table.regions().gates[gate as usize].read();
+                let (_, epoch) = self.judged.table().regions().gates[gate as usize].read();
                 if self.world.gates.get(&gate).copied().unwrap_or_default().epoch != epoch {
                     return Err(format!("epoch of gate {gate} is {epoch}"));
                 }
@@ -218,7 +228,7 @@ impl Replay<'_> {
             Step::Raise(name, direction) => {
                 let Some((_, block)) = self.named(*name) else { return Ok(()) };
                 let number = self.gate(block, *direction);
-                let gate = &self.rig.table.regions().gates[number as usize];
+                let gate = &self.judged.table().regions().gates[number as usize];
                 let (handed, epoch) = gate.read();
                 if !gate.raise(handed, epoch) {
                     return Err(String::from("a gate was not raised"));
@@ -235,7 +245,7 @@ impl Replay<'_> {
             }
             Step::Advance(ticks) => {
                 self.age = self.age.saturating_add(*ticks).min(ALIVE_FOR - 1);
-                if !self.rig.is_in_kernel() {
+                if self.judged.clock().is_none() {
                     self.world.now = self.world.now.wrapping_add(*ticks);
                     self.world.heartbeat = self.world.now.wrapping_sub(self.age);
                 }
@@ -284,13 +294,13 @@ impl Replay<'_> {
     fn steer(&mut self, name: usize, direction: usize, steer: Steer) {
         if let Some((number, block)) = self.named(name) {
             self.world.connections[number].directions[direction].steer = steer;
-            self.rig.table.block(block).unwrap().hot[direction].steer.store(steer.pack());
+            self.judged.table().block(block).unwrap().hot[direction].steer.store(steer.pack());
         }
     }
 
     fn neighbour(&mut self, index: u16, hop: &NextHop, torn: bool) {
         self.world.neighbours.insert(index, Neighbour { hop: *hop, torn });
-        let adjacency = &self.rig.table.regions().adjacencies[usize::from(index)];
+        let adjacency = &self.judged.table().regions().adjacencies[usize::from(index)];
         adjacency.write(hop);
         if torn {
             adjacency.sequence.add(1);
@@ -298,13 +308,13 @@ impl Replay<'_> {
     }
 
     fn gate(&self, block: BlockIndex, direction: usize) -> u32 {
-        let key = key_of(self.rig.table.block(block).unwrap(), direction);
-        gate_of(self.rig.table.hash(&key))
+        let key = key_of(self.judged.table().block(block).unwrap(), direction);
+        gate_of(self.judged.table().hash(&key))
     }
 
     fn packet(&mut self, packet: &Packet) -> Result<(), String> {
-        let in_kernel = self.rig.is_in_kernel();
-        let in_driver = self.rig.level() == Level::Driver;
+        let in_kernel = self.judged.clock().is_some();
+        let in_driver = self.judged.level() == Level::Driver;
         let on_the_wire = in_driver.then(|| on_the_wire(packet));
         let packet = on_the_wire.as_ref().unwrap_or(packet);
         // Drivers know nothing of checksums, and of tags only those in the frame.
@@ -323,7 +333,7 @@ impl Replay<'_> {
         }
         let now = self.world.now;
         let mut expected = self.world.judge(&packet.bytes, &packet.arrival);
-        let seen = self.rig.run(packet, &expected, now)?;
+        let seen = self.judged.run(packet, &expected, now)?;
         self.tally.packets += 1;
         *self.tally.reasons.entry(expected.reason).or_default() += 1;
         self.tally.loose += usize::from(expected.loose.is_some());
@@ -363,8 +373,10 @@ impl Replay<'_> {
             if in_kernel && expected.kind == Kind::Forward {
                 // The program's clock is its own, between ours before and ours after but for a jiffy, by which it goes.
                 const JIFFY: u32 = 10;
-                let stamp = self.rig.table.block(self.blocks[number]).unwrap().hot[direction].last_seen.load();
-                if stamp.wrapping_add(JIFFY).wrapping_sub(now) > Clock::now().wrapping_sub(now) + 2 * JIFFY {
+                let stamp = self.judged.table().block(self.blocks[number]).unwrap().hot[direction].last_seen.load();
+                if stamp.wrapping_add(JIFFY).wrapping_sub(now)
+                    > self.judged.clock().unwrap_or(now).wrapping_sub(now) + 2 * JIFFY
+                {
                     return Err(format!("last seen at {stamp}, now is {now}"));
                 }
                 entry.last_seen = stamp;
@@ -380,7 +392,7 @@ impl Replay<'_> {
     }
 
     fn compare_gate(&self, number: u32) -> Result<(), String> {
-        let (handed, epoch) = self.rig.table.regions().gates[number as usize].read();
+        let (handed, epoch) = self.judged.table().regions().gates[number as usize].read();
         let expected = self.world.gates.get(&number).copied().unwrap_or_default();
         if (handed, epoch) == (expected.handed, expected.epoch) {
             return Ok(());
@@ -389,7 +401,7 @@ impl Replay<'_> {
     }
 
     fn compare(&self, number: usize) -> Result<(), String> {
-        let block = self.rig.table.block(self.blocks[number]).unwrap();
+        let block = self.judged.table().block(self.blocks[number]).unwrap();
         for direction in 0..2 {
             let expected = &self.world.connections[number].directions[direction];
             let hot = &block.hot[direction];
@@ -418,15 +430,15 @@ impl Replay<'_> {
             }
             live += 1;
             self.compare(number)?;
-            let block = self.rig.table.block(self.blocks[number]).unwrap();
+            let block = self.judged.table().block(self.blocks[number]).unwrap();
             for (direction, expected) in connection.directions.iter().enumerate() {
                 if key_of(block, direction) != key_of_tuple(&expected.key) {
                     return Err(format!("connection {number} has another key"));
                 }
             }
         }
-        if self.rig.table.live() != live {
-            return Err(format!("{} connections, should be {live}", self.rig.table.live()));
+        if self.judged.table().live() != live {
+            return Err(format!("{} connections, should be {live}", self.judged.table().live()));
         }
         self.world.gates.keys().try_for_each(|number| self.compare_gate(*number))
     }

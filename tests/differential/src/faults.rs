@@ -1,17 +1,17 @@
 //! Faults that are planted to see that they are found.
 
+use crate::history::{PORTS, Packet, port_mac};
 use flowhop_flow::parse::{self, Parsed};
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{PortKey, Steer};
 use flowhop_flow::{Arrival, Hit, Kind, Transport, Verdict, forward, judge};
-use flowhop_tests::history::{PORTS, Packet, port_mac};
 use flowhop_wire::checksum;
 
-use crate::rig::{Buffer, Rig, Tables};
+use crate::native::{Buffer, Native, Tables};
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The transport checksum does not follow the ports.
     PortChecksum,
     /// Any interface will do.
@@ -38,7 +38,7 @@ pub(crate) enum Fault {
 
 /// One packet that a function with a fault judges.
 pub(crate) struct Case<'a> {
-    pub(crate) rig: &'a Rig,
+    pub(crate) judged: &'a Native,
     pub(crate) packet: &'a Packet,
     pub(crate) arrival: Arrival,
     pub(crate) now: u32,
@@ -85,14 +85,14 @@ impl Case<'_> {
             Fault::AnyPolicy if verdict.reason == Reason::StalePolicy => {
                 let Some((_, hit)) = self.find(&buffer.bytes) else { return };
                 let steer = Steer::unpack(hit.block.hot[hit.direction].steer.load());
-                let generation = &self.rig.table.config().policy_generation;
+                let generation = &self.judged.table.config().policy_generation;
                 let right = generation.load();
                 generation.store(u32::from(steer.policy_generation));
-                *verdict = forward(&Tables::<DRIVER>(self.rig), buffer, &self.arrival, self.now);
+                *verdict = forward(&Tables::<DRIVER>(self.judged), buffer, &self.arrival, self.now);
                 generation.store(right);
             }
             Fault::NoGate if verdict.gate != 0 => {
-                self.rig.table.regions().gates[verdict.gate as usize - 1].leave();
+                self.judged.table.regions().gates[verdict.gate as usize - 1].leave();
             }
             _ => {}
         }
@@ -107,7 +107,7 @@ impl Case<'_> {
             _ => parse::ipv6(&frame, network, 0),
         };
         let parsed = parsed.ok()?;
-        let hit = self.rig.find(&parsed.key, self.rig.table.config().hash(&parsed.key))?;
+        let hit = self.judged.find(&parsed.key, self.judged.table.config().hash(&parsed.key))?;
         Some((parsed, hit))
     }
 
@@ -118,8 +118,8 @@ impl Case<'_> {
             segment.vouched |= vouched;
         }
         let steer = Steer::unpack(hit.block.hot[hit.direction].steer.load());
-        let config = self.rig.table.config();
-        let tables = Tables::<DRIVER>(self.rig);
+        let config = self.judged.table.config();
+        let tables = Tables::<DRIVER>(self.judged);
         let segment = self.arrival.segment;
         if let Ok(hop) = judge(&tables, config, buffer, &parsed, &hit, steer, verdict.port, segment, self.now) {
             *verdict = Verdict { kind: Kind::Forward, reason: Reason::Forwarded, hop, ..*verdict };
@@ -130,7 +130,7 @@ impl Case<'_> {
         for ifindex in PORTS {
             buffer.bytes[..6].copy_from_slice(&port_mac(ifindex));
             let arrival = Arrival { port: PortKey::of(ifindex), ..self.arrival };
-            let other = forward(&Tables::<DRIVER>(self.rig), buffer, &arrival, self.now);
+            let other = forward(&Tables::<DRIVER>(self.judged), buffer, &arrival, self.now);
             if other.reason != Reason::WrongInterface {
                 *verdict = Verdict { port: verdict.port, ..other };
                 return;

@@ -1,46 +1,37 @@
-//! The forwarding function against the reference model, packet by packet (checklist A14, A17, B12, F11).
-//!
-//! One history runs through the real function and through [`flowhop_tests::reference`]; after every packet the
-//! verdict, the reason, the bytes, both directions' records, the TCP context and the gate must agree. The real
-//! function runs natively over a private table with either index, and, where there is root, in the kernel.
+//! Many histories, and what is said of the first one that differs.
 //!
 //! `cargo xtask differ` makes long runs, in which all paths see the same histories, by `FLOWHOP_DIFF_PACKETS` (of each
-//! path), `FLOWHOP_DIFF_EPISODE` (packets of one history) and `FLOWHOP_DIFF_SEED`.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests: a panic is their report"
-)]
-
-mod faults;
-mod replay;
-mod rig;
+//! path), `FLOWHOP_DIFF_EPISODE` (packets of one history) and `FLOWHOP_DIFF_SEED`. With `FLOWHOP_DIFF_SHRINK=0` a history that
+//! differs is not shortened.
 
 use std::fmt::Write as _;
 
 use flowhop_flow::Level;
 use flowhop_flow::reason::Reason;
-use flowhop_io::bpf::IndexKind;
-use flowhop_tests::history::{Episode, Random, Step};
-use flowhop_tests::programs::apart;
 
-use faults::Fault;
-use replay::{Disagreement, Tally, hex, replay};
-use rig::Rig;
+use crate::history::{Episode, Random, Step};
+use crate::judged::Judged;
+use crate::replay::{Disagreement, Tally, hex, replay};
 
 /// Packets of one episode: enough for connections to live through, few enough to shrink.
-const EPISODE: usize = 2000;
+pub const EPISODE: usize = 2000;
 
-fn secret(seed: u64) -> [u32; 10] {
+/// The secret of the key hash in a history.
+#[must_use]
+pub fn secret(seed: u64) -> [u32; 10] {
     let mut random = Random::new(seed ^ 0x5ec7e7);
     std::array::from_fn(|_| random.bits() as u32)
 }
 
 /// Leaves out what the disagreement does not need.
-fn shrink(steps: &[Step], end: usize, rig: &mut dyn FnMut() -> Rig, secret: [u32; 10]) -> (Vec<Step>, Disagreement) {
+fn shrink(
+    steps: &[Step],
+    end: usize,
+    make: &mut dyn FnMut() -> Box<dyn Judged>,
+    secret: [u32; 10],
+) -> (Vec<Step>, Disagreement) {
     let mut kept: Vec<Step> = steps[..=end].to_vec();
-    let mut last = replay(&kept, &mut rig(), secret).expect_err("it failed before");
+    let mut last = replay(&kept, &mut *make(), secret).expect_err("it failed before");
     let mut chunk = kept.len() / 2;
     while chunk > 0 {
         let mut at = 0;
@@ -49,7 +40,7 @@ fn shrink(steps: &[Step], end: usize, rig: &mut dyn FnMut() -> Rig, secret: [u32
             fewer.drain(at..(at + chunk).min(kept.len()));
             // Names are numbers of connects, so those stay.
             let whole = kept[at..(at + chunk).min(kept.len())].iter().all(|step| !matches!(step, Step::Connect(_)));
-            match (whole, whole.then(|| replay(&fewer, &mut rig(), secret))) {
+            match (whole, whole.then(|| replay(&fewer, &mut *make(), secret))) {
                 (true, Some(Err(disagreement))) => {
                     fewer.truncate(disagreement.step + 1);
                     kept = fewer;
@@ -64,14 +55,19 @@ fn shrink(steps: &[Step], end: usize, rig: &mut dyn FnMut() -> Rig, secret: [u32
 }
 
 /// Runs episodes until so many packets have gone through, and reports the first disagreement in full.
-fn run(packets: usize, episode: usize, first_seed: u64, make: &mut dyn FnMut([u32; 10]) -> Rig) -> Tally {
+pub fn run(
+    packets: usize,
+    episode: usize,
+    first_seed: u64,
+    make: &mut dyn FnMut([u32; 10]) -> Box<dyn Judged>,
+) -> Tally {
     let mut total = Tally::default();
     let mut seed = first_seed;
     while total.packets < packets {
         let steps = Episode::steps(seed, episode);
         let secret = secret(seed);
-        let mut rig = make(secret);
-        match replay(&steps, &mut rig, secret) {
+        let mut judged = make(secret);
+        match replay(&steps, &mut *judged, secret) {
             Ok(tally) => {
                 total.packets += tally.packets;
                 total.translated += tally.translated;
@@ -86,9 +82,10 @@ fn run(packets: usize, episode: usize, first_seed: u64, make: &mut dyn FnMut([u3
                 }
             }
             Err(found) => {
-                drop(rig);
+                drop(judged);
                 eprintln!("seed {seed}, packet {} (step {}): {}", found.packet, found.step, found.text);
                 eprintln!("at {:?}", steps[found.step]);
+                assert!(setting("FLOWHOP_DIFF_SHRINK", 1) != 0, "not shortened");
                 let (kept, last) = shrink(&steps, found.step, &mut || make(secret), secret);
                 let mut text = String::new();
                 for step in &kept {
@@ -115,17 +112,19 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
-fn packets(default: u64) -> usize {
+/// Packets to go through, if nobody asks for a number.
+#[must_use]
+pub fn packets(default: u64) -> usize {
     setting("FLOWHOP_DIFF_PACKETS", default) as usize
 }
 
 /// The seed of the first history. One that is asked for is that of all paths; else each has its own.
-fn seed(path: u64) -> u64 {
+pub fn seed(path: u64) -> u64 {
     setting("FLOWHOP_DIFF_SEED", 20_260_101 + path * 1_000_000)
 }
 
 /// Packets of one history.
-fn episode(default: usize) -> usize {
+pub fn episode(default: usize) -> usize {
     setting("FLOWHOP_DIFF_EPISODE", default as u64) as usize
 }
 
@@ -174,7 +173,7 @@ const EXPECTED: &[Reason] = &[
 const IN_DRIVER: &[Reason] = &[Reason::OutputLevel];
 
 /// Reasons in `rare` need not have come up.
-fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
+pub fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     let mut reasons: Vec<_> = tally.reasons.iter().map(|(reason, count)| (*reason, *count)).collect();
     reasons.sort();
     println!(
@@ -204,95 +203,4 @@ fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     assert!(tally.identified * 50 > tally.packets && tally.shifted * 20 > tally.packets);
     let in_driver = [tally.passed, tally.tagged].map(|count| count * 20 > tally.packets);
     assert_eq!(in_driver, [level == Level::Driver; 2]);
-}
-
-/// Runs histories through the function in this process.
-fn natively(level: Level, hashed: bool, seed: u64) {
-    let tally = run(packets(100_000), episode(EPISODE), seed, &mut |secret| Rig::native(level, hashed, secret, None));
-    assert_telling(&tally, level, &[]);
-}
-
-// B12, A17, F11: the same results with our own index.
-#[test]
-fn with_lines_the_model_agrees() {
-    natively(Level::Skb, false, seed(0));
-}
-
-// B12: the same results with a hash map in the kernel's place.
-#[test]
-fn with_a_hash_map_the_model_agrees() {
-    natively(Level::Skb, true, seed(1));
-}
-
-// A3, A8: the same histories in a driver, which leaves some of it to the socket buffer and knows VLANs by their tags.
-#[test]
-fn in_a_driver_the_model_agrees() {
-    natively(Level::Driver, false, seed(4));
-}
-
-// The comparison itself is tested: a function that does one thing wrong is found out.
-#[test]
-fn planted_faults_are_found() {
-    let faults = [
-        (Level::Skb, Fault::PortChecksum),
-        (Level::Skb, Fault::AnyInterface),
-        (Level::Skb, Fault::Count),
-        (Level::Skb, Fault::TimeToLive),
-        (Level::Skb, Fault::NoWindow),
-        (Level::Skb, Fault::AnyPolicy),
-        (Level::Skb, Fault::NoGate),
-        (Level::Driver, Fault::NoGate),
-        (Level::Driver, Fault::AnyLevel),
-        (Level::Driver, Fault::AnyOutput),
-        (Level::Driver, Fault::NoTag),
-        (Level::Skb, Fault::Identification),
-    ];
-    for (level, fault) in faults {
-        let steps = Episode::steps(seed(0), EPISODE);
-        let secret = secret(seed(0));
-        let found = replay(&steps, &mut Rig::native(level, false, secret, Some(fault)), secret);
-        let found = found.expect_err(&format!("{fault:?} was not found in {EPISODE} packets"));
-        println!("{level:?} {fault:?}: packet {}: {}", found.packet, found.text.lines().next().unwrap_or(""));
-    }
-}
-
-/// The programs in the kernel agree with the model (A14, A17, B12): verdict, reason by counter, bytes, records.
-fn in_the_kernel(level: Level, index: IndexKind, socket: bool, seed: u64) {
-    // SAFETY: no preconditions.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: needs root");
-        return;
-    }
-    let tally = apart(&[[2, 3], [4, 5], [6, 7]], || {
-        let mut number = 0;
-        // Long episodes, because each loads the programs, which takes the verifier seconds.
-        run(packets(50_000), episode(12 * EPISODE), seed, &mut |secret| {
-            number += 1;
-            let name = format!("{level:?}-{index:?}-{number}");
-            Rig::kernel(level, index, socket, secret, &name).unwrap_or_else(|error| panic!("{error}"))
-        })
-    });
-    assert_telling(&tally, level, if level == Level::Skb { &[Reason::Tagged] } else { &[] });
-}
-
-#[test]
-fn the_kernel_program_agrees() {
-    in_the_kernel(Level::Skb, IndexKind::Lines, false, seed(2));
-}
-
-#[test]
-fn the_kernel_program_with_a_hash_map_agrees() {
-    in_the_kernel(Level::Skb, IndexKind::KernelHash, false, seed(3));
-}
-
-// A3, A4: what is handed down goes to a socket, with metadata in front.
-#[test]
-fn the_kernel_program_in_a_driver_agrees() {
-    in_the_kernel(Level::Driver, IndexKind::Lines, true, seed(5));
-}
-
-// Without a socket it is passed on, and the gate is as it was.
-#[test]
-fn the_kernel_program_in_a_driver_with_a_hash_map_and_without_sockets_agrees() {
-    in_the_kernel(Level::Driver, IndexKind::KernelHash, false, seed(6));
 }
