@@ -163,4 +163,26 @@ mod tests {
         assert_eq!(place(&bucket, 1), 0x00ab_cd01);
         assert_eq!(place(&bucket, 3), 0x00ab_cd03);
     }
+
+    // The emptier of both lines gets the entry, so that none has to move while there is room for many.
+    #[test]
+    fn lines_fill_evenly() {
+        let buckets: Vec<Bucket> = (0..1024).map(|_| Bucket::default()).collect();
+        let mut state = 1u64;
+        let mut hashes = Vec::new();
+        let moved = std::cell::Cell::new(false);
+        while !moved.get() {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            let hash = (state ^ state >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            hashes.push(hash);
+            let place = hashes.len() as u32 - 1;
+            let hash_of = |place: u32| {
+                moved.set(true);
+                hashes[place as usize]
+            };
+            assert!(insert(&buckets, hash, place, hash_of));
+        }
+        let load = hashes.len() as f64 / (buckets.len() * BUCKET_ENTRIES) as f64;
+        assert!(load > 0.75, "an entry had to move at {load}");
+    }
 }

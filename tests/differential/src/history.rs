@@ -26,6 +26,9 @@ pub use setting::{
 };
 use setting::{NAT4, NAT6};
 
+/// A frame that is longer can be spoiled twice: all headers are in it.
+const LONG: usize = 100;
+
 /// The opening of a TCP connection, as the slow path saw it.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -261,16 +264,8 @@ impl Episode {
             }
             7 => self.steps.push(Step::JudgeLocal(self.random.chance(30))),
             8 => {
-                self.policy = self.policy.wrapping_add(1);
-                self.steps.push(Step::Policy(self.policy));
-                // Most connections are judged again, one by one; the others stay as they are for a while.
-                for n in 0..self.talks.len() {
-                    for direction in 0..2 {
-                        if self.random.chance(97) {
-                            self.renew(n, direction);
-                        }
-                    }
-                }
+                self.new_policy();
+                self.judge_again();
             }
             9..=14 => {
                 let index = self.random.below(self.hops.len() as u32) as usize;
@@ -305,7 +300,14 @@ impl Episode {
                 let actions = [Action::User, Action::Stack, Action::Drop, Action::Forward, Action::Forward];
                 self.talks[which].steers[direction].action = self.random.pick(&actions);
                 self.renew(which, direction);
-                self.packet_of(which);
+                for _ in 0..3 {
+                    self.packet_of(which);
+                }
+                if self.random.chance(10) {
+                    self.new_policy();
+                    self.packet_of(which);
+                    self.judge_again();
+                }
                 self.talks[which].steers[direction].action = Action::Forward;
                 self.renew(which, direction);
             }
@@ -345,6 +347,22 @@ impl Episode {
                 if talk.keys[0].protocol == 17 {
                     self.steps.push(Step::Connect(Box::new((keys, talk.steers, None))));
                     self.numbers += 1;
+                }
+            }
+        }
+    }
+
+    fn new_policy(&mut self) {
+        self.policy = self.policy.wrapping_add(1);
+        self.steps.push(Step::Policy(self.policy));
+    }
+
+    /// Most connections are judged again, one by one; the others stay as they are for a while.
+    fn judge_again(&mut self) {
+        for n in 0..self.talks.len() {
+            for direction in 0..2 {
+                if self.random.chance(97) {
+                    self.renew(n, direction);
                 }
             }
         }
@@ -403,6 +421,10 @@ impl Episode {
         if spoiled {
             about.push_str(", ");
             about.push_str(self.spoil(&mut bytes, &mut arrival, &key));
+            if bytes.len() > LONG && self.random.chance(20) {
+                about.push_str(", ");
+                about.push_str(self.spoil(&mut bytes, &mut arrival, &key));
+            }
         }
         // What is lost at the box is sent again; sometimes a peer goes on as if it had not been.
         if !spoiled || self.random.chance(10) {

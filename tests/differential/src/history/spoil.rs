@@ -12,7 +12,7 @@ impl Episode {
         let is_v4 = key.source.is_ipv4();
         let random = &mut self.random;
         let transport = if is_v4 { 34 } else { 54 };
-        match random.below(34) {
+        match random.below(36) {
             0 | 1 => {
                 let ttl = random.pick(&[0, 1, 2]);
                 bytes[if is_v4 { 22 } else { 21 }] = ttl;
@@ -85,7 +85,7 @@ impl Episode {
                 bytes.resize(length, 0xa5);
                 "padding"
             }
-            16 => {
+            16 | 33 | 34 => {
                 arrival.ifindex = random.pick(&[PORTS[0], PORTS[1], PORTS[2], PORTS[3], NO_PORT]);
                 if arrival.ifindex != NO_PORT {
                     bytes[..6].copy_from_slice(&port_mac(arrival.ifindex));
