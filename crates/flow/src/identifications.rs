@@ -25,3 +25,18 @@ impl Default for Identifications {
         Self(core::array::from_fn(|_| Cell64::default()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 6864 section 5.3.1, RFC 7739: packets of one slot follow each other; where they begin follows from a secret.
+    #[test]
+    fn counts_go_on_from_where_the_hash_says() {
+        let counters = Identifications::default();
+        let of = |start: u64| 5 | start << 32;
+        assert_eq!([counters.next(of(0x1234), 3), counters.next(of(0x1234), 1)], [0x1234, 0x1237]);
+        assert_eq!(counters.next(of(0xffff), 1), 0xffff_u16.wrapping_add(4));
+        assert_eq!(counters.next(6, 1), 0);
+    }
+}

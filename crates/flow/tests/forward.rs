@@ -303,3 +303,19 @@ fn requests_for_mappings_are_no_matter_of_the_link_where_there_is_a_server() {
     let (from, to) = ("[fe80::2]:4000".parse().expect("source"), "[fe80::1]:5351".parse().expect("destination"));
     assert_eq!(reason(&small, &mut frame(&Spec::tcp(from, to, tcp_flags::SYN, b""))).1, Reason::LinkLocal);
 }
+
+// A clock that lags a little is no silence, and a daemon that is long dead does not come alive when the clock wraps.
+#[test]
+fn silence_is_told_from_a_clock_that_lags_and_from_one_that_wraps() {
+    const LAG: u32 = 4096;
+    const LONGEST: u32 = 1 << 31;
+    let small = small::<0>();
+    let judged = |heartbeat: u32| {
+        small.config.heartbeat.store(heartbeat);
+        (reason(&small, &mut udp(INSIDE, OUTSIDE)).1, small.config.heartbeat.load())
+    };
+    assert_eq!(judged(NOW + LAG), (Reason::Miss, NOW + LAG));
+    assert_eq!(judged(NOW + LAG + 1), (Reason::NoDaemon, NOW.wrapping_sub(LONGEST)));
+    assert_eq!(judged(NOW.wrapping_sub(LONGEST - 1)).1, NOW.wrapping_sub(LONGEST - 1));
+    assert_eq!(judged(NOW.wrapping_sub(LONGEST + 9)), (Reason::NoDaemon, NOW.wrapping_sub(LONGEST)));
+}

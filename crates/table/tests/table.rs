@@ -407,6 +407,63 @@ fn half_made_connections_are_cleaned_up() {
     }
 }
 
+// B18, RFC 6056: whoever could have a packet taken for one of another flow would only need a tag of sixteen bits.
+#[test]
+fn an_entry_is_that_of_its_whole_key() {
+    for number in [1, 2, 3, 6] {
+        let keys = pair(number);
+        let geometry = Geometry::for_connections(4, index_kind::LINES);
+        let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+        let Inserted::New(block) = table.insert(&draft(keys, 1), 0, |_| {}).unwrap() else { panic!("it was there") };
+        let block = table.block(block).unwrap();
+        for (direction, key) in keys.iter().enumerate() {
+            assert!(lookup::has_key(block, direction, key));
+            let mut others = Vec::new();
+            for bit in (0..32).map(|n| 1 << n) {
+                others.push(Key { ports: key.ports ^ bit, ..*key });
+                others.push(Key { identity: key.identity ^ bit, ..*key });
+                // The upper words of IPv4 addresses are the same for all.
+                for word in (0..4).filter(|word| key.family() == 6 || *word == 3) {
+                    let [mut source, mut destination] = [key.source, key.destination];
+                    source[word] ^= bit;
+                    destination[word] ^= bit;
+                    others.push(Key { source, ..*key });
+                    others.push(Key { destination, ..*key });
+                }
+            }
+            for other in others {
+                assert!(!lookup::has_key(block, direction, &other), "{other:?} is {key:?}");
+            }
+            assert!(!lookup::has_key(block, direction ^ 1, key));
+        }
+    }
+}
+
+// B12: at most 80 % of the index are taken when all blocks are, and a connection takes no more than 320 bytes of both.
+#[test]
+fn the_index_is_as_large_as_the_blocks_need() {
+    for connections in [1, 7, 64, 4096, 65_536, 1_000_000, 8_388_608] {
+        let Geometry { buckets, blocks, .. } = Geometry::for_connections(connections, index_kind::LINES);
+        assert_eq!(blocks, connections);
+        let (entries, keys) = (u64::from(buckets) * BUCKET_ENTRIES as u64, 2 * u64::from(blocks));
+        assert!(entries * 8 / 10 >= keys, "{keys} keys in {entries} entries");
+        let bytes = u64::from(buckets) * 64 + u64::from(blocks) * 256;
+        assert!(connections < 64 || bytes <= 320 * u64::from(connections), "{bytes} bytes");
+    }
+    assert_eq!(Geometry::for_connections(u32::MAX, index_kind::LINES).blocks, 1 << 23);
+    assert_eq!(Geometry::for_connections(0, index_kind::LINES).buckets, 2);
+}
+
+// A kernel's hash map that nobody asks for is left alone.
+#[test]
+fn a_table_with_lines_does_not_fill_a_hash_map() {
+    let hash = Hash::default();
+    let geometry = Geometry::for_connections(4, index_kind::LINES);
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, Some(Box::new(hash.clone())));
+    table.insert(&draft(pair(1), 1), 0, |_| {}).unwrap();
+    assert!(hash.0.lock().unwrap().is_empty());
+}
+
 fn any_key() -> impl Strategy<Value = Key> {
     // Few values, so that keys differ in one field only, often.
     let word = prop::sample::select(vec![0u32, 1, 0x0100_0000, u32::MAX]);
