@@ -8,7 +8,10 @@ mod bpf;
 mod contestants;
 mod field;
 mod generator;
+mod load;
 mod openvswitch;
+mod page;
+mod plot;
 mod program;
 mod rate;
 mod report;
@@ -22,6 +25,7 @@ use clap::ValueEnum;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
 
+use self::page::{Machine, Report};
 use crate::exit::{Exit, Failure};
 use crate::lab::{LabError, Sandbox};
 
@@ -32,7 +36,7 @@ pub struct Options {
     pub quick: bool,
     /// Print JSON.
     pub json: bool,
-    /// Write a page of documentation.
+    /// Write a page of documentation, with plots and the results as JSON beside it.
     pub markdown: Option<PathBuf>,
     /// Measure this only; everything if none.
     pub only: Option<Part>,
@@ -50,6 +54,9 @@ pub enum Part {
     /// The kernel programs alone
     Program,
 }
+
+/// What the name of the file with the results ends in; the rest is the page's.
+const RESULTS: &str = "json";
 
 /// Measures something.
 type Measure = fn(&mut Bench<'_>) -> Result<report::Section, LabError>;
@@ -105,29 +112,62 @@ pub fn bench(options: &Options, out: &mut dyn Write) -> Result<Exit, Failure> {
         let message = "the benchmarks load programs into the kernel and need root; `flowhop demo` does not".to_owned();
         return Err(Failure::Other { message, exit: Exit::NotPermitted });
     }
+    if let Some(page) = options.markdown.as_deref().filter(|page| page.extension() == Some(RESULTS.as_ref())) {
+        let message = format!("{} cannot be the page: the results go to a file of this name", page.display());
+        return Err(Failure::Other { message, exit: Exit::Refused });
+    }
     // Before the first thread is started.
     let sandbox = Sandbox::enter()?;
-    let machine = report::Machine::this();
     let mut bench = Bench { sandbox: &sandbox, quick: options.quick, flows: &options.flows };
-    let mut sections = Vec::new();
+    let mut report = Report { machine: Machine::this(), rounds: bench.rounds(), sections: Vec::new() };
     for (_, measure) in PARTS.iter().filter(|(part, _)| options.only.is_none_or(|only| only == *part)) {
         let section = measure(&mut bench)?;
         if !options.json {
             writeln!(out, "{}", section.text()).and_then(|()| out.flush()).map_err(Failure::Output)?;
         }
-        sections.push(section);
+        report.sections.push(section);
     }
     if options.json {
-        writeln!(out, "{:#}", report::json(&machine, bench.rounds(), &sections)).map_err(Failure::Output)?;
+        writeln!(out, "{:#}", report.json()).map_err(Failure::Output)?;
     }
     if let Some(file) = &options.markdown {
-        let page = report::markdown(&machine, bench.rounds(), &command(options, file), &sections);
-        std::fs::write(file, page).map_err(|error| Failure::Other {
-            message: format!("cannot write {}: {error}", file.display()),
-            exit: Exit::Refused,
-        })?;
+        publish(&report, &command(options, file), file)?;
     }
     Ok(Exit::Done)
+}
+
+/// Writes the page, and beside it the results as JSON and the plots that the page shows.
+fn publish(report: &Report, command: &str, page: &Path) -> Result<(), Failure> {
+    let mut notes = Vec::new();
+    let plots = if plot::can_draw() {
+        // What was measured is not given up because it cannot be drawn.
+        plot::draw(&report.sections, &plots_of(page), &link_of(page)).unwrap_or_else(|error| {
+            notes.push(format!("Without plots: {error}."));
+            Vec::new()
+        })
+    } else {
+        notes.push("Without plots: gnuplot (`gnuplot-nox` of Debian) is not installed.".to_owned());
+        Vec::new()
+    };
+    write(&page.with_extension(RESULTS), &format!("{:#}\n", report.json()))?;
+    write(page, &report.markdown(command, &plots, &notes))
+}
+
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text).map_err(|error| Failure::Other {
+        message: format!("cannot write {}: {error}", file.display()),
+        exit: Exit::Refused,
+    })
+}
+
+/// The folder with the plots of a page.
+fn plots_of(page: &Path) -> PathBuf {
+    page.with_extension(if page.extension().is_some() { "" } else { "plots" })
+}
+
+/// The same as the page names it.
+fn link_of(page: &Path) -> String {
+    plots_of(page).file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 fn command(options: &Options, file: &Path) -> String {

@@ -131,7 +131,7 @@ pub struct BenchArgs {
     /// Print one JSON object
     #[arg(short, long)]
     pub json: bool,
-    /// Write the results to a page of documentation
+    /// Write the results to a page of documentation: PAGE.md, with PAGE.json, and plots in PAGE/ if gnuplot is installed
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Measure this only

@@ -26,7 +26,10 @@ const NATIVE: u32 = 1 << 2;
 /// A program of the driver goes on by a tail call only with one that takes frames of several buffers as it does itself;
 /// the firewall's programs do.
 const FRAGMENTS: u32 = 1 << 5;
+/// Kinds and flags of maps.
+const ARRAY: u32 = 2;
 const PROG_ARRAY: u32 = 3;
+const MAPPABLE: u32 = 1 << 10;
 const LIVE_FRAMES: u32 = 2;
 /// `sizeof(struct __sk_buff)`.
 const SK_BUFF: usize = 192;
@@ -75,13 +78,17 @@ pub(super) enum Helper {
 
 /// Writes programs.
 #[derive(Debug, Default)]
-pub(super) struct Assembler(Vec<u64>);
+pub(super) struct Assembler {
+    code: Vec<u64>,
+    /// Maps that nobody else holds until the program does.
+    kept: Vec<OwnedFd>,
+}
 
 impl Assembler {
     fn put(&mut self, code: u8, to: Register, from: u8, offset: i16, value: i32) -> &mut Self {
         let [o0, o1] = offset.to_le_bytes();
         let [v0, v1, v2, v3] = value.to_le_bytes();
-        self.0.push(u64::from_le_bytes([code, from << 4 | to.0, o0, o1, v0, v1, v2, v3]));
+        self.code.push(u64::from_le_bytes([code, from << 4 | to.0, o0, o1, v0, v1, v2, v3]));
         self
     }
 
@@ -105,6 +112,11 @@ impl Assembler {
         self.put(0x61, to, from.0, offset, 0)
     }
 
+    /// Loads 64 bits.
+    pub(super) fn load64(&mut self, to: Register, from: Register, offset: i16) -> &mut Self {
+        self.put(0x79, to, from.0, offset, 0)
+    }
+
     /// Stores the low 16 bits of a register.
     pub(super) fn store16(&mut self, to: Register, offset: i16, from: Register) -> &mut Self {
         self.put(0x6b, to, from.0, offset, 0)
@@ -113,6 +125,11 @@ impl Assembler {
     /// Stores the low 32 bits of a register.
     pub(super) fn store32(&mut self, to: Register, offset: i16, from: Register) -> &mut Self {
         self.put(0x63, to, from.0, offset, 0)
+    }
+
+    /// Stores a register.
+    pub(super) fn store64(&mut self, to: Register, offset: i16, from: Register) -> &mut Self {
+        self.put(0x7b, to, from.0, offset, 0)
     }
 
     /// Stores bytes that are known: two, and then four at a time, as the headers behind an Ethernet header are read.
@@ -147,6 +164,17 @@ impl Assembler {
         self.put(0x18, to, 1, 0, map.as_raw_fd()).put(0, R0, 0, 0, 0)
     }
 
+    /// Loads the address of the value in an array of one.
+    pub(super) fn map_value(&mut self, to: Register, array: &OwnedFd) -> &mut Self {
+        self.put(0x18, to, 2, 0, array.as_raw_fd()).put(0, R0, 0, 0, 0)
+    }
+
+    /// Holds a map until the program is loaded, which then holds it itself.
+    pub(super) fn keep(&mut self, map: OwnedFd) -> &mut Self {
+        self.kept.push(map);
+        self
+    }
+
     /// Ends with what is in `R0`.
     pub(super) fn exit(&mut self) -> &mut Self {
         self.put(0x95, R0, 0, 0, 0)
@@ -174,8 +202,8 @@ impl Assembler {
         };
         let attributes = Attributes {
             kind: kind as u32,
-            count: self.0.len() as u32,
-            instructions: self.0.as_ptr() as u64,
+            count: self.code.len() as u32,
+            instructions: self.code.as_ptr() as u64,
             licence: c"Dual MIT/GPL".as_ptr() as u64,
             unused: [0; 5],
             flags,
@@ -309,22 +337,37 @@ const fn xdp_context(frame: &[u8], ifindex: u32) -> [u32; 6] {
 
 /// A map with one program to go on with.
 pub(super) fn next_program(program: &Program) -> io::Result<OwnedFd> {
-    // Kind, size of keys and of values, number of entries.
+    let map = map(PROG_ARRAY, 4, 1, 0)?;
+    let mut program = program.fd.as_raw_fd();
+    element(command::MAP_UPDATE, &map, 0, &mut program)?;
+    Ok(map)
+}
+
+/// An array of `count` zeroed values, in such memory as the firewall's own tables.
+pub(super) fn array(size: u32, count: u32) -> io::Result<OwnedFd> {
+    map(ARRAY, size, count, MAPPABLE)
+}
+
+fn map(kind: u32, size: u32, count: u32, flags: u32) -> io::Result<OwnedFd> {
+    // Kind, size of keys and of values, number of entries, flags.
     // SAFETY: the attributes have the layout of this command.
-    let map = unsafe { bpf(command::MAP_CREATE, &mut [PROG_ARRAY, 4, 4, 1]) }?;
+    unsafe { bpf(command::MAP_CREATE, &mut [kind, 4, size, count, flags]) }
+}
+
+/// Reads or writes a value of an array.
+fn element<T>(command: libc::c_int, map: &OwnedFd, key: u32, value: &mut T) -> io::Result<()> {
     #[repr(C)]
-    struct Update {
+    struct Element {
         map: u64,
         key: u64,
         value: u64,
         flags: u64,
     }
-    let (key, value) = (0u32, program.fd.as_raw_fd());
-    let mut update =
-        Update { map: map.as_raw_fd() as u64, key: &raw const key as u64, value: &raw const value as u64, flags: 0 };
-    // SAFETY: the attributes have the layout of this command, and key and value outlive the call.
-    unsafe { call(command::MAP_UPDATE, &mut update) }?;
-    Ok(map)
+    let mut element =
+        Element { map: map.as_raw_fd() as u64, key: &raw const key as u64, value: &raw mut *value as u64, flags: 0 };
+    // SAFETY: the attributes have the layout of these commands, and key and value outlive the call. All callers have
+    // values of the map's size.
+    unsafe { call(command, &mut element) }.map(drop)
 }
 
 /// A command that makes a descriptor.

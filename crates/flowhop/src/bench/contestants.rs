@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::Bench;
 use super::bpf::{Kind, Link};
 use super::field::{Field, Known, PATIENCE, POOL, connections, conntrack_entries, conntrack_room};
-use super::generator::{self, Shape};
+use super::generator;
+use super::load::{Load, Order, Shape};
 use super::openvswitch::OpenVswitch;
 use super::report::Section;
 use crate::lab::daemon::Policy;
@@ -69,9 +70,12 @@ impl Contestant {
     }
 
     /// Whether it is worth to measure this one with such packets.
-    pub(super) const fn sees(&self, shape: Shape) -> bool {
-        // It makes no difference here. Nor does it to the redirects, but the others are held against them.
-        !matches!((&self.router, shape), (Router::Plain, Shape::Syn | Shape::Ack))
+    pub(super) fn sees(&self, load: Load) -> bool {
+        match load.order {
+            Order::InTurn => [DRIVER_REDIRECT, DRIVER, NFTABLES].contains(&self.who),
+            // It makes no difference here. Nor does it to the redirects, but the others are held against them.
+            Order::Random => load.shape == Shape::Udp || self.who != PLAIN,
+        }
     }
 
     /// What drops the packets that came through with the least effort. It may be in the driver for socket buffers too,
@@ -81,7 +85,8 @@ impl Contestant {
     }
 
     /// Opens flows. `false`, and a note, where that cannot be done.
-    pub(super) fn open(&mut self, shape: Shape, flows: u32, section: &mut Section) -> Result<bool, LabError> {
+    pub(super) fn open(&mut self, load: Load, section: &mut Section) -> Result<bool, LabError> {
+        let Load { shape, flows, .. } = load;
         let Self { who, field, router, gave_up } = self;
         let known: Known<'_> = match router {
             Router::Flowhop(daemon, _) => &|bed: &Bed| connections(bed, daemon),

@@ -11,7 +11,8 @@ use flowhop_wire::ethertype;
 
 use super::answer::answer;
 use super::bpf::{Kind, Program};
-use super::generator::{self, Hop, Shape};
+use super::generator::{self, Hop};
+use super::load::Shape;
 use crate::lab::namespace::{find, run};
 use crate::lab::wire::Wire;
 use crate::lab::{Bed, Daemon, LabError, Tried, device};
@@ -27,8 +28,8 @@ const IN_VAIN: u32 = 3;
 /// Until packets that were sent have been handled.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// Where sources are that the translation uses: enough for a million connections.
-pub(super) const POOL: &str = "203.0.113.64-203.0.113.127";
+/// Where sources are that the translation uses: enough for four million connections of each protocol.
+pub(super) const POOL: &str = "203.0.113.64-203.0.113.191";
 
 /// A bed with routes for the generated flows.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl Field {
 
     /// Opens flows through a firewall until it knows all of them, those opened before included; `known` tells how many
     /// it knows. Those of UDP have had a packet, those of TCP their handshake, made by hand at both ends. It
-    /// has so long to learn of them.
+    /// has so long to learn of them. Where they are open already there is nothing to do.
     pub(super) fn open(
         &mut self,
         shape: Shape,
@@ -93,11 +94,11 @@ impl Field {
         known: Known<'_>,
     ) -> Result<(), LabError> {
         let [udp, tcp] = &mut self.opened;
-        if shape == Shape::Udp {
-            *udp = flows.max(*udp);
-        } else {
-            *tcp = flows.max(*tcp);
+        let opened = if shape == Shape::Udp { udp } else { tcp };
+        if *opened >= flows {
+            return Ok(());
         }
+        *opened = flows;
         if shape == Shape::Udp { self.open_udp(flows, patience, known) } else { self.open_tcp(flows, patience, known) }
     }
 

@@ -1,7 +1,7 @@
-//! Small packets of many flows in random order, at the speed of the kernel.
+//! Small packets of many flows, at the speed of the kernel.
 //!
-//! Flow `i` comes from `10.64.0.0 + i / 16`, port `2048 + i % 16`, and goes to one place behind the outside host. The
-//! order is random with repetition, which no cache likes; it is the worst case, and traffic in real networks is kinder.
+//! Flow `i` comes from `10.64.0.0 + i / 64`, port `2048 + i % 64`, and goes to one place behind the outside host. Random
+//! order, which no cache likes, is the worst case; traffic in real networks is kinder.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use flowhop_wire::{checksum, protocol};
 
 use super::bpf::{self, Assembler, Helper, Kind, Operation, Program, R0, R1, R2, R3, R4, R5, R6, R7, R8, Register};
+use super::load::{Load, Order, Shape};
 
 /// The first source.
 const SOURCES: [u8; 4] = [10, 64, 0, 0];
@@ -18,7 +19,7 @@ pub(super) const TARGET: [u8; 4] = [192, 0, 2, 1];
 const TARGET_PORT: u16 = 9;
 const FIRST_PORT: u16 = 2048;
 /// Flows of one source address.
-const PER_ADDRESS: u32 = 16;
+const PER_ADDRESS: u32 = 64;
 /// Sequence numbers of both ends' handshakes.
 pub(super) const FIRST_SEQUENCE: [u32; 2] = [1000, 5000];
 
@@ -29,39 +30,19 @@ const IP_CHECKSUM: usize = 24;
 const SOURCE: usize = 26;
 const TRANSPORT: usize = 34;
 
-/// What a packet is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// UDP.
-    Udp,
-    /// The first packet of a TCP connection.
-    Syn,
-    /// The third of its handshake, and any after that: the answer is acknowledged.
-    Ack,
+/// Where a packet of this shape has its checksum.
+const fn checksum_of(shape: Shape) -> usize {
+    match shape {
+        Shape::Udp => TRANSPORT + 6,
+        Shape::Syn | Shape::Ack => TRANSPORT + 16,
+    }
 }
 
-impl Shape {
-    /// What flows of such packets are called.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Udp => "UDP",
-            Self::Syn | Self::Ack => "TCP",
-        }
-    }
-
-    const fn checksum(self) -> usize {
-        match self {
-            Self::Udp => TRANSPORT + 6,
-            Self::Syn | Self::Ack => TRANSPORT + 16,
-        }
-    }
-
-    /// End of the headers.
-    const fn headers(self) -> usize {
-        match self {
-            Self::Udp => TRANSPORT + 8,
-            Self::Syn | Self::Ack => TRANSPORT + 20,
-        }
+/// End of its headers.
+const fn headers_of(shape: Shape) -> usize {
+    match shape {
+        Shape::Udp => TRANSPORT + 8,
+        Shape::Syn | Shape::Ack => TRANSPORT + 20,
     }
 }
 
@@ -80,7 +61,7 @@ pub(super) fn frame(hop: Hop, shape: Shape, flow: u32) -> [u8; LENGTH] {
     let [ip, transport] = sums(&frame, shape);
     let sum = |constant: u32, variable: u32| checksum::finish(constant + variable).to_be_bytes();
     frame[IP_CHECKSUM..][..2].copy_from_slice(&sum(ip, low.into()));
-    frame[shape.checksum()..][..2].copy_from_slice(&sum(transport, u32::from(low) + u32::from(port)));
+    frame[checksum_of(shape)..][..2].copy_from_slice(&sum(transport, u32::from(low) + u32::from(port)));
     frame[SOURCE + 2..][..2].copy_from_slice(&low.to_be_bytes());
     frame[TRANSPORT..][..2].copy_from_slice(&port.to_be_bytes());
     frame
@@ -125,8 +106,9 @@ fn sums(blank: &[u8; LENGTH], shape: Shape) -> [u32; 2] {
     [ip, pseudo + checksum::sum(&blank[TRANSPORT..])].map(|sum| u32::from(checksum::fold(sum)))
 }
 
-/// A program that makes each packet one of a random flow. `flows` is a power of two.
-fn random(hop: Hop, shape: Shape, flows: u32, kind: Kind) -> Assembler {
+/// A program that makes each packet one of a flow of the load, whose number is in `R7` in the end.
+fn maker(hop: Hop, load: Load, kind: Kind) -> io::Result<Assembler> {
+    let shape = load.shape;
     let blank = blank(hop, shape);
     let [ip, transport] = sums(&blank, shape).map(|sum| sum as i32);
     // Where the context has the packet's start and end.
@@ -135,26 +117,35 @@ fn random(hop: Hop, shape: Shape, flows: u32, kind: Kind) -> Assembler {
         Kind::Classifier => (76, 80),
     };
     let mut code = Assembler::default();
-    code.op(Operation::Move, R6, R1).call(Helper::Random).op(Operation::Move, R7, R0);
-    code.with(Operation::And, R7, flows as i32 - 1);
+    code.op(Operation::Move, R6, R1);
+    match load.order {
+        Order::Random => code.call(Helper::Random).op(Operation::Move, R7, R0),
+        Order::InTurn => {
+            // Only one processor runs it at a time.
+            let number = bpf::array(size_of::<u64>() as u32, 1)?;
+            code.map_value(R2, &number).load64(R7, R2, 0);
+            code.op(Operation::Move, R3, R7).with(Operation::Add, R3, 1).store64(R2, 0, R3).keep(number)
+        }
+    };
+    code.with(Operation::And, R7, load.flows as i32 - 1);
     code.load(R8, R6, start).load(R2, R6, end).op(Operation::Move, R3, R8).with(Operation::Add, R3, LENGTH as i32);
     code.unless_at_most(R3, R2, 0);
     // The memory is used again and again, and the packet before may have been translated in it.
-    code.bytes(R8, &blank[..shape.headers()]);
+    code.bytes(R8, &blank[..headers_of(shape)]);
     code.op(Operation::Move, R2, R7).with(Operation::Shift, R2, PER_ADDRESS.ilog2() as i32);
     code.op(Operation::Move, R5, R7).with(Operation::And, R5, PER_ADDRESS as i32 - 1);
     code.with(Operation::Add, R5, FIRST_PORT.into());
     code.op(Operation::Move, R3, R2).with(Operation::Add, R3, ip);
     finish(&mut code, R3, R4).store16(R8, IP_CHECKSUM as i16, R3);
     code.op(Operation::Move, R3, R2).op(Operation::Add, R3, R5).with(Operation::Add, R3, transport);
-    finish(&mut code, R3, R4).store16(R8, shape.checksum() as i16, R3);
+    finish(&mut code, R3, R4).store16(R8, checksum_of(shape) as i16, R3);
     // Whole words, for the same reason as in `bytes`.
     let [a, b, ..] = SOURCES;
     code.with(Operation::Add, R2, i32::from_be_bytes([a, b, 0, 0]));
     code.big_endian(R2, 32).store32(R8, SOURCE as i16, R2);
     code.with(Operation::ShiftLeft, R5, 16).with(Operation::Add, R5, TARGET_PORT.into());
     code.big_endian(R5, 32).store32(R8, TRANSPORT as i16, R5);
-    code
+    Ok(code)
 }
 
 /// Makes a sum a checksum.
@@ -166,7 +157,7 @@ fn finish(code: &mut Assembler, sum: Register, spare: Register) -> &mut Assemble
     code.with(Operation::Xor, sum, 0xffff).big_endian(sum, 16)
 }
 
-/// Sends packets of random flows out of a device.
+/// Sends packets out of a device.
 #[derive(Debug)]
 pub(super) struct Generator {
     program: Program,
@@ -175,10 +166,10 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    pub(super) fn new(hop: Hop, shape: Shape, flows: u32, ifindex: u32) -> io::Result<Self> {
-        let mut code = random(hop, shape, flows, Kind::Xdp);
+    pub(super) fn new(hop: Hop, load: Load, ifindex: u32) -> io::Result<Self> {
+        let mut code = maker(hop, load, Kind::Xdp)?;
         code.with(Operation::Move, R1, ifindex as i32).with(Operation::Move, R2, 0).call(Helper::Redirect).exit();
-        Ok(Self { program: code.program(Kind::Xdp)?, frame: blank(hop, shape), ifindex })
+        Ok(Self { program: code.program(Kind::Xdp)?, frame: blank(hop, load.shape), ifindex })
     }
 
     /// Sends some; on a thread in the device's namespace. About how long each took.
@@ -187,7 +178,7 @@ impl Generator {
     }
 }
 
-/// Runs a program on packets of random flows, as on the ingress or in the driver of a device.
+/// Runs a program on packets of a load, as on the ingress or in the driver of a device.
 #[derive(Debug)]
 pub(super) struct Timer {
     program: Program,
@@ -197,12 +188,15 @@ pub(super) struct Timer {
 }
 
 impl Timer {
-    pub(super) fn new(hop: Hop, shape: Shape, flows: u32, ifindex: u32, of: &Program) -> io::Result<Self> {
+    pub(super) fn new(hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
+        Self::finish(maker(hop, load, of.kind())?, hop, load, ifindex, of)
+    }
+
+    fn finish(mut code: Assembler, hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
         let next = bpf::next_program(of)?;
-        let mut code = random(hop, shape, flows, of.kind());
         code.op(Operation::Move, R1, R6).map(R2, &next).with(Operation::Move, R3, 0).call(Helper::TailCall);
         code.with(Operation::Move, R0, 0).exit();
-        Ok(Self { program: code.program(of.kind())?, frame: blank(hop, shape), ifindex, _next: next })
+        Ok(Self { program: code.program(of.kind())?, frame: blank(hop, load.shape), ifindex, _next: next })
     }
 
     /// Mean nanoseconds of one run, with the making of the packet; on a thread in the device's namespace.

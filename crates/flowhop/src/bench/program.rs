@@ -4,7 +4,8 @@ use std::io;
 
 use super::bpf::Program;
 use super::field::{Field, PATIENCE, connections};
-use super::generator::{self, Shape, Timer};
+use super::generator::{self, Timer};
+use super::load::{Load, Order, Shape};
 use super::report::{Row, Section};
 use super::{Bench, pin};
 use crate::lab::daemon::Policy;
@@ -16,17 +17,17 @@ const PACKETS: [u32; 2] = [150_000, 600_000];
 const ENOUGH: f64 = 0.99;
 
 const DRIVER: &str = "flowhop's index, driver";
-const SHADOW: &str = "the same, 1 in 1024 looked at again";
+const SHADOW: &str = "flowhop's index, driver, shadow mode";
 const LINES: &str = "flowhop's index, skb";
 const HASH: &str = "kernel hash map, skb";
 
 const METHOD: &str = "\
 The program on `lan0`, in the driver (`driver`) or on its ingress (`skb`), with the daemon's own tables, runs on packets \
-of random flows (`BPF_PROG_TEST_RUN`): a few instructions make the packet and go on with the program by a tail call. \
+of flows at random, or in order (`BPF_PROG_TEST_RUN`): a few instructions make the packet and go on with the program by a tail call. \
 What the same costs with a program that does nothing is subtracted. All flows are known and translated; those of TCP \
 have had their handshake and are checked against their windows. `kernel hash map` is the same program with the kernel's \
-own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`). `looked at again` is shadow mode (`[paths] \
-shadow = 1024`), in which the daemon judges one packet in so many once more, beside the program.";
+own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`). In shadow mode (`[paths] \
+shadow = 1024`) the daemon judges one packet in so many once more, beside the program.";
 
 /// A daemon with a program to be timed.
 struct Timed {
@@ -64,7 +65,9 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
     }
     for flows in bench.sizes() {
         for shape in [Shape::Udp, Shape::Ack] {
-            compare(bench, &mut section, &mut all, shape, flows)?;
+            for load in [Load::random(shape, flows), Load::in_turn(shape, flows)] {
+                compare(bench, &mut section, &mut all, load)?;
+            }
         }
     }
     all.into_iter().try_for_each(|timed| timed.daemon.stop())?;
@@ -72,18 +75,15 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
 }
 
 /// Times all of them with so many flows.
-fn compare(
-    bench: &Bench<'_>,
-    section: &mut Section,
-    all: &mut [Timed],
-    shape: Shape,
-    flows: u32,
-) -> Result<(), LabError> {
-    let condition = format!("{}, {flows} flows", shape.name());
+fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Load) -> Result<(), LabError> {
+    let condition = load.to_string();
     let mut runners = Vec::new();
-    for Timed { who, field, daemon } in all {
+    // The others have nothing to show by that.
+    for Timed { who, field, daemon } in
+        all.iter_mut().filter(|timed| load.order == Order::Random || timed.who == DRIVER)
+    {
         let daemon = &*daemon;
-        field.open(shape, flows, PATIENCE, &|bed| connections(bed, daemon))?;
+        field.open(load.shape, load.flows, PATIENCE, &|bed| connections(bed, daemon))?;
         bench.progress(format!("{condition}: {who} ready"))?;
         let lan = field.lan;
         let program = match *who {
@@ -91,7 +91,7 @@ fn compare(
             _ => field.bed.router.enter(|| Program::attached(lan))?.tried("the program on lan0")?,
         };
         let timers = field.bed.router.enter(|| {
-            let timer = |program: &Program| Timer::new(field.hop, shape, flows, lan, program);
+            let timer = |program: &Program| Timer::new(field.hop, load, lan, program);
             Ok::<_, io::Error>([timer(&program)?, timer(&generator::nothing(program.kind())?)?])
         })?;
         let hits = hits(field, daemon)?;
@@ -115,7 +115,7 @@ fn compare(
             let percent = share * 100.0;
             section.notes.push(format!("{condition}, {who}: only {percent:.1} % of the packets were hits"));
         }
-        section.rows.push(Row { condition: condition.clone(), who, values });
+        section.rows.push(Row::under(load, who, values));
     }
     Ok(())
 }

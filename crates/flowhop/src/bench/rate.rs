@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::bpf::Link;
 use super::contestants::{Contestant, DRIVER_REDIRECT, NFTABLES, OPEN_VSWITCH, REDIRECT, Share};
 use super::field::conntrack_room;
-use super::generator::{self, Generator, Shape};
+use super::generator::{self, Generator};
+use super::load::{Load, Shape};
 use super::report::{Row, Section};
 use super::{Bench, pin};
 use crate::lab::{LabError, Tried};
@@ -20,11 +21,12 @@ const ENOUGH: f64 = 0.9;
 const NOTABLE: f64 = 0.01;
 
 const METHOD: &str = "\
-One thread makes 60-byte packets of random flows inside the kernel (`BPF_PROG_TEST_RUN`, live frames of an XDP program) \
+One thread makes 60-byte packets inside the kernel (`BPF_PROG_TEST_RUN`, live frames of an XDP program) \
 and sends them into the router's `lan0`; what comes out of the router is counted at the outside host's veth and dropped \
-there. Making, forwarding, counting and dropping run on one processor. All flows are known before the measurement; \
+there. Flows have their packets at random, with repetition, or, where it says so, in order: one packet of each, and then \
+again. Making, forwarding, counting and dropping run on one processor. All flows are known before the measurement; \
 packets of TCP are data of connections that have had their handshake, and are checked against their windows by whoever \
-does that. flowhop's flows, nftables' and Open vSwitch's are translated to a range of 64 addresses. `bare XDP redirect` \
+does that. flowhop's flows, nftables' and Open vSwitch's are translated to a range of 128 addresses. `bare XDP redirect` \
 and `bare redirect` are programs on `lan0` that send everything to `wan0` and do nothing else, one in the driver and one \
 on the socket buffer: what is left if the firewall costs nothing. Packets are dropped by a program in the driver of the \
 outside host, which costs least for socket buffers too; those from Open vSwitch's sockets would have to be copied for \
@@ -34,7 +36,7 @@ it and are dropped on the socket buffer.";
 pub(super) fn rate(bench: &mut Bench<'_>) -> Result<Section, LabError> {
     let mut section = Section {
         name: "rate",
-        title: "Small packets of many flows in random order",
+        title: "Small packets of many flows",
         unit: "Mpacket/s",
         method: METHOD,
         digits: 2,
@@ -47,8 +49,9 @@ pub(super) fn rate(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         contestant.runs(false)?;
     }
     for flows in bench.sizes() {
-        for shape in [Shape::Udp, Shape::Ack] {
-            race(bench, &mut section, &mut contestants, shape, flows)?;
+        for load in [Load::random(Shape::Udp, flows), Load::in_turn(Shape::Udp, flows), Load::random(Shape::Ack, flows)]
+        {
+            race(bench, &mut section, &mut contestants, load)?;
         }
     }
     let buckets = fs::read_to_string("/sys/module/nf_conntrack/parameters/hashsize").unwrap_or_default();
@@ -73,27 +76,21 @@ struct Runner<'a> {
 }
 
 /// Measures everybody with so many flows.
-fn race(
-    bench: &Bench<'_>,
-    section: &mut Section,
-    contestants: &mut [Contestant],
-    shape: Shape,
-    flows: u32,
-) -> Result<(), LabError> {
-    let condition = format!("{}, {flows} flows", shape.name());
+fn race(bench: &Bench<'_>, section: &mut Section, contestants: &mut [Contestant], load: Load) -> Result<(), LabError> {
+    let condition = load.to_string();
     let mut runners = Vec::new();
     for contestant in contestants {
-        if !contestant.sees(shape) {
+        if !contestant.sees(load) {
             continue;
         }
         let start = Instant::now();
         contestant.runs(true)?;
-        let opened = contestant.open(shape, flows, section)?;
+        let opened = contestant.open(load, section)?;
         contestant.runs(false)?;
         if opened {
             let who = contestant.who;
             bench.progress(format!("{condition}: {who} ready after {:.1} s", start.elapsed().as_secs_f64()))?;
-            runners.push(Runner::new(contestant, shape, flows)?);
+            runners.push(Runner::new(contestant, load)?);
         }
     }
     for _ in 0..bench.rounds() {
@@ -113,16 +110,16 @@ fn race(
                 section.notes.push(format!("{condition}, {who}: up to {:.1} % of the packets {what}", share * 100.0));
             }
         }
-        section.rows.push(Row { condition: condition.clone(), who, values });
+        section.rows.push(Row::under(load, who, values));
     }
     Ok(())
 }
 
 impl<'a> Runner<'a> {
-    fn new(contestant: &'a Contestant, shape: Shape, flows: u32) -> Result<Self, LabError> {
+    fn new(contestant: &'a Contestant, load: Load) -> Result<Self, LabError> {
         let (field, kind) = (&contestant.field, contestant.sink());
         let sink = field.bed.outside.enter(|| generator::drop_all(kind)?.attach(field.outside))?;
-        let generator = field.bed.inside.enter(|| Generator::new(field.hop, shape, flows, field.inside))?;
+        let generator = field.bed.inside.enter(|| Generator::new(field.hop, load, field.inside))?;
         Ok(Self {
             contestant,
             generator: generator.tried("the packet generator")?,

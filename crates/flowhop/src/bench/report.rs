@@ -1,18 +1,19 @@
-//! Results: as a table, as JSON, as a page of documentation.
+//! Results of one kind of measurement.
 
 use std::fmt::Write as _;
-use std::fs;
 
-use flowhop_io::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::show::JSON_VERSION;
+use super::load::Load;
+use super::plot::Plot;
 
 /// What was measured of somebody under one condition, once in each round.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     /// Condition: results with the same are compared with each other.
     pub(super) condition: String,
+    /// The packets of this condition, where that is what it consists of.
+    pub(super) load: Option<Load>,
     /// Who.
     pub(super) who: &'static str,
     /// Values.
@@ -20,6 +21,11 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// A row about such packets.
+    pub(super) fn under(load: Load, who: &'static str, values: Vec<f64>) -> Self {
+        Self { condition: load.to_string(), load: Some(load), who, values }
+    }
+
     /// The middle one; of an even number the lower of the two.
     pub(super) fn median(&self) -> f64 {
         let mut values = self.values.clone();
@@ -27,11 +33,11 @@ impl Row {
         values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
     }
 
-    fn lowest(&self) -> f64 {
+    pub(super) fn lowest(&self) -> f64 {
         self.values.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
-    fn highest(&self) -> f64 {
+    pub(super) fn highest(&self) -> f64 {
         self.values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 }
@@ -62,7 +68,8 @@ impl Section {
         }
     }
 
-    fn ratio(&self, row: &Row, reference: &str) -> Option<f64> {
+    /// By how much a row's median is that of another under the same condition.
+    pub(super) fn ratio(&self, row: &Row, reference: &str) -> Option<f64> {
         let same = |other: &&Row| other.condition == row.condition && other.who == reference;
         let reference = self.rows.iter().find(same)?;
         Some(row.median() / reference.median()).filter(|ratio| ratio.is_finite())
@@ -113,8 +120,12 @@ impl Section {
         text
     }
 
-    fn markdown(&self) -> String {
+    /// For a page, with plots of it that are there.
+    pub(super) fn markdown(&self, plots: &[Plot]) -> String {
         let mut text = format!("## {}\n\n{}\n\n", self.title, self.method);
+        for plot in plots.iter().filter(|plot| plot.section == self.name) {
+            let _written = writeln!(text, "![{}]({})\n", plot.title, plot.link);
+        }
         for (place, line) in self.cells().iter().enumerate() {
             let _written = writeln!(text, "| {} |", line.join(" | "));
             if place == 0 {
@@ -130,7 +141,7 @@ impl Section {
         text
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
@@ -140,81 +151,17 @@ impl Section {
                     .iter()
                     .map(|reference| ((*reference).to_owned(), json!(self.ratio(row, reference))))
                     .collect();
+                let load = row.load.map(
+                    |load| json!({ "protocol": load.shape.name(), "flows": load.flows, "order": load.order.name() }),
+                );
                 json!({
-                    "condition": row.condition, "who": row.who, "median": row.median(), "values": row.values,
-                    "ratios": ratios,
+                    "condition": row.condition, "load": load, "who": row.who, "median": row.median(),
+                    "values": row.values, "ratios": ratios,
                 })
             })
             .collect();
         json!({ "name": self.name, "title": self.title, "unit": self.unit, "rows": rows, "notes": self.notes })
     }
-}
-
-/// Where it was measured.
-#[derive(Clone, Debug)]
-pub(super) struct Machine {
-    date: String,
-    kernel: String,
-    processor: String,
-    processors: usize,
-    memory_mib: u64,
-}
-
-impl Machine {
-    /// This one.
-    pub(super) fn this() -> Self {
-        let field = |file: &str, name: &str| {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            let line = text.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-        };
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let memory = field("/proc/meminfo", "MemTotal");
-        let memory = memory.split_whitespace().next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-        Self {
-            date: Clock::wall(),
-            kernel: kernel.trim().to_owned(),
-            processor: field("/proc/cpuinfo", "model name"),
-            processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_mib: memory / 1024,
-        }
-    }
-}
-
-/// All of it as JSON.
-pub(super) fn json(machine: &Machine, rounds: usize, sections: &[Section]) -> Value {
-    json!({
-        "version": JSON_VERSION,
-        "flowhop": env!("CARGO_PKG_VERSION"),
-        "machine": {
-            "date": machine.date, "kernel": machine.kernel, "processor": machine.processor,
-            "processors": machine.processors, "memory_mib": machine.memory_mib,
-        },
-        "rounds": rounds,
-        "sections": sections.iter().map(Section::json).collect::<Vec<_>>(),
-    })
-}
-
-/// All of it as a page.
-pub(super) fn markdown(machine: &Machine, rounds: usize, command: &str, sections: &[Section]) -> String {
-    let mut text = format!(
-        "# Benchmarks\n\nMade by `{command}`, and by nothing else: run it again to change this page.\n\n\
-         | | |\n|---|---|\n| date | {} |\n| flowhop | {} |\n| kernel | {} |\n| processor | {} x {} |\n\
-         | memory | {} MiB |\n| rounds | {rounds}, in which everybody has a turn; medians and ranges |\n\n\
-         Absolute figures say little: everything, the sender and the receiver too, runs on this one machine. What counts \
-         are the ratios, and of those only the ones within one run.\n",
-        machine.date,
-        env!("CARGO_PKG_VERSION"),
-        machine.kernel,
-        machine.processors,
-        machine.processor,
-        machine.memory_mib,
-    );
-    for section in sections {
-        text.push('\n');
-        text.push_str(&section.markdown());
-    }
-    text
 }
 
 #[cfg(test)]
@@ -225,6 +172,7 @@ mod tests {
     fn medians_and_ratios_are_within_one_condition() {
         let row = |condition: &str, who, values: &[f64]| Row {
             condition: condition.to_owned(),
+            load: None,
             who,
             values: values.to_vec(),
         };
@@ -241,7 +189,7 @@ mod tests {
         assert_eq!(section.ratio(&section.rows[1], "a"), Some(0.5));
         assert_eq!(section.ratio(&section.rows[2], "a"), None);
         assert!(section.text().contains("0.5-5.0"));
-        assert!(section.markdown().contains("| 1 | b | 1.0 | 0.5-5.0 | 0.50 |"), "{}", section.markdown());
+        assert!(section.markdown(&[]).contains("| 1 | b | 1.0 | 0.5-5.0 | 0.50 |"), "{}", section.markdown(&[]));
         assert_eq!(section.json()["rows"][2]["ratios"]["a"], Value::Null);
     }
 }

@@ -1,15 +1,13 @@
 //! One TCP connection through the box.
 
 use super::Bench;
+use super::contestants::{NFTABLES, PLAIN, SKB};
 use super::report::{Row, Section};
 use crate::lab::daemon::Policy;
 use crate::lab::traffic::stream;
 use crate::lab::{Bed, Daemon, Family, LabError, Mode};
 
-const SKB: &str = "flowhop skb, NAT";
-const USER: &str = "flowhop user, NAT";
-const PLAIN: &str = "kernel, plain";
-const NFTABLES: &str = "kernel, nftables NAT";
+pub(super) const USER: &str = "flowhop user, NAT";
 
 const METHOD: &str = "\
 One TCP connection from the inside host to the outside host, large writes, offloads as the kernel makes veth devices: \
@@ -47,7 +45,7 @@ pub(super) fn streams(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         }
         for family in Family::BOTH {
             // IPv6 is filtered by all, and translated by none.
-            section.rows.push(Row { condition: family.name().to_owned(), who, values: Vec::new() });
+            section.rows.push(Row { condition: family.name().to_owned(), load: None, who, values: Vec::new() });
         }
         beds.push((who, bed, daemon));
     }
