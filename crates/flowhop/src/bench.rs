@@ -7,6 +7,7 @@ mod answer;
 mod bpf;
 mod contestants;
 mod field;
+mod floor;
 mod generator;
 mod load;
 mod openvswitch;

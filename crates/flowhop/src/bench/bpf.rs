@@ -43,7 +43,7 @@ pub(super) enum Kind {
     Xdp = 6,
 }
 
-/// Registers; `r10` is the stack's end and not used here.
+/// Registers; `r10` is the stack's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Register(u8);
 
@@ -56,11 +56,14 @@ pub(super) const R5: Register = Register(5);
 pub(super) const R6: Register = Register(6);
 pub(super) const R7: Register = Register(7);
 pub(super) const R8: Register = Register(8);
+pub(super) const R9: Register = Register(9);
+pub(super) const R10: Register = Register(10);
 
 /// Operations of two operands, the first of which is the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Add = 0x07,
+    Multiply = 0x27,
     And = 0x57,
     ShiftLeft = 0x67,
     Shift = 0x77,
@@ -71,6 +74,7 @@ pub(super) enum Operation {
 /// Helpers of the kernel's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Helper {
+    Lookup = 1,
     Random = 7,
     TailCall = 12,
     Redirect = 23,
@@ -152,6 +156,11 @@ impl Assembler {
     /// Ends with `answer` unless `a <= b`.
     pub(super) fn unless_at_most(&mut self, a: Register, b: Register, answer: i32) -> &mut Self {
         self.put(0xbd, a, b.0, 2, 0).with(Operation::Move, R0, answer).exit()
+    }
+
+    /// Ends with `answer` unless `R0` is an address.
+    pub(super) fn unless_found(&mut self, answer: i32) -> &mut Self {
+        self.put(0x55, R0, 0, 2, 0).with(Operation::Move, R0, answer).exit()
     }
 
     /// Calls a helper.

@@ -107,7 +107,7 @@ fn sums(blank: &[u8; LENGTH], shape: Shape) -> [u32; 2] {
 }
 
 /// A program that makes each packet one of a flow of the load, whose number is in `R7` in the end.
-fn maker(hop: Hop, load: Load, kind: Kind) -> io::Result<Assembler> {
+pub(super) fn maker(hop: Hop, load: Load, kind: Kind) -> io::Result<Assembler> {
     let shape = load.shape;
     let blank = blank(hop, shape);
     let [ip, transport] = sums(&blank, shape).map(|sum| sum as i32);
@@ -189,10 +189,11 @@ pub(super) struct Timer {
 
 impl Timer {
     pub(super) fn new(hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
-        Self::finish(maker(hop, load, of.kind())?, hop, load, ifindex, of)
+        Self::with(maker(hop, load, of.kind())?, hop, load, ifindex, of)
     }
 
-    fn finish(mut code: Assembler, hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
+    /// The same with more to be done between the making of a packet and the program.
+    pub(super) fn with(mut code: Assembler, hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
         let next = bpf::next_program(of)?;
         code.op(Operation::Move, R1, R6).map(R2, &next).with(Operation::Move, R3, 0).call(Helper::TailCall);
         code.with(Operation::Move, R0, 0).exit();

@@ -2,8 +2,12 @@
 
 use std::io;
 
-use super::bpf::Program;
+use flowhop_flow::record::index_kind;
+use flowhop_table::Geometry;
+
+use super::bpf::{Kind, Program};
 use super::field::{Field, PATIENCE, connections};
+use super::floor;
 use super::generator::{self, Timer};
 use super::load::{Load, Order, Shape};
 use super::report::{Row, Section};
@@ -19,6 +23,7 @@ const ENOUGH: f64 = 0.99;
 const DRIVER: &str = "flowhop's index, driver";
 const SHADOW: &str = "flowhop's index, driver, shadow mode";
 const LINES: &str = "flowhop's index, skb";
+const MEMORY: &str = "two dependent lines of memory";
 const HASH: &str = "kernel hash map, skb";
 
 const METHOD: &str = "\
@@ -27,7 +32,10 @@ of flows at random, or in order (`BPF_PROG_TEST_RUN`): a few instructions make t
 What the same costs with a program that does nothing is subtracted. All flows are known and translated; those of TCP \
 have had their handshake and are checked against their windows. `kernel hash map` is the same program with the kernel's \
 own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`). In shadow mode (`[paths] \
-shadow = 1024`) the daemon judges one packet in so many once more, beside the program.";
+shadow = 1024`) the daemon judges one packet in so many once more, beside the program. `two dependent lines of memory` \
+is a program on the driver's hook that reads one line anywhere in memory of the size of flowhop's index, then, at a place \
+that depends on what it read, one line of a connection's block, waits for it and does nothing else: what the memory of this \
+machine costs with so many flows before anything is computed.";
 
 /// A daemon with a program to be timed.
 struct Timed {
@@ -74,50 +82,98 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
     Ok(section)
 }
 
-/// Times all of them with so many flows.
+/// What is timed.
+struct Runner<'a> {
+    who: &'static str,
+    field: &'a Field,
+    timer: Timer,
+    /// The same around a program that does nothing.
+    nothing: Timer,
+    /// Whose hits are to rise, and what they were.
+    hits: Option<(&'a Daemon, u64)>,
+    values: Vec<f64>,
+}
+
+/// Times all of them with such packets.
 fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Load) -> Result<(), LabError> {
-    let condition = load.to_string();
     let mut runners = Vec::new();
-    // The others have nothing to show by that.
-    for Timed { who, field, daemon } in
-        all.iter_mut().filter(|timed| load.order == Order::Random || timed.who == DRIVER)
-    {
-        let daemon = &*daemon;
-        field.open(load.shape, load.flows, PATIENCE, &|bed| connections(bed, daemon))?;
-        bench.progress(format!("{condition}: {who} ready"))?;
+    // In order, one is enough to show what it makes.
+    for timed in all.iter_mut().filter(|timed| load.order == Order::Random || timed.who == DRIVER) {
+        let daemon = &timed.daemon;
+        timed.field.open(load.shape, load.flows, PATIENCE, &|bed| connections(bed, daemon))?;
+        bench.progress(format!("{load}: {} ready", timed.who))?;
+        runners.push(Runner::of(timed, load)?);
+        if timed.who == DRIVER && load.shape == Shape::Udp {
+            runners.push(Runner::memory(bench, &timed.field, load)?);
+        }
+    }
+    for _ in 0..bench.rounds() {
+        for runner in &mut runners {
+            runner.measure()?;
+        }
+    }
+    let wanted = f64::from(PACKETS.iter().sum::<u32>()) * bench.rounds() as f64;
+    for Runner { who, field, hits: watched, values, .. } in runners {
+        if let Some((daemon, before)) = watched {
+            let share = (hits(field, daemon)? - before) as f64 / wanted;
+            if share < ENOUGH {
+                let percent = share * 100.0;
+                section.notes.push(format!("{load}, {who}: only {percent:.1} % of the packets were hits"));
+            }
+        }
+        section.rows.push(Row::under(load, who, values));
+    }
+    Ok(())
+}
+
+impl<'a> Runner<'a> {
+    fn of(timed: &'a Timed, load: Load) -> Result<Self, LabError> {
+        let Timed { who, field, daemon } = timed;
         let lan = field.lan;
         let program = match *who {
             DRIVER | SHADOW => field.driver_program()?,
             _ => field.bed.router.enter(|| Program::attached(lan))?.tried("the program on lan0")?,
         };
+        let before = hits(field, daemon)?;
+        Self::new(who, field, load, program.kind(), Some((daemon, before)), || {
+            Timer::new(field.hop, load, lan, &program)
+        })
+    }
+
+    /// The reads that no table can do without.
+    fn memory(bench: &Bench<'_>, field: &'a Field, load: Load) -> Result<Self, LabError> {
+        let geometry = Geometry::for_connections(bench.many_flows("lines").connections, index_kind::LINES);
+        Self::new(MEMORY, field, load, Kind::Xdp, None, || {
+            floor::two_lines(field.hop, load, field.lan, geometry.buckets)
+        })
+    }
+
+    fn new(
+        who: &'static str,
+        field: &'a Field,
+        load: Load,
+        kind: Kind,
+        hits: Option<(&'a Daemon, u64)>,
+        timer: impl FnOnce() -> io::Result<Timer> + Send,
+    ) -> Result<Self, LabError> {
         let timers = field.bed.router.enter(|| {
-            let timer = |program: &Program| Timer::new(field.hop, load, lan, program);
-            Ok::<_, io::Error>([timer(&program)?, timer(&generator::nothing(program.kind())?)?])
+            Ok::<_, io::Error>((timer()?, Timer::new(field.hop, load, field.lan, &generator::nothing(kind)?)?))
         })?;
-        let hits = hits(field, daemon)?;
-        runners.push((*who, &*field, daemon, timers.tried("a timed program")?, hits, Vec::new()));
+        let (timer, nothing) = timers.tried("a timed program")?;
+        Ok(Self { who, field, timer, nothing, hits, values: Vec::new() })
     }
-    for _ in 0..bench.rounds() {
-        for (_, field, _, [timer, nothing], _, values) in &mut runners {
-            let timed = field.bed.router.enter(|| {
-                pin()?;
-                let [warm, count] = PACKETS;
-                timer.run(warm)?;
-                Ok::<_, io::Error>(timer.run(count)? - nothing.run(count)?)
-            })?;
-            values.push(timed.tried("time a program")?);
-        }
+
+    fn measure(&mut self) -> Result<(), LabError> {
+        let (timer, nothing) = (&self.timer, &self.nothing);
+        let timed = self.field.bed.router.enter(|| {
+            pin()?;
+            let [warm, count] = PACKETS;
+            timer.run(warm)?;
+            Ok::<_, io::Error>(timer.run(count)? - nothing.run(count)?)
+        })?;
+        self.values.push(timed.tried("time a program")?);
+        Ok(())
     }
-    let wanted = f64::from(PACKETS.iter().sum::<u32>()) * bench.rounds() as f64;
-    for (who, field, daemon, _, before, values) in runners {
-        let share = (hits(field, daemon)? - before) as f64 / wanted;
-        if share < ENOUGH {
-            let percent = share * 100.0;
-            section.notes.push(format!("{condition}, {who}: only {percent:.1} % of the packets were hits"));
-        }
-        section.rows.push(Row::under(load, who, values));
-    }
-    Ok(())
 }
 
 /// Packets that the kernel programs have forwarded by an entry.
