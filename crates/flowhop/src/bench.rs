@@ -9,13 +9,16 @@ mod contestants;
 mod field;
 mod floor;
 mod generator;
+mod latency;
 mod load;
+mod memory;
 mod openvswitch;
 mod page;
 mod plot;
 mod program;
 mod rate;
 mod report;
+mod setup;
 mod stream;
 
 use std::io::{self, Write};
@@ -23,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, geteuid};
 
@@ -50,10 +54,16 @@ pub struct Options {
 pub enum Part {
     /// Small packets of many flows
     Rate,
+    /// First packets of new connections
+    Setup,
+    /// First packets and later ones: how long they take
+    Latency,
     /// One TCP connection
     Stream,
     /// The kernel programs alone
     Program,
+    /// Memory of a connection
+    Memory,
 }
 
 /// What the name of the file with the results ends in; the rest is the page's.
@@ -63,8 +73,14 @@ const RESULTS: &str = "json";
 type Measure = fn(&mut Bench<'_>) -> Result<report::Section, LabError>;
 
 /// In the order of the report.
-const PARTS: [(Part, Measure); 3] =
-    [(Part::Rate, rate::rate), (Part::Stream, stream::streams), (Part::Program, program::programs)];
+const PARTS: [(Part, Measure); 6] = [
+    (Part::Rate, rate::rate),
+    (Part::Setup, setup::setup),
+    (Part::Latency, latency::latency),
+    (Part::Stream, stream::streams),
+    (Part::Program, program::programs),
+    (Part::Memory, memory::memory),
+];
 
 /// A run.
 pub(crate) struct Bench<'a> {
@@ -87,6 +103,10 @@ impl Bench<'_> {
             return sizes;
         }
         if self.quick { vec![1 << 10, 1 << 14] } else { vec![1 << 10, 1 << 16, 1 << 20] }
+    }
+
+    fn most(&self) -> u32 {
+        self.sizes().last().copied().unwrap_or(1)
     }
 
     const fn rounds(&self) -> usize {
@@ -184,6 +204,22 @@ fn pin() -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(last_processor())?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Keeps all threads of a process, and those that they start, on a processor.
+fn keep_process(id: u32, processor: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        if let Some(thread) = thread?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            match sched_setaffinity(Pid::from_raw(thread), &set) {
+                // It has ended meanwhile.
+                Err(Errno::ESRCH) => {}
+                kept => kept?,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn last_processor() -> usize {

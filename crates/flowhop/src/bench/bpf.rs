@@ -10,6 +10,7 @@ use std::time::Duration;
 /// Commands of `bpf(2)`.
 mod command {
     pub(super) const MAP_CREATE: libc::c_int = 0;
+    pub(super) const MAP_LOOKUP: libc::c_int = 1;
     pub(super) const MAP_UPDATE: libc::c_int = 2;
     pub(super) const PROG_LOAD: libc::c_int = 5;
     pub(super) const PROG_TEST_RUN: libc::c_int = 10;
@@ -156,6 +157,11 @@ impl Assembler {
     /// Ends with `answer` unless `a <= b`.
     pub(super) fn unless_at_most(&mut self, a: Register, b: Register, answer: i32) -> &mut Self {
         self.put(0xbd, a, b.0, 2, 0).with(Operation::Move, R0, answer).exit()
+    }
+
+    /// Ends with `answer` unless the low 32 bits of a register are these.
+    pub(super) fn unless_equal(&mut self, a: Register, value: i32, answer: i32) -> &mut Self {
+        self.put(0x16, a, 0, 2, value).with(Operation::Move, R0, answer).exit()
     }
 
     /// Ends with `answer` unless `R0` is an address.
@@ -355,6 +361,13 @@ pub(super) fn next_program(program: &Program) -> io::Result<OwnedFd> {
 /// An array of `count` zeroed values, in such memory as the firewall's own tables.
 pub(super) fn array(size: u32, count: u32) -> io::Result<OwnedFd> {
     map(ARRAY, size, count, MAPPABLE)
+}
+
+/// The number in an array of one number.
+pub(super) fn number(array: &OwnedFd) -> io::Result<u64> {
+    let mut number = 0u64;
+    element(command::MAP_LOOKUP, array, 0, &mut number)?;
+    Ok(number)
 }
 
 fn map(kind: u32, size: u32, count: u32, flags: u32) -> io::Result<OwnedFd> {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use super::Bench;
+use flowhop_policy::TableSettings;
+
 use super::bpf::{Kind, Link};
 use super::field::{Field, Known, PATIENCE, POOL, connections, conntrack_entries, conntrack_room};
 use super::generator;
 use super::load::{Load, Order, Shape};
 use super::openvswitch::OpenVswitch;
 use super::report::Section;
+use super::{Bench, keep_process};
 use crate::lab::daemon::Policy;
 use crate::lab::{Bed, Daemon, LabError, Mode, Tried};
 
@@ -22,6 +24,9 @@ pub(super) const OPEN_VSWITCH: &str = "Open vSwitch, NAT";
 
 /// How long a rival may take to learn of flows beside the time that it takes to send them once.
 const RIVALS_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Room beside that for the flows.
+const SPARE: u32 = 65536;
 
 /// What makes a field a router.
 #[derive(Debug)]
@@ -58,15 +63,46 @@ impl Contestant {
     pub(super) fn all(bench: &Bench<'_>, section: &mut Section) -> Result<Vec<Self>, LabError> {
         let mut all = Vec::new();
         for who in [DRIVER_REDIRECT, DRIVER, REDIRECT, SKB, PLAIN, NFTABLES, OPEN_VSWITCH] {
-            let field = Field::new()?;
-            match router(who, &field, bench, section) {
-                Ok(Some(router)) => all.push(Self { who, field, router, gave_up: false }),
-                Ok(None) => {}
+            match Self::new(who, bench, "rate", bench.most(), section) {
+                Ok(contestant) => all.extend(contestant),
                 Err(error) if who == OPEN_VSWITCH => section.notes.push(format!("{who} left out: {error}")),
                 Err(error) => return Err(error),
             }
         }
         Ok(all)
+    }
+
+    /// One in a bed of its own, with room for so many flows of each protocol. `folder` is the beginning of the name of its
+    /// folder, if it needs one. `None`, and a note, where it is not installed.
+    pub(super) fn new(
+        who: &'static str,
+        bench: &Bench<'_>,
+        folder: &str,
+        flows: u32,
+        section: &mut Section,
+    ) -> Result<Option<Self>, LabError> {
+        let field = Field::new()?;
+        let router = router(who, &field, bench, folder, flows, section)?;
+        Ok(router.map(|router| Self { who, field, router, gave_up: false }))
+    }
+
+    /// Keeps what forwards beside the kernel on a processor.
+    pub(super) fn keep_on(&self, processor: usize) -> Result<(), LabError> {
+        match &self.router {
+            Router::Flowhop(daemon, _) => keep_process(daemon.id(), processor).tried("keep flowhop on a processor"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Connections that it knows; `None` if it has no such thing.
+    pub(super) fn connections(&self) -> Result<Option<u64>, LabError> {
+        let bed = &self.field.bed;
+        match &self.router {
+            Router::Flowhop(daemon, _) => connections(bed, daemon).map(Some),
+            Router::Nftables => conntrack_entries(bed).map(Some),
+            Router::OpenVswitch(switch) => switch.connections(bed).map(Some),
+            Router::Redirect(_) | Router::Plain => Ok(None),
+        }
     }
 
     /// Whether it is worth to measure this one with such packets.
@@ -87,6 +123,9 @@ impl Contestant {
     /// Opens flows. `false`, and a note, where that cannot be done.
     pub(super) fn open(&mut self, load: Load, section: &mut Section) -> Result<bool, LabError> {
         let Load { shape, flows, .. } = load;
+        if !self.has_room(u64::from(flows) * 2 + 1024, flows, section) {
+            return Ok(false);
+        }
         let Self { who, field, router, gave_up } = self;
         let known: Known<'_> = match router {
             Router::Flowhop(daemon, _) => &|bed: &Bed| connections(bed, daemon),
@@ -94,16 +133,6 @@ impl Contestant {
             Router::OpenVswitch(switch) => &|bed: &Bed| switch.connections(bed),
             Router::Redirect(_) | Router::Plain => return Ok(true),
         };
-        let wanted = u64::from(flows) * 2 + 1024;
-        if *who == NFTABLES && conntrack_room() < wanted {
-            section.note(format!(
-                "{who} left out with {flows} flows: this machine allows {} entries; raise it with \
-                 `sysctl -w net.netfilter.nf_conntrack_max={}` (for all namespaces, so not done here)",
-                conntrack_room(),
-                wanted.next_power_of_two()
-            ));
-            return Ok(false);
-        }
         if *who != OPEN_VSWITCH {
             return field.open(shape, flows, PATIENCE, known).map(|()| true);
         }
@@ -119,6 +148,21 @@ impl Contestant {
             }
             Ok(()) => Ok(true),
         }
+    }
+
+    /// Whether so many entries are allowed for so many flows; a note where not.
+    pub(super) fn has_room(&self, entries: u64, flows: u32, section: &mut Section) -> bool {
+        let room = conntrack_room();
+        if self.who != NFTABLES || room >= entries {
+            return true;
+        }
+        section.note(format!(
+            "{} left out with {flows} flows: this machine allows {room} entries; raise it with \
+             `sysctl -w net.netfilter.nf_conntrack_max={}` (for all namespaces, so not done here)",
+            self.who,
+            entries.next_power_of_two()
+        ));
+        false
     }
 
     /// What came of packets up to now, if this is flowhop.
@@ -149,6 +193,8 @@ fn router(
     who: &'static str,
     field: &Field,
     bench: &Bench<'_>,
+    folder: &str,
+    flows: u32,
     section: &mut Section,
 ) -> Result<Option<Router>, LabError> {
     field.bed.receive_by_polling()?;
@@ -164,12 +210,16 @@ fn router(
         }
         DRIVER => {
             field.bed.take_frames()?;
-            let policy = Policy { mode: Mode::Driver, ..bench.many_flows("lines") };
-            Router::Flowhop(Daemon::start(&field.bed, &bench.folder("rate-driver"), &policy)?, Mode::Driver)
+            let policy = Policy { mode: Mode::Driver, ..many_flows("lines", flows) };
+            Router::Flowhop(
+                Daemon::start(&field.bed, &bench.folder(&format!("{folder}-driver")), &policy)?,
+                Mode::Driver,
+            )
         }
         REDIRECT => redirect(Kind::Classifier)?,
         SKB => {
-            let daemon = Daemon::start(&field.bed, &bench.folder("rate-skb"), &bench.many_flows("lines"))?;
+            let daemon =
+                Daemon::start(&field.bed, &bench.folder(&format!("{folder}-skb")), &many_flows("lines", flows))?;
             Router::Flowhop(daemon, Mode::Chosen)
         }
         PLAIN => {
@@ -178,7 +228,7 @@ fn router(
         }
         NFTABLES => {
             if !field.bed.kernel_translates(&format!("snat ip to {POOL}"))? {
-                section.notes.push("nft is not installed, so the kernel's own firewall is left out".to_owned());
+                section.note("nft is not installed, so the kernel's own firewall is left out".to_owned());
                 return Ok(None);
             }
             for key in ["udp_timeout", "udp_timeout_stream"] {
@@ -212,19 +262,15 @@ fn open_vswitch(field: &Field, bench: &Bench<'_>, section: &mut Section) -> Resu
     Ok(Some(Router::OpenVswitch(switch)))
 }
 
-impl Bench<'_> {
-    /// A policy for the generated flows.
-    pub(super) fn many_flows(&self, index: &'static str) -> Policy {
-        let most = self.sizes().last().copied().unwrap_or(1);
-        Policy {
-            inside: vec!["10.64.0.0/16".to_owned()],
-            translate: Some(format!("\"{POOL}\"")),
-            // UDP and TCP.
-            connections: most * 2 + 65536,
-            // All handshakes are begun before the first one is completed.
-            half_open: Some(most + 65536),
-            index,
-            ..Policy::default()
-        }
+/// A policy for so many generated flows of UDP, and as many of TCP.
+pub(super) fn many_flows(index: &'static str, flows: u32) -> Policy {
+    Policy {
+        inside: vec!["10.64.0.0/16".to_owned()],
+        translate: Some(format!("\"{POOL}\"")),
+        connections: (flows * 2 + SPARE).min(TableSettings::MAX_CONNECTIONS),
+        // All handshakes are begun before the first one is completed.
+        half_open: Some(flows + SPARE),
+        index,
+        ..Policy::default()
     }
 }

@@ -28,6 +28,7 @@ const LENGTH: usize = 60;
 /// Places in a frame.
 const IP_CHECKSUM: usize = 24;
 const SOURCE: usize = 26;
+pub(super) const TARGET_AT: usize = 30;
 const TRANSPORT: usize = 34;
 
 /// Where a packet of this shape has its checksum.
@@ -215,6 +216,19 @@ fn constant(kind: Kind, answer: i32) -> io::Result<Program> {
 pub(super) fn drop_all(kind: Kind) -> io::Result<Program> {
     // `TC_ACT_SHOT` and `XDP_DROP`.
     constant(kind, if kind == Kind::Classifier { 2 } else { 1 })
+}
+
+/// A program for drivers that drops everything and counts generated packets, in an array of one.
+pub(super) fn count_and_drop(count: &OwnedFd) -> io::Result<Program> {
+    let mut code = Assembler::default();
+    // `XDP_DROP`.
+    const DROP: i32 = 1;
+    code.load(R8, R1, 0).load(R2, R1, 4).op(Operation::Move, R3, R8).with(Operation::Add, R3, LENGTH as i32);
+    code.unless_at_most(R3, R2, DROP);
+    // What hosts say of their own accord goes elsewhere.
+    code.load(R2, R8, TARGET_AT as i16).unless_equal(R2, i32::from_le_bytes(TARGET), DROP);
+    code.map_value(R1, count).load64(R2, R1, 0).with(Operation::Add, R2, 1).store64(R1, 0, R2);
+    code.with(Operation::Move, R0, DROP).exit().program(Kind::Xdp)
 }
 
 /// A program that does nothing and answers like one that redirects: to be run where only the cost of what is around it

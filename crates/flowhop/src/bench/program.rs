@@ -6,6 +6,7 @@ use flowhop_flow::record::index_kind;
 use flowhop_table::Geometry;
 
 use super::bpf::{Kind, Program};
+use super::contestants::many_flows;
 use super::field::{Field, PATIENCE, connections};
 use super::floor;
 use super::generator::{self, Timer};
@@ -67,7 +68,7 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         field.bed.take_frames()?;
         let path = if mode == Mode::Driver { "-driver" } else { "" };
         let folder = format!("program-{index}{path}{}", if shadow.is_some() { "-shadow" } else { "" });
-        let policy = Policy { mode, shadow, ..bench.many_flows(index) };
+        let policy = Policy { mode, shadow, ..many_flows(index, bench.most()) };
         let daemon = Daemon::start(&field.bed, &bench.folder(&folder), &policy)?;
         all.push(Timed { who, field, daemon });
     }
@@ -142,7 +143,7 @@ impl<'a> Runner<'a> {
 
     /// The reads that no table can do without.
     fn memory(bench: &Bench<'_>, field: &'a Field, load: Load) -> Result<Self, LabError> {
-        let geometry = Geometry::for_connections(bench.many_flows("lines").connections, index_kind::LINES);
+        let geometry = Geometry::for_connections(many_flows("lines", bench.most()).connections, index_kind::LINES);
         Self::new(MEMORY, field, load, Kind::Xdp, None, || {
             floor::two_lines(field.hop, load, field.lan, geometry.buckets)
         })

@@ -168,6 +168,12 @@ impl Daemon {
         }
     }
 
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has said up to now, except `ready`.
     pub fn said(&mut self) -> &[String] {
         self.said.extend(self.log.try_iter());
