@@ -5,6 +5,7 @@
 
 mod answer;
 mod bpf;
+mod budget;
 mod contestants;
 mod field;
 mod floor;

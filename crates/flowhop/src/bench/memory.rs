@@ -9,8 +9,12 @@ use super::report::{Row, Section};
 use crate::lab::daemon::Policy;
 use crate::lab::{Bed, Daemon, LabError, Tried};
 
-const LINES: &str = "flowhop's index";
+pub(super) const LINES: &str = "flowhop's index";
 const HASH: &str = "kernel hash map";
+
+/// Connections of a small table and of a large one.
+const SMALL: u32 = 1 << 16;
+pub(super) const LARGE: u32 = 1 << 20;
 
 const METHOD: &str = "\
 What the kernel holds for all maps of the daemon (`memlock` in its `/proc/PID/fdinfo`), divided by the connections that it \
@@ -29,7 +33,7 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         rows: Vec::new(),
         notes: Vec::new(),
     };
-    for connections in [1 << 16, 1 << 20] {
+    for connections in [SMALL, LARGE] {
         for (who, index) in [(LINES, "lines"), (HASH, "kernel-hash")] {
             let bed = Bed::new()?;
             let policy = Policy { connections, index, ..Policy::default() };
@@ -37,10 +41,15 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<Section, LabError> {
             let bytes = map_bytes(daemon.id()).tried("the maps of flowhop run")?;
             daemon.stop()?;
             let values = vec![bytes as f64 / f64::from(connections)];
-            section.rows.push(Row { condition: format!("{connections} connections"), load: None, who, values });
+            section.rows.push(Row { condition: condition(connections), load: None, who, values });
         }
     }
     Ok(section)
+}
+
+/// What rows about a table of this size are called.
+pub(super) fn condition(connections: u32) -> String {
+    format!("{connections} connections")
 }
 
 /// Bytes of all maps that a process holds.

@@ -6,6 +6,7 @@ use std::fs;
 use flowhop_io::clock::Clock;
 use serde_json::{Value, json};
 
+use super::budget::Budgets;
 use super::plot::Plot;
 use super::report::Section;
 use crate::show::JSON_VERSION;
@@ -61,6 +62,7 @@ impl Report {
                 "processors": machine.processors, "memory_mib": machine.memory_mib,
             },
             "rounds": self.rounds,
+            "budgets": Budgets::of(&self.sections).json(),
             "sections": self.sections.iter().map(Section::json).collect::<Vec<_>>(),
         })
     }
@@ -83,6 +85,11 @@ impl Report {
         );
         for note in notes {
             let _written = writeln!(text, "\n{note}");
+        }
+        let budgets = Budgets::of(&self.sections).markdown();
+        if !budgets.is_empty() {
+            text.push('\n');
+            text.push_str(&budgets);
         }
         for section in &self.sections {
             text.push('\n');

@@ -21,11 +21,11 @@ const PACKETS: [u32; 2] = [150_000, 600_000];
 /// Fewer hits than this are worth a note.
 const ENOUGH: f64 = 0.99;
 
-const DRIVER: &str = "flowhop's index, driver";
+pub(super) const DRIVER: &str = "flowhop's index, driver";
 const SHADOW: &str = "flowhop's index, driver, shadow mode";
-const LINES: &str = "flowhop's index, skb";
+pub(super) const LINES: &str = "flowhop's index, skb";
 const MEMORY: &str = "two dependent lines of memory";
-const HASH: &str = "kernel hash map, skb";
+pub(super) const HASH: &str = "kernel hash map, skb";
 
 const METHOD: &str = "\
 The program on `lan0`, in the driver (`driver`) or on its ingress (`skb`), with the daemon's own tables, runs on packets \
