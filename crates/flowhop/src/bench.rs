@@ -10,6 +10,7 @@ mod contestants;
 mod field;
 mod floor;
 mod generator;
+mod handover;
 mod latency;
 mod load;
 mod memory;

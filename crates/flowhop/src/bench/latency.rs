@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use flowhop_wire::ethertype;
 
-use super::Bench;
 use super::contestants::{Contestant, DRIVER, NFTABLES, SKB, Share};
+use super::field::Field;
 use super::generator::{self, TARGET, TARGET_AT};
 use super::load::Shape;
 use super::report::{Row, Section};
+use super::{Bench, handover, last_processor};
 use crate::lab::wire::Wire;
 use crate::lab::{LabError, Tried};
 
@@ -27,7 +28,9 @@ One packet of UDP at a time from a packet socket of the inside host to one of th
 sends it until the call that receives it has returned: with the way through both hosts, the waking of the receiver and, for \
 first packets, that of flowhop's daemon. 1000 new flows in a round. First packets are decided about; later packets are the \
 third of their flows, when the kernel's side forwards them. A round gives its median and its 99th percentile, and the table \
-what is in the middle of those.";
+what is in the middle of those. `hand-over` is the time after the first packet of a flow from which on the kernel's side \
+forwards it: 100 flows each have a second packet 0, 12, 25, 50, 100, 200, 400, 800 or 1600 µs after the first, and the \
+shortest of these gaps is given with which the kernel's side forwards so many second packets, by flowhop's own counters.";
 
 /// Runs it.
 pub(super) fn latency(bench: &mut Bench<'_>) -> Result<Section, LabError> {
@@ -41,7 +44,7 @@ pub(super) fn latency(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         rows: Vec::new(),
         notes: Vec::new(),
     };
-    let all = FLOWS * bench.rounds() as u32;
+    let all = (FLOWS + handover::ALL) * bench.rounds() as u32;
     let mut contestants = Vec::new();
     for who in [DRIVER, SKB, NFTABLES] {
         contestants.extend(Contestant::new(who, bench, "latency", all, &mut section)?);
@@ -53,12 +56,17 @@ pub(super) fn latency(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         }
     }
     for round in 0..bench.rounds() as u32 {
+        let first = round * (FLOWS + handover::ALL);
         for contestant in &contestants {
-            let times = times(contestant, round * FLOWS..(round + 1) * FLOWS)?;
-            for (condition, time) in CONDITIONS.iter().zip(times) {
-                let row = section.rows.iter_mut().find(|row| row.condition == *condition && row.who == contestant.who);
-                if let Some(row) = row {
-                    row.values.push(time);
+            for (condition, time) in CONDITIONS.iter().zip(times(contestant, first..first + FLOWS)?) {
+                push(&mut section, condition, contestant.who, time);
+            }
+            if contestant.who != NFTABLES && last_processor() > 0 {
+                for (condition, time) in HANDOVERS.iter().zip(handover::handover(contestant, first + FLOWS)?) {
+                    match time {
+                        Some(time) => push(&mut section, condition, contestant.who, time),
+                        None => section.note(format!("{condition}, {}: never in a round", contestant.who)),
+                    }
                 }
             }
         }
@@ -71,17 +79,19 @@ pub(super) fn latency(bench: &mut Bench<'_>) -> Result<Section, LabError> {
 const CONDITIONS: [&str; 4] =
     ["first packet, median", "first packet, 99th percentile", "later packet, median", "later packet, 99th percentile"];
 
+const HANDOVERS: [&str; 2] = ["hand-over, half of the flows", "hand-over, 99 % of the flows"];
+
+fn push(section: &mut Section, condition: &str, who: &'static str, value: f64) {
+    match section.rows.iter_mut().find(|row| row.condition == condition && row.who == who) {
+        Some(row) => row.values.push(value),
+        None => section.rows.push(Row { condition: condition.to_owned(), load: None, who, values: vec![value] }),
+    }
+}
+
 /// Microseconds, as [`CONDITIONS`] has them.
 fn times(contestant: &Contestant, flows: std::ops::Range<u32>) -> Result<[f64; 4], LabError> {
     let field = &contestant.field;
-    let ends = Ends {
-        inside: field.bed.inside.enter(|| Wire::open(field.inside, None))?.tried("a packet socket")?,
-        outside: field
-            .bed
-            .outside
-            .enter(|| Wire::open(field.outside, Some(ethertype::IPV4)))?
-            .tried("a packet socket")?,
-    };
+    let ends = Ends::open(field)?;
     let pass = || -> Result<Vec<Duration>, LabError> {
         let frames = flows.clone().map(|flow| generator::frame(field.hop, Shape::Udp, flow));
         let times: io::Result<Vec<_>> = frames.map(|frame| ends.time(frame)).collect();
@@ -124,23 +134,34 @@ fn middle_and_tail(mut times: Vec<Duration>) -> [f64; 2] {
 }
 
 /// Both ends of the way.
-struct Ends {
-    inside: Wire,
+pub(super) struct Ends {
+    pub(super) inside: Wire,
     outside: Wire,
 }
 
 impl Ends {
+    pub(super) fn open(field: &Field) -> Result<Self, LabError> {
+        let inside = field.bed.inside.enter(|| Wire::open(field.inside, None))?;
+        let outside = field.bed.outside.enter(|| Wire::open(field.outside, Some(ethertype::IPV4)))?;
+        Ok(Self { inside: inside.tried("a packet socket")?, outside: outside.tried("a packet socket")? })
+    }
+
     /// How long a packet takes; `None` if it is lost.
     fn time(&self, frame: [u8; 60]) -> io::Result<Option<Duration>> {
-        let mut buffer = [0; 2048];
         let start = Instant::now();
         self.inside.send_all(&mut [frame])?;
+        Ok(self.receive()?.map(|came| came.duration_since(start)))
+    }
+
+    /// Waits for a packet; when it came, or `None` if it is lost.
+    pub(super) fn receive(&self) -> io::Result<Option<Instant>> {
+        let mut buffer = [0; 2048];
         loop {
-            let came = self.outside.receive(&mut buffer, WAIT)?;
-            let time = start.elapsed();
-            match came {
+            let frame = self.outside.receive(&mut buffer, WAIT)?;
+            let now = Instant::now();
+            match frame {
                 None => return Ok(None),
-                Some(frame) if frame.get(TARGET_AT..TARGET_AT + 4) == Some(&TARGET) => return Ok(Some(time)),
+                Some(frame) if frame.get(TARGET_AT..TARGET_AT + 4) == Some(&TARGET) => return Ok(Some(now)),
                 Some(_) => {}
             }
         }
