@@ -271,6 +271,8 @@ pub(super) fn many_flows(index: &'static str, flows: u32) -> Policy {
         // All handshakes are begun before the first one is completed.
         half_open: Some(flows + SPARE),
         index,
+        // As the rivals have it: on a busy machine the flows of one protocol wait long while the other's are opened.
+        idle: Some(3600),
         ..Policy::default()
     }
 }

@@ -54,6 +54,8 @@ pub struct Policy {
     pub index: &'static str,
     /// One fast packet in so many is judged once more; none if not said.
     pub shadow: Option<u32>,
+    /// Seconds after which idle flows of UDP and unanswered ones of TCP end; the usual ones if none.
+    pub idle: Option<u32>,
 }
 
 impl Default for Policy {
@@ -66,6 +68,7 @@ impl Default for Policy {
             half_open: None,
             index: "lines",
             shadow: None,
+            idle: None,
         }
     }
 }
@@ -101,6 +104,9 @@ impl Policy {
         }
         if let Some(one_in) = self.shadow {
             let _written = writeln!(text, "\n[paths]\nshadow = {one_in}");
+        }
+        if let Some(seconds) = self.idle {
+            let _written = writeln!(text, "\n[timeouts]\nudp = \"{seconds}s\"\ntcp_opening = \"{seconds}s\"");
         }
         text
     }
