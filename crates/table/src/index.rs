@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use flowhop_flow::Key;
 use flowhop_flow::record::{BUCKET_ENTRIES, Bucket};
 
-use crate::lookup::{lines_of, tag_of};
+use crate::lookup::{lines_of, lowest, matching_tags, tag_of};
 
 /// Keeps a kernel hash map equal to the writer's mirror of it.
 pub trait KernelHashSync: Send {
@@ -126,9 +126,18 @@ pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -
 /// The place of which `is_it` holds, among all entries of a hash: also those that a reader does not follow.
 pub fn find(buckets: &[Bucket], hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
     let lines = lines_of(hash, buckets.len() as u32).map(|line| &buckets[line as usize]);
-    let entries = lines.into_iter().flat_map(|bucket| (0..BUCKET_ENTRIES).map(move |entry| (bucket, entry)));
-    let equal = entries.filter(|(bucket, entry)| tag(bucket, *entry) == tag_of(hash));
-    equal.map(|(bucket, entry)| place(bucket, entry)).find(|place| is_it(*place))
+    // Both lines are asked for before either is waited for: they are rarely in a cache.
+    let equal = lines.map(|bucket| matching_tags(bucket, hash));
+    for (bucket, mut matches) in lines.into_iter().zip(equal) {
+        while matches != 0 {
+            let place = place(bucket, lowest(matches) as usize);
+            if is_it(place) {
+                return Some(place);
+            }
+            matches &= matches - 1;
+        }
+    }
+    None
 }
 
 /// Takes a place out of the index; tells whether it was there.

@@ -41,10 +41,9 @@ const fn scale(hash: u32, n: u32) -> u32 {
 #[inline(always)]
 pub fn find<'a, A: Arrays>(arrays: &'a A, buckets: u32, key: &Key, hash: u64) -> Option<(&'a Block, usize)> {
     let lines = lines_of(hash, buckets);
-    let pattern = u64::from(tag_of(hash)) * 0x0001_0001_0001_0001;
     for line in lines {
         let bucket = arrays.bucket(line)?;
-        let mut matches = matching_tags(bucket, pattern);
+        let mut matches = matching_tags(bucket, hash);
         for _ in 0..CANDIDATES {
             if matches == 0 {
                 break;
@@ -62,13 +61,14 @@ pub fn find<'a, A: Arrays>(arrays: &'a A, buckets: u32, key: &Key, hash: u64) ->
     None
 }
 
-/// Bit `16 * lane + word` for each entry whose tag equals the pattern (a tag in all four lanes).
+/// Bit `16 * lane + word` for each entry that has the tag of a hash.
 ///
 /// Above an equal tag in the same word a lane may be reported falsely (a borrow); the key decides anyway.
 #[inline(always)]
-fn matching_tags(bucket: &Bucket, pattern: u64) -> u64 {
+pub(crate) fn matching_tags(bucket: &Bucket, hash: u64) -> u64 {
     const LOW: u64 = 0x0001_0001_0001_0001;
     const HIGH: u64 = 0x8000_8000_8000_8000;
+    let pattern = u64::from(tag_of(hash)) * LOW;
     let equal = |word: u64| {
         let difference = word ^ pattern;
         (difference.wrapping_sub(LOW) & !difference & HIGH) >> 15
@@ -81,7 +81,7 @@ fn matching_tags(bucket: &Bucket, pattern: u64) -> u64 {
 /// Written without `trailing_zeros`, which becomes a table in read-only data that the kernel's verifier cannot
 /// bound.
 #[inline(always)]
-fn lowest(matches: u64) -> u32 {
+pub(crate) fn lowest(matches: u64) -> u32 {
     let mut rest = matches;
     let mut lane = 0;
     if rest & 0xffff_ffff == 0 {
