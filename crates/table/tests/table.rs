@@ -454,6 +454,76 @@ fn the_index_is_as_large_as_the_blocks_need() {
     assert_eq!(Geometry::for_connections(0, index_kind::LINES).buckets, 2);
 }
 
+// A12: programs go on reading while a table is taken over, so that what is live stays where it is.
+#[test]
+fn live_entries_are_not_touched_by_adoption() {
+    let geometry = Geometry { buckets: 2, blocks: 8, index: index_kind::LINES };
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    for number in 1..=6 {
+        table.insert(&draft(pair(number), number), 0, |_| {}).unwrap();
+    }
+    // Those before them go, so that there is room where they would not be if they were entered again.
+    for number in [1, 2] {
+        let (block, _) = table.find(&pair(number)[0], table.hash(&pair(number)[0])).unwrap();
+        assert!(table.remove(block, Removal::Final));
+    }
+    let begun = table.begin_grace();
+    while table.after_grace(begun).is_some() {}
+    let words = |table: &Table| -> Vec<u64> {
+        let of = |bucket: &flowhop_flow::record::Bucket| {
+            bucket.tags.iter().chain(&bucket.places).map(flowhop_flow::cell::Cell64::load).collect::<Vec<_>>()
+        };
+        table.regions().buckets.iter().flat_map(of).collect()
+    };
+    let before = words(&table);
+    let adopted = Table::adopt(table.regions().clone(), geometry, None).unwrap();
+    assert_eq!((adopted.live(), words(&adopted)), (4, before));
+}
+
+/// A kernel's hash map that remembers what was thrown out.
+struct Throwing(Hash, Arc<Mutex<Vec<Key>>>);
+
+impl KernelHashSync for Throwing {
+    fn insert(&mut self, key: &Key, place: u32) -> Result<(), String> {
+        self.0.insert(key, place)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    fn retain(&mut self, keep: &dyn Fn(&Key, u32) -> bool) {
+        let mut map = self.0.0.lock().unwrap();
+        let out: Vec<Key> = map.iter().filter(|(key, place)| !keep(key, **place)).map(|(key, _)| *key).collect();
+        map.retain(|key, _| !out.contains(key));
+        self.1.lock().unwrap().extend(out);
+    }
+}
+
+#[test]
+fn what_is_live_stays_in_the_hash_map_that_is_adopted() {
+    let (hash, thrown) = (Hash::default(), Arc::default());
+    let geometry = Geometry::for_connections(8, index_kind::KERNEL_HASH);
+    let kernel = || Some(Box::new(Throwing(hash.clone(), Arc::clone(&thrown))) as Box<dyn KernelHashSync>);
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, kernel());
+    for number in 1..=5 {
+        table.insert(&draft(pair(number), number), 0, |_| {}).unwrap();
+    }
+    // A process that was killed while it took one out; and an entry of another key than its block has.
+    let (half, _) = table.find(&pair(2)[0], table.hash(&pair(2)[0])).unwrap();
+    table.block(half).unwrap().hot[0].identity.store(0);
+    let (other, _) = table.find(&pair(3)[0], table.hash(&pair(3)[0])).unwrap();
+    hash.0.lock().unwrap().insert(pair(9)[0], other << 1);
+    let adopted = Table::adopt(table.regions().clone(), geometry, kernel()).unwrap();
+    let expected: HashSet<Key> = [pair(2)[0], pair(9)[0]].into();
+    let thrown: HashSet<Key> = thrown.lock().unwrap().iter().copied().collect();
+    assert!(thrown.is_superset(&expected) && thrown.len() <= 3, "{thrown:?}");
+    assert_eq!(adopted.live(), 4);
+    for number in [1, 3, 4, 5] {
+        assert!(pair(number).iter().all(|key| !thrown.contains(key)), "{number} was thrown out");
+    }
+}
+
 // A kernel's hash map that nobody asks for is left alone.
 #[test]
 fn a_table_with_lines_does_not_fill_a_hash_map() {
