@@ -221,7 +221,8 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
             let header: &Udp = transmute_ref!(bytes);
             let length = u32::from(header.length.get());
             if length < Udp::LEN as u32 {
-                return fail(Reason::BadHeader);
+                // Behind the end of the packet nothing is a header.
+                return fail(if rest < Udp::LEN as u32 { Reason::Truncated } else { Reason::BadHeader });
             }
             if length > rest {
                 return fail(Reason::Truncated);

@@ -319,3 +319,21 @@ fn silence_is_told_from_a_clock_that_lags_and_from_one_that_wraps() {
     assert_eq!(judged(NOW.wrapping_sub(LONGEST - 1)).1, NOW.wrapping_sub(LONGEST - 1));
     assert_eq!(judged(NOW.wrapping_sub(LONGEST + 9)), (Reason::NoDaemon, NOW.wrapping_sub(LONGEST)));
 }
+
+// RFC 768: a length of less than a header is a bad header, but only where there is a header.
+#[test]
+fn what_lies_behind_the_packet_is_no_header() {
+    let small = small::<0>();
+    let with = |ip_length: u8, udp_length: u8| {
+        let mut packet = udp(INSIDE, OUTSIDE);
+        packet.bytes[16..18].copy_from_slice(&[0, ip_length]);
+        packet.bytes[38..40].copy_from_slice(&[0, udp_length]);
+        seal(&mut packet);
+        reason(&small, &mut packet).1
+    };
+    assert_eq!(with(20, 0), Reason::Truncated);
+    assert_eq!(with(27, 7), Reason::Truncated);
+    assert_eq!(with(28, 7), Reason::BadHeader);
+    assert_eq!(with(28, 9), Reason::Truncated);
+    assert_eq!(with(28, 8), Reason::Miss);
+}
