@@ -190,6 +190,8 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
     if rest > parsed.length {
         return fail(Reason::Truncated);
     }
+    // What a header that is wrong is: behind the end of the packet nothing is one.
+    let bad = |least| if rest < least as u32 { Reason::Truncated } else { Reason::BadHeader };
     match (parsed.key.protocol(), parsed.key.family()) {
         (protocol::TCP, _) => {
             let Some(bytes) = packet.read::<{ Tcp::LEN }>(parsed.transport_offset) else {
@@ -198,7 +200,7 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
             let header: &Tcp = transmute_ref!(bytes);
             let length = header.header_len() as u32;
             if length < Tcp::LEN as u32 {
-                return fail(Reason::BadHeader);
+                return fail(bad(Tcp::LEN));
             }
             if length > rest {
                 return fail(Reason::Truncated);
@@ -221,8 +223,7 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
             let header: &Udp = transmute_ref!(bytes);
             let length = u32::from(header.length.get());
             if length < Udp::LEN as u32 {
-                // Behind the end of the packet nothing is a header.
-                return fail(if rest < Udp::LEN as u32 { Reason::Truncated } else { Reason::BadHeader });
+                return fail(bad(Udp::LEN));
             }
             if length > rest {
                 return fail(Reason::Truncated);

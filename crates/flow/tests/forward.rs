@@ -320,7 +320,7 @@ fn silence_is_told_from_a_clock_that_lags_and_from_one_that_wraps() {
     assert_eq!(judged(NOW.wrapping_sub(LONGEST + 9)), (Reason::NoDaemon, NOW.wrapping_sub(LONGEST)));
 }
 
-// RFC 768: a length of less than a header is a bad header, but only where there is a header.
+// RFC 768, RFC 9293: a length of less than a header is a bad header, but only where there is a header.
 #[test]
 fn what_lies_behind_the_packet_is_no_header() {
     let small = small::<0>();
@@ -336,4 +336,13 @@ fn what_lies_behind_the_packet_is_no_header() {
     assert_eq!(with(28, 7), Reason::BadHeader);
     assert_eq!(with(28, 9), Reason::Truncated);
     assert_eq!(with(28, 8), Reason::Miss);
+    let with = |ip_length: u8, offset: u8| {
+        let mut packet = tcp(tcp_flags::ACK);
+        packet.bytes[16..18].copy_from_slice(&[0, ip_length]);
+        packet.bytes[46] = offset << 4;
+        seal(&mut packet);
+        reason(&small, &mut packet).1
+    };
+    assert_eq!([with(20, 0), with(39, 4), with(39, 5)], [Reason::Truncated; 3]);
+    assert_eq!([with(40, 4), with(40, 5)], [Reason::BadHeader, Reason::Miss]);
 }

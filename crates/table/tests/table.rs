@@ -524,6 +524,80 @@ fn what_is_live_stays_in_the_hash_map_that_is_adopted() {
     }
 }
 
+fn made(table: &mut Table, number: u32) -> BlockIndex {
+    match table.insert(&draft(pair(number), number), 0, |_| {}).unwrap() {
+        Inserted::New(block) => block,
+        Inserted::Exists(block) => panic!("{number} is {block}"),
+    }
+}
+
+// A11: a program that found an entry before it was removed has ended before the block is somebody else's.
+#[test]
+fn a_grace_period_frees_what_was_removed_before_it_began() {
+    let geometry = Geometry::for_connections(8, index_kind::LINES);
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    let blocks = [1, 2].map(|number| made(&mut table, number));
+    assert!(!table.wants_grace());
+    assert!(table.remove(blocks[0], Removal::Final));
+    assert!(table.wants_grace());
+    let first = table.begin_grace();
+    assert!(table.remove(blocks[1], Removal::Final));
+    let freed = |table: &mut Table, begun| match table.after_grace(begun) {
+        Some(AfterGrace::Freed(freed)) => Some(freed.block),
+        Some(AfterGrace::Revived(block)) => panic!("{block} is back"),
+        None => None,
+    };
+    assert_eq!(freed(&mut table, first), Some(blocks[0]));
+    assert_eq!(freed(&mut table, first), None);
+    assert!(table.wants_grace());
+    let second = table.begin_grace();
+    assert_eq!((second, table.epoch()), (first + 1, second));
+    assert_eq!(freed(&mut table, second), Some(blocks[1]));
+    assert!(!table.wants_grace());
+}
+
+#[test]
+fn a_connection_that_cannot_come_back_leaves_no_entry_behind() {
+    let geometry = Geometry { buckets: 2, blocks: 16, index: index_kind::LINES };
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    let woken = made(&mut table, 1);
+    assert!(table.remove(woken, Removal::Expiry));
+    table.block(woken).unwrap().hot[0].last_seen.store(77);
+    for number in 2..=12 {
+        made(&mut table, number);
+    }
+    // One of the last two entries is taken, so that there is room for one direction.
+    let entries = || (0..2).flat_map(|line| (0..BUCKET_ENTRIES).map(move |entry| (line, entry)));
+    let is_free = |table: &Table, (line, entry): (usize, usize)| {
+        flowhop_table::index::tag(&table.regions().buckets[line], entry) == 0
+    };
+    let (line, entry) = entries().find(|at| is_free(&table, *at)).unwrap();
+    let word = &table.regions().buckets[line].tags[entry % 3];
+    word.store(word.load() | 0xffff << (16 * (entry / 3)));
+    let begun = table.begin_grace();
+    assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(freed)) if freed.block == woken));
+    assert_eq!(entries().filter(|at| is_free(&table, *at)).count(), 1);
+    assert_eq!(table.live(), 11);
+}
+
+// C10: of a connection between families, each direction has an identity of its own.
+#[test]
+fn each_direction_has_its_own_identity() {
+    let (geometry, [forward, _]) = (Geometry::for_connections(4, index_kind::LINES), pair(3));
+    let [_, reverse] = pair(1);
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    let Ok(Inserted::New(number)) = table.insert(&draft([forward, reverse], 1), 0, |_| {}) else { panic!("made") };
+    let block = table.block(number).unwrap();
+    assert_eq!([0, 1].map(|direction| key_of(block, direction)), [forward, reverse]);
+    assert!(is_live(block));
+    for half in 0..2 {
+        let identity = block.hot[half].identity.load();
+        block.hot[half].identity.store(0);
+        assert!(!is_live(block), "with its other half alone");
+        block.hot[half].identity.store(identity);
+    }
+}
+
 // A kernel's hash map that nobody asks for is left alone.
 #[test]
 fn a_table_with_lines_does_not_fill_a_hash_map() {
