@@ -7,7 +7,7 @@ mod common;
 use flowhop_flow::cookie::{Service, ServiceKey, origin, service_flags, state};
 use flowhop_flow::forward::wire_packets;
 use flowhop_flow::key::{self, Address, Key};
-use flowhop_flow::parse::Parsed;
+use flowhop_flow::parse::{self, Parsed};
 use flowhop_flow::record::{Action, Adjacency, Block, Config, Gate, NextHop, Port, PortKey, Steer, config_flags};
 use flowhop_flow::{Arrival, Hit, Host, Kind, Level, Packet, Reason, Verdict, forward};
 use flowhop_wire::build::Spec;
@@ -345,4 +345,16 @@ fn what_lies_behind_the_packet_is_no_header() {
     };
     assert_eq!([with(20, 0), with(39, 4), with(39, 5)], [Reason::Truncated; 3]);
     assert_eq!([with(40, 4), with(40, 5)], [Reason::BadHeader, Reason::Miss]);
+}
+
+// RFC 8200 section 4: headers that a walk went through may be longer than the packet says that it is.
+#[test]
+fn a_transport_header_beyond_the_end_is_truncated() {
+    let packet = udp(INSIDE, OUTSIDE);
+    let whole = parsed(&packet);
+    let reason = |length| parse::transport(&packet, Parsed { length, ..whole }).map_err(|exception| exception.reason);
+    assert!(reason(whole.length).is_ok());
+    for length in [0, 19, 20, 27] {
+        assert_eq!(reason(length).err(), Some(Reason::Truncated), "{length}");
+    }
 }
