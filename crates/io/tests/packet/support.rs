@@ -4,6 +4,7 @@ use std::any::Any;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -43,7 +44,7 @@ impl Namespace {
     /// Runs `ip` with these words for each line, in the namespace.
     pub(crate) fn ip(&self, lines: &str) {
         let lines = lines.to_owned();
-        self.run(move || lines.lines().for_each(ip));
+        self.run(move || lines.lines().for_each(|line| drop(ip(line))));
     }
 
     /// A link between two namespaces.
@@ -51,6 +52,20 @@ impl Namespace {
         self.ip(&format!("link add name {name} type veth peer name {other_name} netns {}", other.path));
         self.ip(&format!("link set dev {name} up"));
         other.ip(&format!("link set dev {other_name} up"));
+        self.runs(name);
+        other.runs(other_name);
+    }
+
+    /// Waits until the kernel has noticed that a device runs: before that it drops what is sent.
+    fn runs(&self, device: &str) {
+        let device = device.to_owned();
+        self.run(move || {
+            let end = Instant::now() + Duration::from_secs(10);
+            while !ip(&format!("link show dev {device}")).contains("state UP") {
+                assert!(Instant::now() < end, "{device} does not run");
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
     }
 
     pub(crate) fn index(&self, name: &'static str) -> u32 {
@@ -58,7 +73,9 @@ impl Namespace {
     }
 }
 
-fn ip(words: &str) {
+/// Runs `ip` with these words; what it prints.
+fn ip(words: &str) -> String {
     let output = Command::new("ip").args(words.split_whitespace()).output().expect("ip can be started");
     assert!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
