@@ -169,19 +169,6 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn section(rows: Vec<Row>) -> Section {
-        Section {
-            name: "rate",
-            title: "Packets",
-            unit: "Mpacket/s",
-            method: "so",
-            digits: 1,
-            references: Vec::new(),
-            rows,
-            notes: Vec::new(),
-        }
-    }
-
     #[test]
     fn only_what_was_measured_is_judged() {
         let load = Load::random(Shape::Udp, 1024);
@@ -190,7 +177,7 @@ mod tests {
             Row::under(load, DRIVER_REDIRECT, vec![4.0]),
             Row::under(load, NFTABLES, vec![0.5]),
         ];
-        let budgets = Budgets::of(&[section(rows)]);
+        let budgets = Budgets::of(&[Section::of_packets(rows)]);
         let page = budgets.markdown();
         let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("| Packets")).collect();
         assert_eq!(
@@ -205,6 +192,6 @@ mod tests {
 
     #[test]
     fn a_run_without_figures_has_no_budgets() {
-        assert_eq!(Budgets::of(&[section(Vec::new())]).markdown(), "");
+        assert_eq!(Budgets::of(&[Section::of_packets(Vec::new())]).markdown(), "");
     }
 }

@@ -59,12 +59,12 @@ pub(super) fn latency(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         let first = round * (FLOWS + handover::ALL);
         for contestant in &contestants {
             for (condition, time) in CONDITIONS.iter().zip(times(contestant, first..first + FLOWS)?) {
-                push(&mut section, condition, contestant.who, time);
+                section.measured(condition, contestant.who, time);
             }
             if contestant.who != NFTABLES && last_processor() > 0 {
                 for (condition, time) in HANDOVERS.iter().zip(handover::handover(contestant, first + FLOWS)?) {
                     match time {
-                        Some(time) => push(&mut section, condition, contestant.who, time),
+                        Some(time) => section.measured(condition, contestant.who, time),
                         None => section.note(format!("{condition}, {}: never in a round", contestant.who)),
                     }
                 }
@@ -80,13 +80,6 @@ const CONDITIONS: [&str; 4] =
     ["first packet, median", "first packet, 99th percentile", "later packet, median", "later packet, 99th percentile"];
 
 const HANDOVERS: [&str; 2] = ["hand-over, half of the flows", "hand-over, 99 % of the flows"];
-
-fn push(section: &mut Section, condition: &str, who: &'static str, value: f64) {
-    match section.rows.iter_mut().find(|row| row.condition == condition && row.who == who) {
-        Some(row) => row.values.push(value),
-        None => section.rows.push(Row { condition: condition.to_owned(), load: None, who, values: vec![value] }),
-    }
-}
 
 /// Microseconds, as [`CONDITIONS`] has them.
 fn times(contestant: &Contestant, flows: std::ops::Range<u32>) -> Result<[f64; 4], LabError> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 
 use super::Bench;
-use super::report::{Row, Section};
+use super::report::Section;
 use crate::lab::daemon::Policy;
 use crate::lab::{Bed, Daemon, LabError, Tried};
 
@@ -40,8 +40,7 @@ pub(super) fn memory(bench: &mut Bench<'_>) -> Result<Section, LabError> {
             let daemon = Daemon::start(&bed, &bench.folder(&format!("memory-{index}-{connections}")), &policy)?;
             let bytes = map_bytes(daemon.id()).tried("the maps of flowhop run")?;
             daemon.stop()?;
-            let values = vec![bytes as f64 / f64::from(connections)];
-            section.rows.push(Row { condition: condition(connections), load: None, who, values });
+            section.measured(&condition(connections), who, bytes as f64 / f64::from(connections));
         }
     }
     Ok(section)

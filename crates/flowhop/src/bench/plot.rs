@@ -188,19 +188,6 @@ mod tests {
     use super::*;
     use crate::bench::load::Load;
 
-    fn section(rows: Vec<Row>) -> Section {
-        Section {
-            name: "rate",
-            title: "Packets",
-            unit: "Mpacket/s",
-            method: "so",
-            digits: 1,
-            references: Vec::new(),
-            rows,
-            notes: Vec::new(),
-        }
-    }
-
     #[test]
     fn a_line_has_the_points_of_its_load_only() -> Result<(), String> {
         let row = |load, value| Row::under(load, "flowhop's own", vec![value, value + 1.0]);
@@ -210,8 +197,8 @@ mod tests {
             row(Load::random(Shape::Ack, 1024), 3.0),
             row(Load::random(Shape::Udp, 65_536), 4.0),
         ];
-        let script =
-            script(&section(rows), "file", Chart::Flows(Shape::Udp, Order::Random)).ok_or("nothing to be seen")?;
+        let script = script(&Section::of_packets(rows), "file", Chart::Flows(Shape::Udp, Order::Random))
+            .ok_or("nothing to be seen")?;
         assert!(script.contains("<< end\n1024 1 1 2\n65536 4 4 5\nend\n"), "{script}");
         assert!(script.contains("title 'flowhop''s own'"), "{script}");
         assert!(script.contains("('1 k' 1024, '64 k' 65536)"), "{script}");
@@ -221,7 +208,7 @@ mod tests {
     #[test]
     fn what_nobody_measured_is_no_plot() {
         let rows = vec![Row::under(Load::random(Shape::Udp, 1024), "a", vec![1.0])];
-        assert!(script(&section(rows), "file", Chart::Flows(Shape::Ack, Order::Random)).is_none());
-        assert!(script(&section(Vec::new()), "file", Chart::Bars).is_none());
+        assert!(script(&Section::of_packets(rows), "file", Chart::Flows(Shape::Ack, Order::Random)).is_none());
+        assert!(script(&Section::of_packets(Vec::new()), "file", Chart::Bars).is_none());
     }
 }

@@ -61,6 +61,29 @@ pub(super) struct Section {
 }
 
 impl Section {
+    /// One of packets, for tests.
+    #[cfg(test)]
+    pub(super) fn of_packets(rows: Vec<Row>) -> Self {
+        Self {
+            name: "rate",
+            title: "Packets",
+            unit: "Mpacket/s",
+            method: "so",
+            digits: 1,
+            references: Vec::new(),
+            rows,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Enters what one round has measured of somebody under a condition that is no load.
+    pub(super) fn measured(&mut self, condition: &str, who: &'static str, value: f64) {
+        match self.rows.iter_mut().find(|row| row.condition == condition && row.who == who) {
+            Some(row) => row.values.push(value),
+            None => self.rows.push(Row { condition: condition.to_owned(), load: None, who, values: vec![value] }),
+        }
+    }
+
     /// Notes something, once.
     pub(super) fn note(&mut self, note: String) {
         if !self.notes.contains(&note) {

@@ -9,7 +9,7 @@ use super::contestants::{Contestant, DRIVER, DRIVER_REDIRECT, NFTABLES, SKB};
 use super::field::Field;
 use super::generator;
 use super::load::Shape;
-use super::report::{Row, Section};
+use super::report::Section;
 use super::{Bench, bpf, last_processor, pin};
 use crate::lab::wire::{BATCH, Wire};
 use crate::lab::{LabError, Tried};
@@ -62,13 +62,7 @@ pub(super) fn setup(bench: &mut Bench<'_>) -> Result<Section, LabError> {
             if opened.lost > NOTABLE {
                 section.notes.push(format!("{who}: {lost:.1} % of the packets of a round were lost"));
             }
-            match section.rows.iter_mut().find(|row| row.who == who) {
-                Some(row) => row.values.push(opened.rate),
-                None => {
-                    let values = vec![opened.rate];
-                    section.rows.push(Row { condition: condition.clone(), load: None, who, values });
-                }
-            }
+            section.measured(&condition, who, opened.rate);
             contestant.end()?;
         }
     }
