@@ -27,6 +27,8 @@ const QUIET: Duration = Duration::from_millis(250);
 const STRAGGLERS: Duration = Duration::from_secs(5);
 /// Memory for packets that wait for the receiver.
 static BUFFER: i32 = 64 << 20;
+/// Gaps and late packets of a flow that a report names.
+const SHOWN: usize = 8;
 
 static RUN: AtomicU32 = AtomicU32::new(1);
 
@@ -127,6 +129,8 @@ pub struct FlowTally {
     pub duplicates: u64,
     /// Packets that came after one with a higher number.
     pub out_of_order: u64,
+    /// The first of those, each with the highest number before it.
+    late: Vec<(u64, u64)>,
     /// Packets with a number that was never sent.
     pub alien: u64,
 }
@@ -135,7 +139,16 @@ impl FlowTally {
     /// Expects the numbers from 0 up to but not including `expected`.
     pub fn new(expected: u64) -> Self {
         let words = usize::try_from(expected.div_ceil(64)).expect("a tally fits in memory");
-        Self { expected, seen: vec![0; words], highest: None, received: 0, duplicates: 0, out_of_order: 0, alien: 0 }
+        Self {
+            expected,
+            seen: vec![0; words],
+            highest: None,
+            received: 0,
+            duplicates: 0,
+            out_of_order: 0,
+            late: Vec::new(),
+            alien: 0,
+        }
     }
 
     fn place(sequence: u64) -> (usize, u64) {
@@ -161,7 +174,12 @@ impl FlowTally {
         self.seen[word] |= bit;
         self.received += 1;
         match self.highest {
-            Some(highest) if sequence < highest => self.out_of_order += 1,
+            Some(highest) if sequence < highest => {
+                self.out_of_order += 1;
+                if self.late.len() < SHOWN {
+                    self.late.push((sequence, highest));
+                }
+            }
             _ => self.highest = Some(sequence),
         }
     }
@@ -176,6 +194,7 @@ impl FlowTally {
         }
         self.duplicates += other.duplicates;
         self.out_of_order += other.out_of_order;
+        self.late.extend(&other.late);
         self.alien += other.alien;
         self.highest = self.highest.max(other.highest);
     }
@@ -300,10 +319,15 @@ impl fmt::Display for Tally {
         if self.overrun > 0 {
             write!(f, ", {} lost in the test's own receiver", self.overrun)?;
         }
-        let unclean = self.flows.iter().enumerate().filter(|(_, flow)| flow.missing() > 0);
+        let unclean = self.flows.iter().enumerate().filter(|(_, flow)| flow.missing() > 0 || !flow.late.is_empty());
         for (index, flow) in unclean.take(4) {
             let ranges = flow.missing_ranges();
-            write!(f, "; flow {index} misses {:?}", &ranges[..ranges.len().min(8)])?;
+            if !ranges.is_empty() {
+                write!(f, "; flow {index} misses {:?}", &ranges[..ranges.len().min(SHOWN)])?;
+            }
+            for (sequence, highest) in &flow.late {
+                write!(f, "; {sequence} of flow {index} came after {highest}")?;
+            }
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ impl Programs {
     pub fn load(level: Level, index: IndexKind, geometry: Geometry, name: &str) -> Result<Self, KernelError> {
         let state = std::env::temp_dir().join(format!("flowhop-programs-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&state).expect("a directory in the temporary directory");
-        let kernel = Kernel::load(&state, bpf::Geometry { buckets: geometry.buckets, blocks: geometry.blocks, index })?;
+        let kernel = Kernel::load(&state, geometry.into())?;
         let program = if level == Level::Driver { Program::driver(index) } else { Program::ingress(index) };
         Ok(Self { kernel: Arc::new(Mutex::new(kernel)), program, index, sockets: Sockets::default(), state })
     }

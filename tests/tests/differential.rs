@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use flowhop_differential::history::{NO_PORT, PORTS, Packet, VLAN, locals, port_number};
-use flowhop_differential::judged::{CONNECTIONS, Judged, Seen, settle};
+use flowhop_differential::judged::{CONNECTIONS, Judged, LEAST_LINES, Seen, settle};
 use flowhop_differential::reference::{Outcome, packet};
 use flowhop_differential::run::{EPISODE, assert_telling, episode, packets, run, seed};
 use flowhop_flow::cell::Cell64;
@@ -38,7 +38,7 @@ impl InKernel {
         secret: [u32; 10],
         name: &str,
     ) -> Result<Self, bpf::KernelError> {
-        let geometry = Programs::geometry(CONNECTIONS, index);
+        let geometry = Programs::geometry(CONNECTIONS, index).growing_from(LEAST_LINES);
         let mut programs = Programs::load(level, index, geometry, name)?;
         let table = programs.table(geometry, secret);
         keys().for_each(|(key, ifindex)| programs.name_port(key, port_number(ifindex)));

@@ -124,6 +124,8 @@ pub struct Engine {
 const HALF_OPEN_SHARE: usize = 4;
 /// Connections looked at by ageing in one call of [`Engine::maintain`].
 const AGEING_SLICE: usize = 4096;
+/// Turns of work on an index that grows or shrinks, in one slice: about a millisecond.
+const INDEX_TURNS: u32 = 256;
 
 /// The table as the forwarding function sees it on the user-level path.
 pub(crate) struct UserHost<'a>(pub &'a Table);
@@ -487,6 +489,7 @@ impl Engine {
             self.grace_passed(begun, now);
         }
         self.half_open.tidy(&self.table);
+        self.table.tend(INDEX_TURNS);
         self.tend_cookies(now);
         for module in &mut self.modules {
             module.maintain(now);

@@ -25,7 +25,7 @@ use crate::traffic::Traffic;
 
 /// Raised with every change of a layout of these records or of the meaning of a field. State of another version
 /// is not adopted.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// First word of [`Config`]: the bytes `flowhop` and a zero.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"flowhop\0");
@@ -63,7 +63,7 @@ pub struct Config {
     pub layout: Cell32,
     /// One of [`index_kind`].
     pub index: Cell32,
-    /// Index lines.
+    /// Index lines that there is memory for.
     pub buckets: Cell32,
     /// Connection blocks.
     pub blocks: Cell32,
@@ -93,7 +93,9 @@ pub struct Config {
     /// [`shadow::is_due`](crate::shadow::is_due); 0 = none.
     pub shadow: Cell32,
     /// Room.
-    pub unused: [Cell32; 3],
+    pub unused: Cell32,
+    /// Which of the index lines are in use, a [`Span`].
+    pub span: Cell64,
     /// SYN cookies.
     pub cookies: Cookies,
     /// Where the next identifications of translated IPv4 packets come from.
@@ -104,7 +106,38 @@ pub struct Config {
     pub clock_read: Cell64,
 }
 
+/// Lines that lie together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first of them.
+    pub start: u32,
+    /// How many.
+    pub lines: u32,
+}
+
+impl Span {
+    /// As one word.
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        (self.start as u64) << 32 | self.lines as u64
+    }
+
+    /// From one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self { start: (word >> 32) as u32, lines: word as u32 }
+    }
+}
+
 impl Config {
+    /// Where the index is.
+    #[inline(always)]
+    #[must_use]
+    pub fn span(&self) -> Span {
+        Span::unpack(self.span.load())
+    }
+
     /// The secret of the key hash.
     #[must_use]
     pub fn secret(&self) -> [u32; 10] {
@@ -237,19 +270,26 @@ pub struct Block {
     pub owner: Owner,
 }
 
-/// A line of the index: twelve entries of a tag and a place.
+/// A line of the index: twelve entries of a tag and a place, `block << 1 | direction`.
 ///
-/// Entry `n` has its tag in `tags[n % 3]`, 16-bit lane `n / 3`, and its place in bytes `24 + 3n ..` of the
-/// line: `block << 1 | direction`. A tag of 0 is an empty entry. This order keeps every masked index inside
-/// the line, which is how the kernel's verifier comes to accept it.
+/// Entry `n` has its place in bytes `3n ..` of the line, and its tag where [`TAG_PLACES`] says. A tag of 0 is an empty entry.
+/// Places come first so that four bytes from any `3n` below 48 are inside the line, which is how the kernel's verifier comes
+/// to accept that they are read.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]
 pub struct Bucket {
-    /// Three words of four 16-bit tags.
-    pub tags: [Cell64; 3],
     /// Twelve 24-bit places and four bytes of room.
     pub places: [Cell64; 5],
+    /// Three words of four 16-bit tags.
+    pub tags: [Cell64; 3],
 }
+
+/// Word, and 16-bit lane in it, of the tag of each entry of a [`Bucket`].
+///
+/// The numbers of the entries in a lane follow one another in the four highest bits of a constant that is shifted to the left,
+/// so that a multiplication by it turns the bit that stands for a tag into the number of the entry.
+pub const TAG_PLACES: [(usize, u32); BUCKET_ENTRIES] =
+    [(0, 0), (1, 0), (2, 0), (1, 2), (1, 3), (0, 1), (2, 1), (2, 2), (2, 3), (0, 2), (0, 3), (1, 1)];
 
 /// Entries of a [`Bucket`].
 pub const BUCKET_ENTRIES: usize = 12;

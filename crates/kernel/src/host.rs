@@ -56,7 +56,7 @@ impl Index for Lines {
     #[inline(always)]
     fn find(config: &Config, key: &Key, hash: u64) -> Option<u32> {
         let memory = Memory(Cell::new(0));
-        let (_, direction) = lookup::find(&memory, config.buckets.load(), key, hash)?;
+        let (_, direction) = lookup::find(&memory, config.span(), key, hash)?;
         Some(memory.0.get() << 1 | direction as u32)
     }
 }

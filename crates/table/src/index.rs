@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use flowhop_flow::Key;
-use flowhop_flow::record::{BUCKET_ENTRIES, Bucket};
+use flowhop_flow::record::{BUCKET_ENTRIES, Bucket, TAG_PLACES};
 
-use crate::lookup::{lines_of, lowest, matching_tags, tag_of};
+use crate::levels::Levels;
+use crate::lookup::{lines_in, lowest, matching_tags, place_at, tag_of};
 
 /// Keeps a kernel hash map equal to the writer's mirror of it.
 pub trait KernelHashSync: Send {
@@ -23,7 +24,7 @@ pub trait KernelHashSync: Send {
 /// How entries are found.
 pub enum Index {
     /// Lines of tags in shared memory.
-    Lines,
+    Lines(Levels),
     /// A kernel hash map, mirrored here because the slow path looks up often.
     KernelHash {
         /// What the kernel map holds.
@@ -36,7 +37,7 @@ pub enum Index {
 impl std::fmt::Debug for Index {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Lines => "Lines",
+            Self::Lines(_) => "Lines",
             Self::KernelHash { .. } => "KernelHash",
         })
     }
@@ -45,20 +46,19 @@ impl std::fmt::Debug for Index {
 /// The tag in entry 0..12 of a line.
 #[must_use]
 pub fn tag(bucket: &Bucket, entry: usize) -> u16 {
-    (bucket.tags[entry % 3].load() >> (16 * (entry / 3))) as u16
+    let (word, lane) = TAG_PLACES[entry];
+    (bucket.tags[word].load() >> (16 * lane)) as u16
 }
 
 /// The place in entry 0..12 of a line.
 #[must_use]
 pub fn place(bucket: &Bucket, entry: usize) -> u32 {
-    let (word, shift) = (entry * 24 / 64, entry * 24 % 64);
-    let low = bucket.places[word].load() >> shift;
-    let high = if shift > 40 { bucket.places[word + 1].load() << (64 - shift) } else { 0 };
-    (low | high) as u32 & 0x00ff_ffff
+    place_at(bucket, entry as u32)
 }
 
 fn set_tag(bucket: &Bucket, entry: usize, tag: u16) {
-    let (cell, shift) = (&bucket.tags[entry % 3], 16 * (entry / 3));
+    let (word, lane) = TAG_PLACES[entry];
+    let (cell, shift) = (&bucket.tags[word], 16 * lane);
     let word = cell.load() & !(0xffff << shift);
     cell.store(word | u64::from(tag) << shift);
 }
@@ -80,6 +80,16 @@ pub fn clear(bucket: &Bucket, entry: usize) {
     set_tag(bucket, entry, 0);
 }
 
+/// Empties a line.
+pub fn empty(bucket: &Bucket) {
+    bucket.tags.iter().for_each(|cell| cell.store(0));
+}
+
+/// The places that are in a line.
+pub fn places(bucket: &Bucket) -> impl Iterator<Item = u32> + '_ {
+    (0..BUCKET_ENTRIES).filter(|&entry| tag(bucket, entry) != 0).map(|entry| place(bucket, entry))
+}
+
 fn free_entry(bucket: &Bucket) -> Option<usize> {
     (0..BUCKET_ENTRIES).find(|&entry| tag(bucket, entry) == 0)
 }
@@ -89,25 +99,45 @@ fn write(bucket: &Bucket, entry: usize, hash: u64, place: u32) {
     set_tag(bucket, entry, tag_of(hash));
 }
 
-/// Enters a place; at need it moves one entry of either line to that entry's other line. Tells whether it did.
+/// Entries of a line that are taken by whose first line it is only where the other one is fuller.
+const KEPT_FREE: usize = 2;
+
+/// What became of entering a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// It took a free entry.
+    Free,
+    /// It took the entry of another place, which is in that one's other line now.
+    Moved {
+        /// The hash of the place that moved.
+        hash: u64,
+        /// The place that moved.
+        place: u32,
+    },
+    /// Both lines are full, and no entry of them can move.
+    NoRoom,
+}
+
+/// Enters a place; at need it moves one entry of either line to that entry's other line.
 ///
 /// `hash_of` gives the hash of the entry that a place names.
-pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -> u64) -> bool {
-    let lines = lines_of(hash, buckets.len() as u32).map(|line| line as usize);
+pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -> u64) -> Entered {
+    let lines = lines_in(hash, buckets.len() as u32).map(|line| line as usize);
     let room = lines.map(|line| (0..BUCKET_ENTRIES).filter(|&entry| tag(&buckets[line], entry) == 0).count());
-    // The emptier line first: balanced lines fill up to 0.79 before anything has to move.
-    let order = if room[1] > room[0] { [lines[1], lines[0]] } else { lines };
+    // The first line is what readers look at first. What is left in it is for the sake of balance: lines that are filled
+    // evenly take 0.79 of what they have room for before anything has to move.
+    let order = if room[0] <= KEPT_FREE && room[1] > room[0] { [lines[1], lines[0]] } else { lines };
     for line in order {
         if let Some(entry) = free_entry(&buckets[line]) {
             write(&buckets[line], entry, hash, place);
-            return true;
+            return Entered::Free;
         }
     }
     for line in order {
         for entry in 0..BUCKET_ENTRIES {
             let moved = self::place(&buckets[line], entry);
             let moved_hash = hash_of(moved);
-            let [a, b] = lines_of(moved_hash, buckets.len() as u32).map(|line| line as usize);
+            let [a, b] = lines_in(moved_hash, buckets.len() as u32).map(|line| line as usize);
             let other = if a == line { b } else { a };
             if other == line {
                 continue;
@@ -116,21 +146,21 @@ pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -
                 write(&buckets[other], free, moved_hash, moved);
                 set_tag(&buckets[line], entry, 0);
                 write(&buckets[line], entry, hash, place);
-                return true;
+                return Entered::Moved { hash: moved_hash, place: moved };
             }
         }
     }
-    false
+    Entered::NoRoom
 }
 
 /// The place of which `is_it` holds, among all entries of a hash: also those that a reader does not follow.
 pub fn find(buckets: &[Bucket], hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-    let lines = lines_of(hash, buckets.len() as u32).map(|line| &buckets[line as usize]);
+    let lines = lines_in(hash, buckets.len() as u32).map(|line| &buckets[line as usize]);
     // Both lines are asked for before either is waited for: they are rarely in a cache.
     let equal = lines.map(|bucket| matching_tags(bucket, hash));
     for (bucket, mut matches) in lines.into_iter().zip(equal) {
         while matches != 0 {
-            let place = place(bucket, lowest(matches) as usize);
+            let place = place_at(bucket, lowest(matches));
             if is_it(place) {
                 return Some(place);
             }
@@ -142,7 +172,7 @@ pub fn find(buckets: &[Bucket], hash: u64, is_it: impl Fn(u32) -> bool) -> Optio
 
 /// Takes a place out of the index; tells whether it was there.
 pub fn remove(buckets: &[Bucket], hash: u64, place: u32) -> bool {
-    for line in lines_of(hash, buckets.len() as u32) {
+    for line in lines_in(hash, buckets.len() as u32) {
         let bucket = &buckets[line as usize];
         for entry in 0..BUCKET_ENTRIES {
             if tag(bucket, entry) == tag_of(hash) && self::place(bucket, entry) == place {
@@ -173,6 +203,26 @@ mod tests {
         assert_eq!(place(&bucket, 3), 0x00ab_cd03);
     }
 
+    // What the multiplication in `lowest` relies on.
+    #[test]
+    fn a_tag_is_found_in_its_entry() {
+        for entry in 0..BUCKET_ENTRIES {
+            let bucket = Bucket::default();
+            for other in entry..BUCKET_ENTRIES {
+                write(&bucket, other, 7 << 8, other as u32);
+            }
+            let mut matches = matching_tags(&bucket, 7 << 8);
+            assert_eq!(matches.count_ones() as usize, BUCKET_ENTRIES - entry);
+            let mut found: Vec<u32> = Vec::new();
+            while matches != 0 {
+                found.push(lowest(matches));
+                matches &= matches - 1;
+            }
+            found.sort_unstable();
+            assert_eq!(found, (entry as u32..BUCKET_ENTRIES as u32).collect::<Vec<_>>());
+        }
+    }
+
     // The emptier of both lines gets the entry, so that none has to move while there is room for many.
     #[test]
     fn lines_fill_evenly() {
@@ -189,7 +239,7 @@ mod tests {
                 moved.set(true);
                 hashes[place as usize]
             };
-            assert!(insert(&buckets, hash, place, hash_of));
+            assert_ne!(insert(&buckets, hash, place, hash_of), Entered::NoRoom);
         }
         let load = hashes.len() as f64 / (buckets.len() * BUCKET_ENTRIES) as f64;
         assert!(load > 0.75, "an entry had to move at {load}");

@@ -2,7 +2,7 @@
 
 use flowhop_flow::Key;
 use flowhop_flow::key::Address;
-use flowhop_flow::record::{Block, Bucket, Hot};
+use flowhop_flow::record::{Block, Bucket, Hot, Span};
 
 /// The arrays of a table, as a reader reaches them: maps in a kernel program, mapped memory elsewhere.
 pub trait Arrays {
@@ -11,6 +11,10 @@ pub trait Arrays {
     /// A connection block.
     fn block(&self, number: u32) -> Option<&Block>;
 }
+
+/// The number of each entry, where a bit of [`matching_tags`] shifts it into the four highest bits
+/// ([`TAG_PLACES`](flowhop_flow::record::TAG_PLACES)).
+const ENTRIES: u64 = 0b000010 << 58 | 0b010110 << 42 | 0b100111 << 26 | 0b101000 << 10;
 
 /// Equal tags that are followed in one line; a third one is a miss, handed down.
 const CANDIDATES: usize = 2;
@@ -23,12 +27,12 @@ pub const fn tag_of(hash: u64) -> u16 {
     if tag == 0 { 1 } else { tag }
 }
 
-/// The two lines of a hash in an index of `buckets` lines. They may be the same line.
+/// The two lines of a hash among so many. They may be the same line.
 #[inline(always)]
 #[must_use]
-pub const fn lines_of(hash: u64, buckets: u32) -> [u32; 2] {
-    let first = scale(hash as u32 ^ (hash >> 13) as u32, buckets);
-    [first, scale((hash >> 32) as u32, buckets)]
+pub const fn lines_in(hash: u64, lines: u32) -> [u32; 2] {
+    let first = scale(hash as u32 ^ (hash >> 13) as u32, lines);
+    [first, scale((hash >> 32) as u32, lines)]
 }
 
 /// Maps 32 hash bits to `0..n`; works for any n, so memory need not be a power of two.
@@ -37,12 +41,12 @@ const fn scale(hash: u32, n: u32) -> u32 {
     ((hash as u64 * n as u64) >> 32) as u32
 }
 
-/// The block and direction of the published entry with this key.
+/// The block and direction of the published entry with this key, in an index that lies there.
 #[inline(always)]
-pub fn find<'a, A: Arrays>(arrays: &'a A, buckets: u32, key: &Key, hash: u64) -> Option<(&'a Block, usize)> {
-    let lines = lines_of(hash, buckets);
+pub fn find<'a, A: Arrays>(arrays: &'a A, span: Span, key: &Key, hash: u64) -> Option<(&'a Block, usize)> {
+    let lines = lines_in(hash, span.lines);
     for line in lines {
-        let bucket = arrays.bucket(line)?;
+        let bucket = arrays.bucket(span.start + line)?;
         let mut matches = matching_tags(bucket, hash);
         for _ in 0..CANDIDATES {
             if matches == 0 {
@@ -78,50 +82,28 @@ pub(crate) fn matching_tags(bucket: &Bucket, hash: u64) -> u64 {
 
 /// The entry number (0..12) of the lowest bit of a word of [`matching_tags`].
 ///
-/// Written without `trailing_zeros`, which becomes a table in read-only data that the kernel's verifier cannot
-/// bound.
+/// Written without `trailing_zeros`, which becomes a table in read-only data that the kernel's verifier cannot bound, and
+/// without branches, which no processor can foresee.
 #[inline(always)]
-pub(crate) fn lowest(matches: u64) -> u32 {
-    let mut rest = matches;
-    let mut lane = 0;
-    if rest & 0xffff_ffff == 0 {
-        rest >>= 32;
-        lane = 2;
-    }
-    if rest & 0xffff == 0 {
-        rest >>= 16;
-        lane += 1;
-    }
-    let word = if rest & 1 != 0 {
-        0
-    } else if rest & 2 != 0 {
-        1
-    } else {
-        2
-    };
-    lane * 3 + word
+pub(crate) const fn lowest(matches: u64) -> u32 {
+    ((matches & matches.wrapping_neg()).wrapping_mul(ENTRIES) >> 60) as u32
 }
 
 /// The place in entry 0..12 of a line: `block << 1 | direction`.
 #[inline(always)]
-fn place_at(bucket: &Bucket, entry: u32) -> u32 {
-    let entry = opaque(entry) & 15;
-    // Bits 24 * entry .. of the forty bytes, which may lie across two words. The second word exists for every
-    // entry below 12; the masks keep both indices inside the array for the verifier.
-    let bit = entry * 24;
-    let word = (bit >> 6) as usize;
-    let shift = bit & 63;
-    let low = at(bucket, word) >> shift;
-    let high = if shift > 40 { at(bucket, word + 1) << (64 - shift) } else { 0 };
-    (low | high) as u32 & 0x00ff_ffff
-}
-
-#[inline(always)]
-fn at(bucket: &Bucket, word: usize) -> u64 {
-    match bucket.places.get(word) {
-        Some(cell) => cell.load(),
-        None => 0,
-    }
+pub(crate) fn place_at(bucket: &Bucket, entry: u32) -> u32 {
+    let bytes = (opaque(entry) & 15) * 3;
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: four bytes from byte 45 at most are inside a line, and processors that run kernel programs read them wherever
+    // they are. The writer may change them meanwhile; whatever is read, the block's own key decides.
+    let word = unsafe { core::ptr::from_ref(bucket).cast::<u8>().add(bytes as usize).cast::<u32>().read_unaligned() };
+    #[cfg(not(target_arch = "bpf"))]
+    let word = {
+        let (word, shift) = (bytes as usize / 8, bytes % 8 * 8);
+        let high = if shift > 40 { bucket.places[word + 1].load() << (64 - shift) } else { 0 };
+        (bucket.places[word].load() >> shift | high) as u32
+    };
+    word & 0x00ff_ffff
 }
 
 /// Hides from LLVM where a value comes from, so that it keeps the masks that the verifier wants to see.

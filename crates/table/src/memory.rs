@@ -82,11 +82,16 @@ pub struct Regions {
     pub ports: Region<Port>,
 }
 
+/// Lines of the smallest level of an index: a quarter of what processors keep close.
+const LEAST_LINES: u32 = 4096;
+
 /// Sizes of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Index lines.
+    /// Lines of the largest level of the index.
     pub buckets: u32,
+    /// Levels of the index, each half as large as the one before.
+    pub levels: u32,
     /// Connection blocks.
     pub blocks: u32,
     /// One of [`flowhop_flow::record::index_kind`].
@@ -100,7 +105,19 @@ impl Geometry {
         let blocks = connections.clamp(1, MAX_BLOCKS);
         let entries = u64::from(blocks) * 2 * 10 / 8;
         let buckets = entries.div_ceil(BUCKET_ENTRIES as u64).max(2) as u32;
-        Self { buckets, blocks, index }
+        Self { buckets, levels: 1, blocks, index }.growing_from(LEAST_LINES)
+    }
+
+    /// The same, with levels down to a smallest one of at least so many lines, if there can be more than one.
+    #[must_use]
+    pub fn growing_from(self, least: u32) -> Self {
+        Self { levels: 1 + (self.buckets / least.max(1)).checked_ilog2().unwrap_or(0), ..self }
+    }
+
+    /// Index lines that memory is needed for: every second level lies where the largest one is, the others behind it.
+    #[must_use]
+    pub const fn lines(&self) -> u32 {
+        if self.levels > 1 { self.buckets + self.buckets / 2 } else { self.buckets }
     }
 }
 
@@ -113,7 +130,7 @@ impl Regions {
         }
         Self {
             config: many(1),
-            buckets: many(geometry.buckets as usize),
+            buckets: many(geometry.lines() as usize),
             blocks: many(geometry.blocks as usize),
             adjacencies: many(ADJACENCIES),
             gates: many(GATES),

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, VecDeque};
 
 use flowhop_flow::key::Address;
-use flowhop_flow::record::{Block, Config, Hot, LAYOUT_VERSION, MAGIC, Steer, index_kind, widen};
+use flowhop_flow::record::{Block, Config, Hot, LAYOUT_VERSION, MAGIC, Span, Steer, index_kind, widen};
 use flowhop_flow::rewrite::Rewrite;
 use flowhop_flow::{Key, Reason};
 
 use crate::index;
+use crate::levels::Levels;
 use crate::lookup::has_key;
 use crate::memory::{Geometry, Regions};
 
@@ -168,15 +169,17 @@ impl Table {
         let config = &regions.config[0];
         config.layout.store(LAYOUT_VERSION);
         config.index.store(geometry.index);
-        config.buckets.store(geometry.buckets);
+        config.buckets.store(geometry.lines());
         config.blocks.store(geometry.blocks);
         config.set_secret(secret);
+        let levels = Levels::new(geometry);
+        config.span.store(levels.span().pack());
         config.magic.store(MAGIC);
         let index = match kernel {
             Some(kernel) if geometry.index == index_kind::KERNEL_HASH => {
                 Index::KernelHash { mirror: HashMap::with_capacity(2 * geometry.blocks as usize), kernel }
             }
-            _ => Index::Lines,
+            _ => Index::Lines(levels),
         };
         let free = (0..geometry.blocks).rev().collect();
         let aside = VecDeque::with_capacity(FIRST_ASIDE.min(geometry.blocks as usize));
@@ -200,13 +203,15 @@ impl Table {
         if config.layout.load() != LAYOUT_VERSION {
             return Err(AdoptError::Layout(config.layout.load(), LAYOUT_VERSION));
         }
-        let found =
-            Geometry { buckets: config.buckets.load(), blocks: config.blocks.load(), index: config.index.load() };
-        if found != geometry || regions.blocks.len() != found.blocks as usize {
+        let found = (config.buckets.load(), config.blocks.load(), config.index.load());
+        let memory = (regions.buckets.len(), regions.blocks.len());
+        let wanted = (geometry.lines(), geometry.blocks);
+        if found != (wanted.0, wanted.1, geometry.index) || memory != (wanted.0 as usize, wanted.1 as usize) {
             return Err(AdoptError::Geometry);
         }
-        let secret = config.secret();
+        let (secret, span) = (config.secret(), config.span());
         let mut table = Self::create(regions, geometry, secret, kernel);
+        table.adopt_span(span);
         table.free.clear();
         let mut serial = 0;
         let mut live = Vec::new();
@@ -229,6 +234,17 @@ impl Table {
         Ok(table)
     }
 
+    /// Goes on with the level of the index that readers use. Without one, which nobody leaves behind who has made a
+    /// connection, they are shown the largest, empty.
+    fn adopt_span(&mut self, span: Span) {
+        if let Index::Lines(levels) = &mut self.index {
+            if !levels.adopt(span) {
+                levels.current(&self.regions.buckets).iter().for_each(index::empty);
+            }
+            self.regions.config[0].span.store(levels.span().pack());
+        }
+    }
+
     /// Drops index entries that name no live connection, and enters those that are missing.
     fn rebuild_index(&mut self, live: &[BlockIndex]) {
         if let Index::KernelHash { kernel, .. } = &mut self.index {
@@ -237,8 +253,8 @@ impl Table {
                 blocks.get((place >> 1) as usize).is_some_and(|block| has_key(block, (place & 1) as usize, key))
             });
         }
-        if matches!(self.index, Index::Lines) {
-            for bucket in self.regions.buckets.iter() {
+        if let Index::Lines(levels) = &self.index {
+            for bucket in levels.current(&self.regions.buckets) {
                 for entry in 0..flowhop_flow::record::BUCKET_ENTRIES {
                     let place = index::place(bucket, entry);
                     let published = self
@@ -309,12 +325,12 @@ impl Table {
     #[must_use]
     pub fn find(&self, key: &Key, hash: u64) -> Option<(BlockIndex, usize)> {
         match &self.index {
-            Index::Lines => {
+            Index::Lines(levels) => {
                 // Readers give up after some equal tags in a line, and the packet comes here; giving up here as well
                 // would make the connection once more with each of them.
                 let block_of = |place: u32| self.block(place >> 1);
                 let is_it = |place| block_of(place).is_some_and(|block| has_key(block, (place & 1) as usize, key));
-                let place = index::find(&self.regions.buckets, hash, is_it)?;
+                let place = index::find(levels.current(&self.regions.buckets), hash, is_it)?;
                 Some((place >> 1, (place & 1) as usize))
             }
             Index::KernelHash { mirror, .. } => {
@@ -358,14 +374,27 @@ impl Table {
         let block = &self.regions.blocks[number as usize];
         block.hot[1].identity.store(keys[1].identity);
         block.hot[0].identity.store(keys[0].identity);
+        self.tend(1);
         Ok(Inserted::New(number))
+    }
+
+    /// Has the index grow or shrink with what is in it, by some turns of bounded work: `true` where there may be more to
+    /// do. Insertions do it by themselves; it is to be called now and then besides.
+    pub fn tend(&mut self, turns: u32) -> bool {
+        let Index::Lines(levels) = &mut self.index else { return false };
+        let Regions { buckets, blocks, config, .. } = &self.regions;
+        let hash_of = |place: u32| key_of(&blocks[(place >> 1) as usize], (place & 1) as usize).hash(&self.secret);
+        if let Some(span) = levels.tend(buckets, 2 * u64::from(self.live), turns, hash_of) {
+            config[0].span.store(span.pack());
+        }
+        levels.is_building()
     }
 
     /// Enters one direction of a connection into the index. `hashes` are those of both.
     fn enter(&mut self, key: &Key, hashes: [u64; 2], place: u32) -> Result<(), InsertError> {
         match &mut self.index {
-            Index::Lines => {
-                let (blocks, secret) = (&self.regions.blocks, &self.secret);
+            Index::Lines(levels) => {
+                let (buckets, blocks, secret) = (&self.regions.buckets, &self.regions.blocks, &self.secret);
                 let hash_of = |moved: u32| {
                     let direction = (moved & 1) as usize;
                     // The other direction may be what has to move, and the block has no identity yet.
@@ -375,11 +404,12 @@ impl Table {
                         key_of(&blocks[(moved >> 1) as usize], direction).hash(secret)
                     }
                 };
-                if index::insert(&self.regions.buckets, hashes[(place & 1) as usize], place, hash_of) {
-                    Ok(())
-                } else {
-                    Err(InsertError::NoPlace)
+                let hash = hashes[(place & 1) as usize];
+                while !levels.insert(buckets, hash, place, hash_of) {
+                    let span = levels.enlarge(buckets, hash_of).ok_or(InsertError::NoPlace)?;
+                    self.regions.config[0].span.store(span.pack());
                 }
+                Ok(())
             }
             Index::KernelHash { mirror, kernel } => {
                 kernel.insert(key, place).map_err(InsertError::Kernel)?;
@@ -391,9 +421,7 @@ impl Table {
 
     fn leave(&mut self, key: &Key, hash: u64, place: u32) {
         match &mut self.index {
-            Index::Lines => {
-                index::remove(&self.regions.buckets, hash, place);
-            }
+            Index::Lines(levels) => levels.remove(&self.regions.buckets, hash, place),
             Index::KernelHash { mirror, kernel } => {
                 kernel.remove(key);
                 mirror.remove(key);

@@ -38,6 +38,8 @@ mod identifications {
 pub mod index;
 #[path = "../../flow/src/key.rs"]
 pub mod key;
+#[path = "../src/levels.rs"]
+mod levels;
 #[path = "../src/lookup.rs"]
 pub mod lookup;
 #[path = "../src/memory.rs"]
@@ -201,7 +203,7 @@ fn regions(geometry: Geometry) -> Regions {
     }
     Regions {
         config: many::<Config>(1),
-        buckets: many::<Bucket>(geometry.buckets),
+        buckets: many::<Bucket>(geometry.lines()),
         blocks: many::<Block>(geometry.blocks),
         adjacencies: many::<Adjacency>(0),
         gates: many::<Gate>(0),
@@ -212,7 +214,7 @@ fn regions(geometry: Geometry) -> Regions {
 /// A kernel program that looks a key up and acts on what it finds; tells whether it found it.
 fn read(regions: &Regions, n: u8) -> bool {
     let [forward, reverse] = pair(n);
-    let Some((block, direction)) = lookup::find(regions, regions.buckets.len() as u32, &forward, forward.hash(&SECRET))
+    let Some((block, direction)) = lookup::find(regions, regions.config[0].span(), &forward, forward.hash(&SECRET))
     else {
         return false;
     };
@@ -225,12 +227,12 @@ fn read(regions: &Regions, n: u8) -> bool {
     true
 }
 
-/// Runs readers of some keys beside one writer. The lock is what a grace period is: the kernel's programs run
+/// Runs readers of some keys beside one writer; of a reader is said whether it has to find its connection. The lock is what a grace period is: the kernel's programs run
 /// inside a reading section, and `membarrier` waits for those that run.
 fn model(
     geometry: Geometry,
     before: Vec<u8>,
-    readers: Vec<u8>,
+    readers: Vec<(u8, bool)>,
     write: impl Fn(&mut Table, &dyn Fn()) + Send + Sync + 'static,
     after: Vec<(u8, bool)>,
 ) {
@@ -247,6 +249,7 @@ fn model(
         }
         cell::watched();
         // Loom gets to know each cell before there are threads.
+        shared.config[0].span.load();
         for bucket in shared.buckets.iter() {
             bucket.tags.iter().chain(&bucket.places).for_each(|cell| {
                 cell.load();
@@ -263,11 +266,12 @@ fn model(
         let running = Arc::new(RwLock::new(()));
         let threads: Vec<_> = readers
             .iter()
-            .map(|&n| {
+            .map(|&(n, sure)| {
                 let (shared, running) = (shared.clone(), Arc::clone(&running));
                 thread::spawn(move || {
                     let program = running.read().unwrap();
-                    read(&shared, n);
+                    let found = read(&shared, n);
+                    assert!(found || !sure, "missed connection {n}");
                     drop(program);
                 })
             })
@@ -283,13 +287,13 @@ fn model(
     });
 }
 
-const SMALL: Geometry = Geometry { buckets: 2, blocks: 2, index: index_kind::LINES };
+const SMALL: Geometry = Geometry { buckets: 2, levels: 1, blocks: 2, index: index_kind::LINES };
 
 fn a_connection_appears_whole() {
     let write = |table: &mut Table, _: &dyn Fn()| {
         assert!(matches!(table.insert(&draft(1), 0, |_| {}), Ok(Inserted::New(_))));
     };
-    model(SMALL, vec![2], vec![1], write, vec![(1, true), (2, true)]);
+    model(SMALL, vec![2], vec![(1, false), (2, true)], write, vec![(1, true), (2, true)]);
 }
 
 fn a_block_is_reused_after_a_grace_period() {
@@ -300,7 +304,7 @@ fn a_block_is_reused_after_a_grace_period() {
         assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
         assert_eq!(table.insert(&draft(2), 0, |_| {}), Ok(Inserted::New(0)));
     };
-    model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![1], write, vec![(1, false), (2, true)]);
+    model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![(1, false)], write, vec![(1, false), (2, true)]);
 }
 
 fn without_a_grace_period_the_model_finds_the_fault() {
@@ -310,7 +314,7 @@ fn without_a_grace_period_the_model_finds_the_fault() {
         assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
         assert_eq!(table.insert(&draft(2), 0, |_| {}), Ok(Inserted::New(0)));
     };
-    model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![1], write, vec![]);
+    model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![(1, false)], write, vec![]);
 }
 
 fn a_connection_is_published_again() {
@@ -322,7 +326,7 @@ fn a_connection_is_published_again() {
         wait();
         assert_eq!(table.after_grace(begun), Some(AfterGrace::Revived(0)));
     };
-    model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![1], write, vec![(1, true)]);
+    model(Geometry { blocks: 1, ..SMALL }, vec![1], vec![(1, false)], write, vec![(1, true)]);
 }
 
 fn an_entry_moves_without_being_taken_for_another() {
@@ -330,10 +334,10 @@ fn an_entry_moves_without_being_taken_for_another() {
     let write = move |table: &mut Table, _: &dyn Fn()| {
         assert!(matches!(table.insert(&draft(last), 0, |_| {}), Ok(Inserted::New(_))));
     };
-    model(CROWDED, before, vec![moved], write, vec![(moved, true), (last, true)]);
+    model(CROWDED, before, vec![(moved, false)], write, vec![(moved, true), (last, true)]);
 }
 
-const CROWDED: Geometry = Geometry { buckets: 2, blocks: 12, index: index_kind::LINES };
+const CROWDED: Geometry = Geometry { buckets: 2, levels: 1, blocks: 12, index: index_kind::LINES };
 
 /// Connections, one more that makes an entry move, and whose entry that is.
 fn a_move() -> (Vec<u8>, u8, u8) {
@@ -363,8 +367,24 @@ fn a_move() -> (Vec<u8>, u8, u8) {
     panic!("nothing moves");
 }
 
+/// Two levels of two lines and of one: room for six connections, and for twelve.
+const GROWING: Geometry = Geometry { buckets: 2, levels: 2, blocks: 12, index: index_kind::LINES };
+
+fn an_index_grows_without_a_miss() {
+    let write = |table: &mut Table, _: &dyn Fn()| {
+        let small = table.config().span();
+        assert_eq!(small.lines, 1);
+        assert!(!table.tend(1));
+        assert_eq!(table.config().span().lines, 2);
+        assert!(matches!(table.insert(&draft(6), 0, |_| {}), Ok(Inserted::New(_))));
+    };
+    // The fifth begins with the larger level.
+    model(GROWING, vec![1, 2, 3, 4, 5], vec![(1, true), (6, false)], write, vec![(1, true), (6, true)]);
+}
+
 fn main() {
-    let models: [(&str, fn()); 4] = [
+    let models: [(&str, fn()); 5] = [
+        ("an index grows without a miss", an_index_grows_without_a_miss),
         ("a connection appears whole", a_connection_appears_whole),
         ("a block is reused after a grace period", a_block_is_reused_after_a_grace_period),
         ("a connection is published again", a_connection_is_published_again),

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use flowhop_flow::Key;
 use flowhop_flow::key::{self, mapped, ports};
-use flowhop_flow::record::{Action, BUCKET_ENTRIES, Steer, index_kind};
+use flowhop_flow::record::{Action, BUCKET_ENTRIES, Steer, TAG_PLACES, index_kind};
 use flowhop_flow::rewrite::Rewrite;
-use flowhop_table::lookup::{self, lines_of, tag_of};
+use flowhop_table::lookup::{self, lines_in, tag_of};
 use flowhop_table::writer::rewrite_between;
 use flowhop_table::{
     AdoptError, AfterGrace, BlockIndex, Draft, DraftSide, Geometry, InsertError, Inserted, KernelHashSync, Regions,
@@ -227,7 +227,7 @@ impl Pair {
     fn read(&self, key: &Key) -> Option<(BlockIndex, usize)> {
         let regions = self.table.regions();
         let (block, direction) = match &self.hash {
-            None => lookup::find(regions, self.geometry.buckets, key, key.hash(&SECRET))?,
+            None => lookup::find(regions, regions.config[0].span(), key, key.hash(&SECRET))?,
             Some(hash) => {
                 let place = *hash.0.lock().unwrap().get(key)?;
                 let block = &regions.blocks[(place >> 1) as usize];
@@ -303,18 +303,85 @@ fn lines_behave_like_a_map() {
 // Load above 0.9, where entries have to move and some find no place.
 #[test]
 fn crowded_lines_behave_like_a_map() {
-    let pair = model(Geometry { buckets: 22, blocks: 130, index: index_kind::LINES }, 600, 2);
+    let pair = model(Geometry { buckets: 22, levels: 1, blocks: 130, index: index_kind::LINES }, 600, 2);
     assert!(pair.full > 0, "the index was never full");
+}
+
+// Levels of 64, 32, 16, 8 and 4 lines, and as many connections as each of them has room for, up and down.
+#[test]
+fn an_index_that_grows_and_shrinks_behaves_like_a_map() {
+    let geometry = Geometry { buckets: 64, levels: 5, blocks: 380, index: index_kind::LINES };
+    let (mut pair, mut random) = (Pair::new(geometry), Random(5));
+    let mut seen = HashSet::new();
+    for operation in 0..100_000u32 {
+        // One wave takes a sixth of the operations.
+        let rising = operation / 8000 % 2 == 0;
+        let number = random.below(900) as u32;
+        match random.below(100) {
+            0..=39 if rising => pair.insert(number, operation),
+            0..=9 => pair.insert(number, operation),
+            10..=59 => pair.compare(number),
+            60..=69 => pair.remove(random.below(380) as u32, Removal::Final),
+            70..=89 if !rising => pair.remove(random.below(380) as u32, Removal::Final),
+            90..=91 => pair.remove(random.below(380) as u32, Removal::Expiry),
+            92..=93 => pair.touch(random.below(8) as usize, operation),
+            94..=97 => pair.grace(),
+            98 => {
+                pair.table.tend(1);
+            }
+            _ if operation % 64 == 0 => pair.adopt(),
+            _ if operation % 8 == 0 => pair.compare_all(900),
+            _ => {}
+        }
+        seen.insert(pair.table.config().span().lines);
+    }
+    pair.grace();
+    pair.compare_all(900);
+    assert_eq!(seen, HashSet::from([4, 8, 16, 32, 64]), "every level was in use");
+    assert!(pair.revived > 50, "{} revived", pair.revived);
+}
+
+// Where readers look is the smallest level that has room, and again when most have gone.
+#[test]
+fn the_index_is_as_large_as_what_is_in_it() {
+    let geometry = Geometry { buckets: 1 << 14, levels: 6, blocks: 70_000, index: index_kind::LINES };
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    let lines = |table: &Table| table.config().span().lines;
+    assert_eq!(lines(&table), 512);
+    let mut highest = 0.0f64;
+    for number in 0..70_000 {
+        assert!(matches!(table.insert(&draft(pair(number), 0), 0, |_| {}), Ok(Inserted::New(_))));
+        highest = highest.max(f64::from(2 * table.live()) / (f64::from(lines(&table)) * BUCKET_ENTRIES as f64));
+        let needed = f64::from(2 * table.live()) / BUCKET_ENTRIES as f64;
+        assert!(f64::from(lines(&table)) < (2.6 * needed).max(513.0), "{} lines for {needed}", lines(&table));
+    }
+    assert_eq!(lines(&table), 1 << 14);
+    assert!(highest < 0.93, "a level was {highest} full");
+    for number in 0..69_000 {
+        assert!(table.remove(number, Removal::Final));
+    }
+    for _ in 0..1000 {
+        table.tend(64);
+    }
+    assert_eq!(lines(&table), 1 << 10, "two thousand entries");
+    let begun = table.begin_grace();
+    while table.after_grace(begun).is_some() {}
+    for number in 69_000..70_000 {
+        let key = pair(number)[0];
+        assert!(table.find(&key, table.hash(&key)).is_some());
+        let hash = key.hash(&SECRET);
+        assert!(lookup::find(table.regions(), table.config().span(), &key, hash).is_some());
+    }
 }
 
 #[test]
 fn two_lines_behave_like_a_map() {
-    model(Geometry { buckets: 2, blocks: 14, index: index_kind::LINES }, 60, 3);
+    model(Geometry { buckets: 2, levels: 1, blocks: 14, index: index_kind::LINES }, 60, 3);
 }
 
 #[test]
 fn a_kernel_hash_behaves_like_a_map() {
-    let pair = model(Geometry { buckets: 1, blocks: 256, index: index_kind::KERNEL_HASH }, 1000, 4);
+    let pair = model(Geometry { buckets: 1, levels: 1, blocks: 256, index: index_kind::KERNEL_HASH }, 1000, 4);
     assert!(pair.revived > 50, "{} revived", pair.revived);
 }
 
@@ -322,7 +389,7 @@ fn a_kernel_hash_behaves_like_a_map() {
 #[test]
 fn the_index_takes_at_least_85_percent() {
     for (buckets, seed) in [(1000u32, 0u32), (5000, 1 << 20), (20_000, 2 << 20)] {
-        let geometry = Geometry { buckets, blocks: buckets * 6 + 1, index: index_kind::LINES };
+        let geometry = Geometry { buckets, levels: 1, blocks: buckets * 6 + 1, index: index_kind::LINES };
         let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
         let mut number = seed;
         loop {
@@ -343,13 +410,13 @@ fn the_index_takes_at_least_85_percent() {
 // would make the connection again with each packet (B18).
 #[test]
 fn the_writer_sees_keys_that_readers_do_not() {
-    let geometry = Geometry { buckets: 2, blocks: 16, index: index_kind::LINES };
+    let geometry = Geometry { buckets: 2, levels: 1, blocks: 16, index: index_kind::LINES };
     // Keys whose two lines are one and the same, and whose tags are equal.
     let mut by_tag: HashMap<(u16, u32), Vec<u32>> = HashMap::new();
     let found = (0..4_000_000u32).map(|n| n * 6 + 1).find_map(|number| {
         let [forward, _] = pair(number);
         let hash = forward.hash(&SECRET);
-        let [a, b] = lines_of(hash, geometry.buckets);
+        let [a, b] = lines_in(hash, geometry.buckets);
         if a != b {
             return None;
         }
@@ -457,7 +524,7 @@ fn the_index_is_as_large_as_the_blocks_need() {
 // A12: programs go on reading while a table is taken over, so that what is live stays where it is.
 #[test]
 fn live_entries_are_not_touched_by_adoption() {
-    let geometry = Geometry { buckets: 2, blocks: 8, index: index_kind::LINES };
+    let geometry = Geometry { buckets: 2, levels: 1, blocks: 8, index: index_kind::LINES };
     let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
     for number in 1..=6 {
         table.insert(&draft(pair(number), number), 0, |_| {}).unwrap();
@@ -558,7 +625,7 @@ fn a_grace_period_frees_what_was_removed_before_it_began() {
 
 #[test]
 fn a_connection_that_cannot_come_back_leaves_no_entry_behind() {
-    let geometry = Geometry { buckets: 2, blocks: 16, index: index_kind::LINES };
+    let geometry = Geometry { buckets: 2, levels: 1, blocks: 16, index: index_kind::LINES };
     let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
     made(&mut table, 12);
     let woken = made(&mut table, 1);
@@ -573,8 +640,9 @@ fn a_connection_that_cannot_come_back_leaves_no_entry_behind() {
         flowhop_table::index::tag(&table.regions().buckets[line], entry) == 0
     };
     let (line, entry) = entries().find(|at| is_free(&table, *at)).unwrap();
-    let word = &table.regions().buckets[line].tags[entry % 3];
-    word.store(word.load() | 0xffff << (16 * (entry / 3)));
+    let (word, lane) = TAG_PLACES[entry];
+    let word = &table.regions().buckets[line].tags[word];
+    word.store(word.load() | 0xffff << (16 * lane));
     let begun = table.begin_grace();
     assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(freed)) if freed.block == woken));
     assert_eq!(entries().filter(|at| is_free(&table, *at)).count(), 1);

@@ -11,6 +11,8 @@ use crate::reference::Outcome;
 
 /// Connections that a table has room for.
 pub const CONNECTIONS: u32 = 256;
+/// Lines that their index begins with: it grows and shrinks all the time.
+pub const LEAST_LINES: u32 = 3;
 
 /// What the real function made of a packet.
 pub struct Seen {

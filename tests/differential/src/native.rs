@@ -14,7 +14,7 @@ use flowhop_wire::checksum::Delta;
 
 use crate::faults::{Case, Fault};
 use crate::history::{PORTS, Packet, VLAN, locals, port_number};
-use crate::judged::{CONNECTIONS, Judged, Seen, settle};
+use crate::judged::{CONNECTIONS, Judged, LEAST_LINES, Seen, settle};
 use crate::reference::{Outcome, UsedPorts, packet};
 
 /// A packet that the native function judges.
@@ -142,7 +142,7 @@ impl Native {
     #[must_use]
     pub fn new(level: Level, hashed: bool, secret: [u32; 10], fault: Option<Fault>) -> Self {
         let index = if hashed { index_kind::KERNEL_HASH } else { index_kind::LINES };
-        let geometry = Geometry::for_connections(CONNECTIONS, index);
+        let geometry = Geometry::for_connections(CONNECTIONS, index).growing_from(LEAST_LINES);
         let hash = hashed.then(Hash::default);
         let kernel = hash.clone().map(|hash| Box::new(hash) as Box<dyn KernelHashSync>);
         let table = Table::create(Regions::private(geometry), geometry, secret, kernel);
@@ -155,7 +155,7 @@ impl Native {
     pub(crate) fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
         let table = &self.table;
         let (block, direction) = match &self.hash {
-            None => lookup::find(table.regions(), table.config().buckets.load(), key, hash)?,
+            None => lookup::find(table.regions(), table.config().span(), key, hash)?,
             Some(map) => {
                 let place = *map.lock().get(key)?;
                 let (block, direction) = (table.block(place >> 1)?, (place & 1) as usize);

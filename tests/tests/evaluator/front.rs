@@ -8,11 +8,11 @@ use flowhop_io::bpf::{Context, IndexKind};
 use flowhop_io::clock::Clock;
 use flowhop_io::tap::metadata::Punt;
 use flowhop_io::xsk::METADATA;
-use flowhop_table::{Geometry, Table, lookup};
+use flowhop_table::{Table, lookup};
 use flowhop_tests::programs::Programs;
 use flowhop_wire::SliceFrame;
 
-use crate::bed::{LAN, LAN_MAC, WAN, WAN_MAC};
+use crate::bed::{LAN, LAN_MAC, WAN, WAN_MAC, geometry};
 
 const CONNECTIONS: u32 = 4096;
 /// How long the daemon may be silent, in ticks: as long as a run takes.
@@ -41,7 +41,7 @@ pub(crate) const fn ifindex(port: u8) -> u32 {
 
 impl Front {
     pub(crate) fn load(level: Level, name: &str) -> Self {
-        let geometry = Programs::geometry(CONNECTIONS, IndexKind::Lines);
+        let geometry = geometry(CONNECTIONS);
         let mut programs =
             Programs::load(level, IndexKind::Lines, geometry, name).unwrap_or_else(|error| panic!("{error}"));
         for port in [LAN, WAN] {
@@ -59,8 +59,7 @@ impl Front {
 
     /// The table that the program reads, with the bed's two ports.
     pub(crate) fn table(&self) -> Table {
-        let geometry: Geometry = Programs::geometry(CONNECTIONS, IndexKind::Lines);
-        let table = self.programs.table(geometry, [7; 10]);
+        let table = self.programs.table(geometry(CONNECTIONS), [7; 10]);
         for (port, mac) in [(LAN, LAN_MAC), (WAN, WAN_MAC)] {
             let record = &table.regions().ports[usize::from(port)];
             record.ifindex.store(ifindex(port));
@@ -103,7 +102,7 @@ fn stamp(table: &Table, frame: &[u8], now: u32) {
     let mut frame = frame.to_vec();
     let parsed = parse::ipv4(&SliceFrame::new(&mut frame), parse::ETHERNET, 0).expect("a packet that was forwarded");
     let config = table.config();
-    let hit = lookup::find(table.regions(), config.buckets.load(), &parsed.key, config.hash(&parsed.key));
+    let hit = lookup::find(table.regions(), config.span(), &parsed.key, config.hash(&parsed.key));
     let (block, direction) = hit.expect("the entry that it was forwarded by");
     block.hot[direction].last_seen.store(now);
 }

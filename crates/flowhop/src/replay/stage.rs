@@ -23,7 +23,7 @@ impl<const DRIVER: bool> Host for Stage<'_, DRIVER> {
     }
 
     fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
-        let (block, direction) = lookup::find(self.0, self.0.buckets.len() as u32, key, hash)?;
+        let (block, direction) = lookup::find(self.0, self.0.config[0].span(), key, hash)?;
         Some(Hit { block, direction })
     }
 

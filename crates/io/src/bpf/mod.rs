@@ -29,7 +29,7 @@ use flowhop_flow::key::Address;
 use flowhop_flow::reason::{REASON_SLOTS, Reason};
 use flowhop_flow::record::{
     ADJACENCIES, Adjacency, Block, Bucket, Config, GATES, Gate, LAYOUT_VERSION, MAGIC, MAX_BLOCKS, PORT_MAPS,
-    PORT_SLOTS, PORTS, Port, PortMap, PortSlot, index_kind,
+    PORT_SLOTS, PORTS, Port, PortMap, PortSlot, Span, index_kind,
 };
 use flowhop_flow::shadow::Sample;
 use flowhop_flow::{Key, record};
@@ -494,6 +494,7 @@ fn initialise(config: &Config, geometry: Geometry) -> Result<(), KernelError> {
     config.set_secret(secret);
     config.layout.store(LAYOUT_VERSION);
     config.buckets.store(geometry.buckets);
+    config.span.store(Span { start: 0, lines: geometry.buckets }.pack());
     config.blocks.store(geometry.blocks);
     config.index.store(match geometry.index {
         IndexKind::Lines => index_kind::LINES,

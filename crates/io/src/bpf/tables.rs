@@ -91,6 +91,6 @@ impl From<flowhop_table::Geometry> for super::Geometry {
             flowhop_flow::record::index_kind::KERNEL_HASH => IndexKind::KernelHash,
             _ => IndexKind::Lines,
         };
-        Self { buckets: geometry.buckets, blocks: geometry.blocks, index }
+        Self { buckets: geometry.lines(), blocks: geometry.blocks, index }
     }
 }

@@ -18,6 +18,7 @@ use flowhop_flow::rewrite::{self, Rewrite};
 use flowhop_flow::{Arrival, Host, Key, Kind, Level, Packet, Verdict, forward, tcp};
 use flowhop_io::bpf::{Attachment, Context, Geometry, IndexKind, Kernel, Program, Shared, TestRun};
 use flowhop_io::tap::{self, Tap, metadata::Punt};
+use flowhop_table::index::{self, Entered};
 use flowhop_table::lookup::{self, Arrays};
 use flowhop_wire::build::Spec;
 use flowhop_wire::checksum::{self, Delta};
@@ -315,7 +316,8 @@ impl Bed {
         }
         let place = (number << 1 | direction) as u32;
         let secret = shared.config[0].secret();
-        put(&shared.buckets, flow.key.hash(&secret), place);
+        let entered = index::insert(&shared.buckets, flow.key.hash(&secret), place, |_| unreachable!("there is room"));
+        assert_eq!(entered, Entered::Free);
         hot.identity.store(flow.key.identity);
         if self.index == IndexKind::KernelHash {
             self.kernel.insert_key(&flow.key, place).unwrap();
@@ -335,27 +337,6 @@ impl Bed {
         }
         self.blocks = 0;
     }
-}
-
-/// Enters a place into the first free entry of a line, as the records' page says.
-fn put(buckets: &[Bucket], hash: u64, place: u32) {
-    let line = lookup::lines_of(hash, buckets.len() as u32)[0];
-    let bucket = &buckets[line as usize];
-    let lane = |entry: usize| (entry % 3, entry / 3 * 16);
-    let free = (0..12).find(|entry| {
-        let (word, shift) = lane(*entry);
-        bucket.tags[word].load() >> shift & 0xffff == 0
-    });
-    let entry = free.expect("a free entry");
-    for bit in 0..24 {
-        let at = entry * 24 + bit;
-        let cell = &bucket.places[at >> 6];
-        let mask = 1u64 << (at & 63);
-        let set = if place >> bit & 1 != 0 { mask } else { 0 };
-        cell.store(cell.load() & !mask | set);
-    }
-    let (word, shift) = lane(entry);
-    bucket.tags[word].add(u64::from(lookup::tag_of(hash)) << shift);
 }
 
 /// A packet socket on an interface.
@@ -506,8 +487,7 @@ impl Host for Native<'_> {
         })
     }
     fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
-        lookup::find(self, self.shared.buckets.len() as u32, key, hash)
-            .map(|(block, direction)| Hit { block, direction })
+        lookup::find(self, self.shared.config[0].span(), key, hash).map(|(block, direction)| Hit { block, direction })
     }
     fn adjacency(&self, index: u16) -> Option<&Adjacency> {
         self.shared.adjacencies.get(usize::from(index))

@@ -46,6 +46,11 @@ impl Io for Outside {
     fn log(&mut self, _: &LogEvent) {}
 }
 
+/// A table for so many connections whose index begins with a few lines, so that it grows in tests too.
+pub(crate) fn geometry(connections: u32) -> Geometry {
+    Geometry::for_connections(connections, 0).growing_from(8)
+}
+
 /// Interfaces `lan` (zone inside: 10.1.0.1/24, 10.2.0.1/24) and `wan` (zone outside: 198.51.100.1/24, and
 /// 198.51.100.9), both with IPv6.
 pub(crate) struct Bed {
@@ -129,7 +134,7 @@ impl Bed {
     }
 
     fn made(text: &str, connections: u32, kernel: bool) -> Self {
-        let geometry = Geometry::for_connections(connections, 0);
+        let geometry = geometry(connections);
         let table = Table::create(Regions::private(geometry), geometry, [7; 10], None);
         Self::over(table, text, if kernel { FastPath::Skb } else { FastPath::None })
     }
@@ -303,7 +308,7 @@ impl Bed {
     /// The same in place, beside kernel programs if there are some.
     pub(crate) fn restart(&mut self, fast: FastPath) -> (u32, u32) {
         let regions = self.engine.table().regions().clone();
-        let geometry = Geometry::for_connections(regions.blocks.len() as u32, 0);
+        let geometry = geometry(regions.blocks.len() as u32);
         let table = Table::adopt(regions, geometry, None).unwrap();
         *self = Self::around(table, self.shared.clone(), std::mem::take(&mut self.names), self.now, fast);
         self.neighbours();
