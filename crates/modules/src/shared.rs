@@ -79,11 +79,10 @@ impl Closed {
         Self { ports, echo }
     }
 
-    /// Adds those of a protocol, or the identifiers of echo.
-    pub(crate) fn bar(&self, protocol: u8, words: &mut Words) {
+    /// Those of a protocol, or the identifiers of echo.
+    pub(crate) fn words(&self, protocol: u8) -> &Words {
         let ports = self.ports.iter().find(|(of, _)| *of == protocol);
-        let closed = ports.map_or(&self.echo, |(_, closed)| closed);
-        words.iter_mut().zip(closed.iter()).for_each(|(word, more)| *word |= more);
+        ports.map_or(&self.echo, |(_, closed)| closed)
     }
 }
 

@@ -21,20 +21,6 @@ pub(crate) fn add(words: &mut Words, (first, last): (u16, u16)) {
     }
 }
 
-/// Puts ports that are in none of some ranges, which are sorted, into a set.
-pub(crate) fn add_outside(words: &mut Words, ranges: &[(u16, u16)]) {
-    let mut next = Some(0);
-    for (first, last) in ranges {
-        if let Some(from) = next.filter(|from| from < first) {
-            add(words, (from, first - 1));
-        }
-        next = last.checked_add(1);
-    }
-    if let Some(from) = next {
-        add(words, (from, u16::MAX));
-    }
-}
-
 /// The words that ports between two are in.
 pub(super) fn places((first, last): (u16, u16)) -> RangeInclusive<usize> {
     usize::from(first >> 6)..=usize::from(last >> 6)
@@ -51,6 +37,64 @@ pub(super) const fn mask((first, last): (u16, u16), index: usize) -> u64 {
 /// Whether a set has one of the ports between two; `words`: the set.
 pub(super) fn has_any(range: (u16, u16), words: impl Fn(usize) -> u64) -> bool {
     places(range).any(|index| words(index) & mask(range, index) != 0)
+}
+
+/// Ports that must not be given out, from several sources: found word by word, since a search rarely looks at more than a few.
+#[derive(Debug, Default)]
+pub(super) struct Barred<'a> {
+    /// In order, none touching another, once all are known.
+    ranges: Vec<(u16, u16)>,
+    words: Option<&'a Words>,
+}
+
+impl<'a> Barred<'a> {
+    /// Those between two, both included.
+    pub(super) fn add(&mut self, (first, last): (u16, u16)) {
+        if first <= last {
+            self.ranges.push((first, last));
+        }
+    }
+
+    /// Those that are in none of some ranges, which are sorted.
+    pub(super) fn add_outside(&mut self, ranges: &[(u16, u16)]) {
+        let mut next = Some(0);
+        for (first, last) in ranges {
+            if let Some(from) = next.filter(|from| from < first) {
+                self.add((from, first - 1));
+            }
+            next = last.checked_add(1);
+        }
+        if let Some(from) = next {
+            self.add((from, u16::MAX));
+        }
+    }
+
+    /// Those of a whole set, one of which there can be.
+    pub(super) const fn add_words(&mut self, words: &'a Words) {
+        self.words = Some(words);
+    }
+
+    /// All are known.
+    pub(super) fn complete(mut self) -> Self {
+        self.ranges.sort_unstable();
+        self.ranges.dedup_by(|next, before| {
+            let touches = next.0 <= before.1.saturating_add(1);
+            if touches {
+                before.1 = before.1.max(next.1);
+            }
+            touches
+        });
+        self
+    }
+
+    /// Those of a word.
+    pub(super) fn word(&self, index: usize) -> u64 {
+        let (base, end) = (index * 64, index * 64 + 63);
+        let from = self.ranges.partition_point(|(_, last)| usize::from(*last) < base);
+        let of_word = self.ranges[from..].iter().take_while(|(first, _)| usize::from(*first) <= end);
+        let in_ranges = of_word.fold(0, |word, range| word | mask(*range, index));
+        in_ranges | self.words.map_or(0, |words| words[index])
+    }
 }
 
 /// A set that takes memory only where it has ports.
@@ -89,18 +133,12 @@ impl PortSet {
 
     pub(super) fn words(&self) -> Box<Words> {
         let mut words = none();
-        self.add_to(&mut words);
-        words
-    }
-
-    /// Puts all its ports into another set.
-    pub(super) fn add_to(&self, words: &mut Words) {
         for (place, page) in self.pages.iter().enumerate() {
-            let Some(page) = page else { continue };
-            for (word, more) in words[place * PAGE..].iter_mut().zip(page.iter()) {
-                *word |= more;
+            if let Some(page) = page {
+                words[place * PAGE..][..PAGE].copy_from_slice(page.as_slice());
             }
         }
+        words
     }
 }
 
@@ -137,16 +175,39 @@ mod tests {
         assert_eq!(words, none());
     }
 
+    fn members(barred: &Barred<'_>) -> Vec<u16> {
+        (0..=u16::MAX).filter(|port| barred.word(usize::from(port >> 6)) >> (port & 63) & 1 != 0).collect()
+    }
+
     #[test]
     fn what_is_outside_of_ranges_is_the_rest() {
         let outside = |ranges: &[(u16, u16)]| {
-            let mut words = none();
-            add_outside(&mut words, ranges);
-            (0..=u16::MAX).filter(|port| words[usize::from(port >> 6)] >> (port & 63) & 1 != 0).count()
+            let mut barred = Barred::default();
+            barred.add_outside(ranges);
+            members(&barred.complete()).len()
         };
         assert_eq!(outside(&[]), 65536);
         assert_eq!(outside(&[(0, u16::MAX)]), 0);
         assert_eq!(outside(&[(5, 9), (1024, u16::MAX)]), 1024 - 5);
         assert_eq!(outside(&[(0, 0), (2, 65534)]), 2);
+    }
+
+    #[test]
+    fn what_is_barred_for_several_reasons_is_barred() {
+        let mut words = none();
+        add(&mut words, (40_000, 40_100));
+        let ranges =
+            [(500, 600), (10, 20), (21, 30), (550, 551), (64, 64), (7, 5), (0, 0), (600, 700), (65_535, 65_535)];
+        let mut barred = Barred::default();
+        ranges.into_iter().for_each(|range| barred.add(range));
+        barred.add_words(&words);
+        let barred = barred.complete();
+        let all = ranges.into_iter().chain([(40_000, 40_100)]);
+        let expected: std::collections::BTreeSet<u16> = all.flat_map(|(first, last)| first..=last).collect();
+        assert_eq!(members(&barred), expected.into_iter().collect::<Vec<_>>());
+        let mut all = Barred::default();
+        all.add((0, u16::MAX));
+        all.add((3, 4));
+        assert_eq!(members(&all.complete()).len(), 65_536);
     }
 }

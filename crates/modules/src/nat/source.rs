@@ -22,7 +22,7 @@ use flowhop_wire::{pcp, protocol};
 use rand_core::RngCore;
 
 use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
-use super::port_set::{self, Words};
+use super::port_set::Barred;
 use super::resting::Holder;
 use super::{
     cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, nat64, pool, remote, translated_ports,
@@ -154,25 +154,27 @@ pub(super) fn with_choices<E: From<Reason>>(
     let routing = &*context.routing;
     let own = |address: &Address| routing.is_own(key::ip(address));
     let closed = shared.closed();
-    let bar = |address: &Address, words: &mut Words| {
-        current.published.bar(address, protocol, words);
+    let bar = |address: &Address| {
+        let mut barred = Barred::default();
+        current.published.bar(address, protocol, &mut barred);
         if let Some(among) = request.among {
-            port_set::add_outside(words, among.ranges());
+            barred.add_outside(among.ranges());
         }
         if protocol == protocol::UDP && current.policy.pcp.is_some() {
-            port_set::add(words, (pcp::CLIENT_PORT, pcp::SERVER_PORT));
+            barred.add((pcp::CLIENT_PORT, pcp::SERVER_PORT));
         }
         let others = current.policy.nats.iter().zip(&current.nats).filter(|(_, other)| **other != choice.identity);
         for (nat, _) in others {
             if let Allocation::Deterministic(lots) = &nat.pool.allocation
                 && let Some(range) = lots.given_out(key::ip(address))
             {
-                port_set::add(words, range);
+                barred.add(range);
             }
         }
         if own(address) {
-            closed.bar(protocol, words);
+            barred.add_words(closed.words(protocol));
         }
+        barred.complete()
     };
     let keeps = |address: &Address| match choice.new_source() {
         Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(address)),

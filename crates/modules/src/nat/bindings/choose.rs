@@ -8,7 +8,7 @@ use rand_core::RngCore;
 
 use super::super::blocks::{Blocks, Cut};
 use super::super::pool::{self, PortRange};
-use super::super::port_set::{self, PortSet, Words};
+use super::super::port_set::{self, Barred, PortSet};
 use super::super::resting::Holder;
 use super::{Endpoint, State, Terms};
 
@@ -21,8 +21,8 @@ pub(in crate::nat) struct Choices<'a> {
     pub(in crate::nat) addresses: &'a [Address],
     /// Whether one that has this address goes on being used.
     pub(in crate::nat) keeps: &'a dyn Fn(&Address) -> bool,
-    /// Adds the ports of an address that a new one must not have.
-    pub(in crate::nat) bar: &'a dyn Fn(&Address, &mut Words),
+    /// The ports of an address that a new one must not have.
+    pub(in crate::nat) bar: &'a dyn Fn(&Address) -> Barred<'a>,
     /// An inside address that has mappings gets no other external address.
     pub(in crate::nat) paired: bool,
     /// The port that it should have if that is free.
@@ -62,28 +62,32 @@ impl State {
 }
 
 /// What one external address has to offer.
-struct Offer<'a> {
+struct Offer<'a, 'c> {
     state: &'a State,
     terms: &'a Terms,
-    choices: &'a Choices<'a>,
+    choices: &'a Choices<'c>,
     address: Address,
-    /// Ports in use, and those that must not be given out.
-    barred: Box<Words>,
+    /// Those that must not be given out.
+    barred: Barred<'c>,
+    used: Option<&'a PortSet>,
+    /// Somebody's blocks, which are nobody else's, though the address may be given out without: that of an interface.
+    blocks: Option<&'a PortSet>,
     resting: Option<&'a PortSet>,
 }
 
-impl<'a> Offer<'a> {
-    fn new(state: &'a State, address: Address, terms: &'a Terms, choices: &'a Choices<'a>) -> Self {
+impl<'a, 'c> Offer<'a, 'c> {
+    fn new(state: &'a State, address: Address, terms: &'a Terms, choices: &'a Choices<'c>) -> Self {
         let protocol = terms.inside.protocol;
-        let mut barred = state.ports.get(&(address, protocol)).map_or_else(port_set::none, PortSet::words);
-        (choices.bar)(&address, &mut barred);
-        // Somebody's blocks are nobody else's, though the address may be given out without: that of an interface.
-        if terms.cut.is_none()
-            && let Some(ports) = state.blocks.ports(&address)
-        {
-            ports.add_to(&mut barred);
+        Self {
+            state,
+            terms,
+            choices,
+            address,
+            barred: (choices.bar)(&address),
+            used: state.ports.get(&(address, protocol)),
+            blocks: terms.cut.map_or_else(|| state.blocks.ports(&address), |_| None),
+            resting: state.resting.of(address, protocol),
         }
-        Self { state, terms, choices, address, barred, resting: state.resting.of(address, protocol) }
     }
 
     const fn external(&self, port: u16) -> Endpoint {
@@ -102,13 +106,13 @@ impl<'a> Offer<'a> {
 
     /// A block of which nobody has a port, of any protocol, and that has one to give out.
     fn block(&self, cut: Cut, wakes: bool, random: &mut dyn RngCore) -> Option<(u16, u16)> {
-        let mut taken = port_set::none();
         let of = |protocol: u8| self.state.ports.get(&(self.address, protocol));
-        let used = [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6].into_iter().filter_map(of);
-        used.chain(self.state.blocks.ports(&self.address)).for_each(|ports| ports.add_to(&mut taken));
+        let used = [protocol::TCP, protocol::UDP, protocol::ICMP, protocol::ICMPV6].map(of);
+        let taken = [&used[..], &[self.state.blocks.ports(&self.address)]];
         Blocks::free(cut, random, |block| {
-            !port_set::has_any(*block, |index| taken[index])
-                && port_set::has_any(*block, |index| self.open(index, wakes))
+            !port_set::has_any(*block, |index| {
+                taken.iter().copied().flatten().fold(0, |all, set| all | word(*set, index))
+            }) && port_set::has_any(*block, |index| self.open(index, wakes))
         })
     }
 
@@ -129,19 +133,26 @@ impl<'a> Offer<'a> {
     }
 
     fn open(&self, index: usize, wakes: bool) -> u64 {
-        if wakes { !self.barred[index] } else { !self.barred[index] & !self.resting(index) }
+        let free = self.free(index);
+        if wakes { free } else { free & !word(self.resting, index) }
     }
 
     /// What could be given out if it did not rest.
     fn dormant(&self, index: usize) -> u64 {
-        !self.barred[index] & self.resting(index)
+        self.free(index) & word(self.resting, index)
     }
 
-    fn resting(&self, index: usize) -> u64 {
-        self.resting.map_or(0, |set| set.word(index))
+    /// Ports that nobody uses and that may be given out.
+    fn free(&self, index: usize) -> u64 {
+        !(word(self.used, index) | word(self.blocks, index) | self.barred.word(index))
     }
 
     fn is_own(&self, port: u16) -> bool {
         self.state.resting.is_own(&self.external(port), &self.terms.inside, self.choices.holder)
     }
+}
+
+/// 64 ports of a set, if there is one.
+fn word(set: Option<&PortSet>, index: usize) -> u64 {
+    set.map_or(0, |set| set.word(index))
 }
