@@ -33,7 +33,7 @@ pub struct Current {
 }
 
 /// Ports of the box's own addresses that its own sockets use: translations keep away from them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserved {
     /// Where the kernel takes the ports of the box's own connections from.
     pub ephemeral: RangeInclusive<u16>,

@@ -58,8 +58,8 @@ const BATCH: usize = 256;
 const MAINTAIN_EVERY: Duration = Duration::from_millis(50);
 /// How long after the last heartbeat the programs take the daemon for gone.
 const ALIVE_FOR: Duration = Duration::from_millis(1500);
-/// How often the ports of the box's own sockets are looked at.
-const RESERVED_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked at where sources of new connections to services may come in.
+const SERVICES_EVERY: Duration = Duration::from_secs(2);
 
 /// Why the daemon cannot run.
 #[derive(Debug, Error)]
@@ -127,8 +127,9 @@ pub(crate) struct Daemon {
     outside: Outside,
     devices: Devices,
     grace: Grace,
+    sockets: reserved::Watch,
     started: Instant,
-    reserved_read: Instant,
+    services_told: Instant,
     /// Published services that SYNs may be answered for.
     services: Vec<PublishedService>,
     refused: Vec<(String, String)>,
@@ -186,7 +187,10 @@ impl Daemon {
         let kernel = matches!(plane, Plane::Kernel(_));
         let table = open_table(&plane, regions, geometry, adopted)?;
         let shared = Shared::new(policy.clone(), &mut numbers.rules, &mut numbers.nats);
-        shared.set_reserved(reserved::read(plane.own_ports()));
+        let started = reserved::Watch::start(plane.own_ports());
+        let (sockets, reserved) =
+            started.map_err(|error| DaemonError::System { what: "cannot start a thread", error })?;
+        shared.set_reserved(reserved);
         let bindings = Bindings::new(policy.table.connections);
         let (rest, ports) = convert::rest(&policy);
         bindings.set_rest(rest, ports);
@@ -214,8 +218,9 @@ impl Daemon {
             outside: Outside::new(plane, monitor, numbers, bindings),
             devices: Devices::open(),
             grace,
+            sockets,
             started: Instant::now(),
-            reserved_read: Instant::now(),
+            services_told: Instant::now(),
             services: Vec::new(),
             refused: Vec::new(),
             overlaps: Vec::new(),
@@ -406,9 +411,11 @@ impl Daemon {
         {
             self.grace.request(number);
         }
-        if self.reserved_read.elapsed() >= RESERVED_EVERY {
-            self.reserved_read = Instant::now();
-            self.shared.set_reserved(reserved::read(self.outside.plane.own_ports()));
+        if let Some(reserved) = self.sockets.changed() {
+            self.shared.set_reserved(reserved);
+        }
+        if self.services_told.elapsed() >= SERVICES_EVERY {
+            self.services_told = Instant::now();
             self.tell_of_services(now);
         }
         more
