@@ -242,8 +242,8 @@ impl Io for InPieces<'_> {
         })
     }
 
-    fn flush(&mut self) {
-        self.io.flush();
+    fn flush(&mut self) -> bool {
+        self.io.flush()
     }
 
     fn resolve(&mut self, ifindex: u32, next_hop: std::net::IpAddr) {

@@ -454,8 +454,8 @@ impl Engine {
         if drained {
             self.finish_moves(now, io);
         }
-        if self.gates.waiting() != 0 {
-            io.flush();
+        // What has not left would be overtaken.
+        if self.gates.waiting() != 0 && io.flush() {
             let quiet = Quiet { holding: !self.hold.is_empty(), drained, grace: self.passed };
             self.gates.activate(&self.table, now, quiet);
         }

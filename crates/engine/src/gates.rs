@@ -12,8 +12,10 @@ use flowhop_table::{BlockIndex, Region, Table};
 use crate::hold::HOLD_LIMIT;
 
 /// How long an entry may wait, in ticks, before packets that were counted at its gate and have not come are taken
-/// for lost. A packet is in the queue of the punt device for milliseconds at the most.
+/// for lost, if the queues from the kernel are empty. A packet is on its way to a queue for microseconds.
 const STUCK: Tick = 200;
+/// The same where the queues are never empty.
+const STUCK_IN_QUEUE: Tick = 2000;
 /// Entries looked at in one call.
 const LOOKED_AT: usize = 4096;
 
@@ -119,7 +121,8 @@ impl Gates {
             let (handed, epoch) = gate.read();
             if epoch as u8 & 15 == steer.epoch {
                 let finished = &mut self.finished[waiting.gate as usize];
-                if handed != *finished && !holding && now.wrapping_sub(waiting.since) > STUCK {
+                let patience = if drained { STUCK } else { STUCK_IN_QUEUE };
+                if handed != *finished && !holding && now.wrapping_sub(waiting.since) > patience {
                     *finished = handed;
                 }
                 if handed != *finished || !gate.raise(handed, epoch) {

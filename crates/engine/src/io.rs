@@ -14,7 +14,10 @@ pub trait Io {
     /// Sends a finished frame out through a port.
     fn transmit(&mut self, port: u8, ifindex: u32, frame: &mut [u8], offload: &Offload) -> bool;
     /// Has everything leave that was given to be sent: kernel paths are about to forward later packets by themselves.
-    fn flush(&mut self) {}
+    /// `false`: not all of it has, and it is to be called again.
+    fn flush(&mut self) -> bool {
+        true
+    }
     /// Bytes, from the IP header on, that a packet may have which is cut into fragments anyway: those that the output
     /// carries, or fewer.
     fn room(&self, carried: usize, _is_v4: bool) -> usize {

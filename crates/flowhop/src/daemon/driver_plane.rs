@@ -136,9 +136,9 @@ impl DriverPlane {
         self.sockets.send(ifindex, frame)
     }
 
-    /// Has the kernel send what was handed over.
-    pub(super) fn flush(&mut self) {
-        self.sockets.flush();
+    /// Has the kernel send what was handed over; `false` when something is left for a moment.
+    pub(super) fn flush(&mut self) -> bool {
+        self.sockets.flush()
     }
 }
 

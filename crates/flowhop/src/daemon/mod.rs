@@ -285,12 +285,12 @@ impl Daemon {
         let mut tokens = Vec::new();
         let mut frame = vec![0u8; MAX_FRAME];
         let mut maintained = Instant::now();
-        let (mut more, mut behind) = (false, false);
+        let (mut more, mut behind, mut all_left) = (false, false, true);
         while self.stop.is_none() {
             let timeout = match (more, self.engine.pending()) {
                 (true, _) => Duration::ZERO,
-                (false, 0) => MAINTAIN_EVERY,
-                // Packets that were handed down are still on their way, or lost.
+                (false, 0) if all_left => MAINTAIN_EVERY,
+                // Packets that were handed down are still on their way, or lost; or some have not left yet.
                 (false, _) => Duration::from_millis(1),
             };
             poller.wait(Some(timeout), &mut tokens).map_err(fail)?;
@@ -303,7 +303,7 @@ impl Daemon {
             self.compare_samples(now);
             self.engine.settle(now, drained, &mut self.outside);
             self.outside.note_ports();
-            self.outside.plane.flush();
+            all_left = self.outside.plane.flush();
             let mut events = Vec::new();
             match self.outside.monitor.poll_events(&mut events) {
                 Ok(_) => self.routing_events(events, now),

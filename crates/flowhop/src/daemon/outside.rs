@@ -83,8 +83,8 @@ impl Io for Outside {
         }
     }
 
-    fn flush(&mut self) {
-        self.plane.flush();
+    fn flush(&mut self) -> bool {
+        self.plane.flush()
     }
 
     fn stack(&mut self, port: u8, frame: &mut [u8], offload: &Offload) -> bool {

@@ -91,10 +91,11 @@ impl Plane {
         }
     }
 
-    /// Has everything leave that was given to be sent.
-    pub(super) fn flush(&mut self) {
-        if let Self::Kernel(kernel) = self {
-            kernel.driver.flush();
+    /// Has everything leave that was given to be sent; `false` when something is left for a moment.
+    pub(super) fn flush(&mut self) -> bool {
+        match self {
+            Self::Kernel(kernel) => kernel.driver.flush(),
+            Self::Packet(_) => true,
         }
     }
 

@@ -263,8 +263,8 @@ impl Sockets {
         taken
     }
 
-    /// Has the kernel send what is in the transmit rings. `false` when something is left that a device does not take now:
-    /// to be called again, soon.
+    /// Has the kernel send what is in the transmit rings. `false` when something is left that it takes in a moment: to be
+    /// called again, soon.
     pub fn flush(&mut self) -> bool {
         let mut empty = true;
         for socket in &mut self.sockets {

@@ -187,19 +187,17 @@ impl Socket {
     }
 
     /// Has the kernel send what is in the transmit ring, and takes back the frames that were sent. `false` when something
-    /// is left that the device does not take now.
+    /// is left that the kernel takes in a moment; what a device that is down does not take is not waited for.
     pub(super) fn flush(&mut self, counted: &mut Statistics) -> bool {
-        let mut waiting = self.transmit.waiting();
-        if waiting != 0 && self.transmit.needs_wakeup() {
-            self.kick(waiting, counted);
-            waiting = self.transmit.waiting();
-        }
+        let waiting = self.transmit.waiting();
+        let busy = waiting != 0 && self.transmit.needs_wakeup() && self.kick(waiting, counted);
         self.reap();
-        waiting == 0
+        !busy || self.transmit.waiting() == 0
     }
 
-    /// Has the kernel send as many packets as wait, by as few system calls as that takes.
-    fn kick(&mut self, waiting: u32, counted: &mut Statistics) {
+    /// Has the kernel send as many packets as wait, by as few system calls as that takes. Tells whether it would have to be
+    /// asked again: it lends a socket memory for so many packets at a time.
+    fn kick(&mut self, waiting: u32, counted: &mut Statistics) -> bool {
         let mut calls = waiting / SENT_AT_ONCE + 1;
         let limit = counted.refused + u64::from(waiting);
         while calls > 0 {
@@ -209,9 +207,10 @@ impl Socket {
                 // A packet was lost, behind the ring: no carrier, or no room in the queue of the device. On with the next.
                 Err(Errno::BUSY) if counted.refused < limit => counted.refused += 1,
                 // All is sent, or nothing can be: the device is down or gone.
-                Ok(_) | Err(_) => break,
+                Ok(_) | Err(_) => return false,
             }
         }
+        true
     }
 
     /// Takes back frames that were sent.

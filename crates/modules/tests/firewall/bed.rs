@@ -30,12 +30,17 @@ pub(crate) const WAN: u8 = 2;
 pub(crate) struct Outside {
     pub(crate) sent: Vec<(u8, Vec<u8>)>,
     pub(crate) resolved: Vec<IpAddr>,
+    /// What was sent has not left: the device is busy.
+    pub(crate) busy: bool,
 }
 
 impl Io for Outside {
     fn transmit(&mut self, port: u8, _: u32, frame: &mut [u8], _: &Offload) -> bool {
         self.sent.push((port, frame.to_vec()));
         true
+    }
+    fn flush(&mut self) -> bool {
+        !self.busy
     }
     fn stack(&mut self, _: u8, _: &mut [u8], _: &Offload) -> bool {
         true

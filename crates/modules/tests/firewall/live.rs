@@ -482,6 +482,20 @@ impl Bed {
     }
 }
 
+// A5: what was sent and has not left yet would be overtaken by packets that the kernel forwards.
+#[test]
+fn an_entry_waits_for_packets_that_have_not_left() {
+    let mut bed = Bed::sized(&ruled(""), 64, true);
+    assert_eq!(bed.handed_down(false, 0), Reason::Forwarded);
+    let block = bed.engine.table().live_blocks().next().unwrap();
+    bed.outside.busy = true;
+    bed.settle();
+    assert!(bed.steers(block).iter().all(|steer| steer.pending));
+    bed.outside.busy = false;
+    bed.settle();
+    assert!(bed.steers(block).iter().all(|steer| !steer.pending));
+}
+
 // A5: packets that the program in the driver passed on before an entry became pending come by the socket buffer's queue,
 // later ones by the driver's; a second change waits until they are told apart.
 #[test]
