@@ -36,7 +36,7 @@ What the same costs with a program that does nothing is subtracted. All flows ar
 have had their handshake and are checked against their windows. `kernel hash map` is the same program with the kernel's \
 own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`). In shadow mode (`[paths] \
 shadow = 1024`) the daemon judges one packet in so many once more, beside the program. `two dependent lines of memory` \
-is a program on the driver's hook that reads one line anywhere in memory of the size of flowhop's index, then, at a place \
+is a program on the driver's hook that reads one line anywhere in memory of the size that flowhop's index has with so many flows, then, at a place \
 that depends on what it read, one line of a connection's block, waits for it and does nothing else: what the memory of this \
 machine costs with so many flows before anything is computed.";
 
@@ -111,7 +111,7 @@ fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Lo
         bench.progress(format!("{load}: {} ready", timed.who))?;
         runners.push(Runner::of(timed, load)?);
         if timed.who == DRIVER && load.shape == Shape::Udp {
-            runners.push(Runner::memory(bench, &timed.field, load)?);
+            runners.push(Runner::memory(&timed.field, load)?);
         }
     }
     for _ in 0..bench.rounds() {
@@ -148,8 +148,8 @@ impl<'a> Runner<'a> {
     }
 
     /// The reads that no table can do without.
-    fn memory(bench: &Bench<'_>, field: &'a Field, load: Load) -> Result<Self, LabError> {
-        let geometry = Geometry::for_connections(many_flows("lines", bench.most()).connections, index_kind::LINES);
+    fn memory(field: &'a Field, load: Load) -> Result<Self, LabError> {
+        let geometry = Geometry::for_connections(load.flows, index_kind::LINES);
         Self::new(MEMORY, field, load, Kind::Xdp, None, || {
             floor::two_lines(field.hop, load, field.lan, geometry.buckets)
         })
