@@ -194,7 +194,7 @@ impl FlowTally {
         }
         self.duplicates += other.duplicates;
         self.out_of_order += other.out_of_order;
-        self.late.extend(&other.late);
+        self.late.extend(other.late.iter().take(SHOWN.saturating_sub(self.late.len())));
         self.alien += other.alien;
         self.highest = self.highest.max(other.highest);
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flowhop_differential::judged::first_socket;
 use flowhop_flow::record::{PortKey, PortSlot, index_kind};
 use flowhop_flow::{Key, Level};
-use flowhop_io::bpf::{self, Context, IndexKind, Kernel, KernelError, Program, Shared, TestRun};
+use flowhop_io::bpf::{Context, IndexKind, Kernel, KernelError, Program, Shared, TestRun};
 use flowhop_io::xsk::Sockets;
 use flowhop_table::{Geometry, KernelHashSync, Region, Regions, Table};
 

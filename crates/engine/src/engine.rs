@@ -454,9 +454,9 @@ impl Engine {
         if drained {
             self.finish_moves(now, io);
         }
-        // What has not left would be overtaken.
-        if self.gates.waiting() != 0 && io.flush() {
-            let quiet = Quiet { holding: !self.hold.is_empty(), drained, grace: self.passed };
+        if self.gates.waiting() != 0 {
+            let unsent = !io.flush();
+            let quiet = Quiet { holding: !self.hold.is_empty(), drained, unsent, grace: self.passed };
             self.gates.activate(&self.table, now, quiet);
         }
     }
@@ -489,14 +489,14 @@ impl Engine {
             self.grace_passed(begun, now);
         }
         self.half_open.tidy(&self.table);
-        self.table.tend(INDEX_TURNS);
+        let building = self.table.tend(INDEX_TURNS);
         self.tend_cookies(now);
         for module in &mut self.modules {
             module.maintain(now);
         }
         self.announce(now, io);
         let judging = self.reload_slice(now);
-        self.sweep_slice(now, io) || judging || more
+        self.sweep_slice(now, io) || judging || building || more
     }
 
     /// Whether packets to the box itself are judged here rather than passed by the kernel programs.

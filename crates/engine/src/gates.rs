@@ -2,7 +2,7 @@
 //!
 //! See [`flowhop_flow::record::Gate`]. A packet that was counted at a gate but lost before it arrived (full
 //! queue of the punt device) would keep the gate shut; an entry that has waited for [`STUCK`] takes such packets
-//! for lost.
+//! for lost, or for [`STUCK_IN_QUEUE`] where they may still be in a queue.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -35,6 +35,9 @@ pub struct Quiet {
     pub holding: bool,
     /// The queues from the kernel are empty.
     pub drained: bool,
+    /// Something that was sent waits for a device. With one that takes less than it is given that is always so, and no
+    /// entry waits for it longer than [`STUCK`].
+    pub unsent: bool,
     /// The last grace period of the kernel programs that has passed.
     pub grace: u64,
 }
@@ -97,7 +100,7 @@ impl Gates {
     /// Activates what can be: entries whose gate counts no packet that has not left. What was active before waits also
     /// until every program that saw it so has ended, and what those handed down has left.
     pub fn activate(&mut self, table: &Table, now: Tick, quiet: Quiet) {
-        let Quiet { holding, drained, grace } = quiet;
+        let Quiet { holding, drained, unsent, grace } = quiet;
         for _ in 0..self.waiting.len().min(LOOKED_AT) {
             let Some(waiting) = self.waiting.pop_front() else { return };
             let place = (waiting.block, waiting.direction);
@@ -109,6 +112,10 @@ impl Gates {
             let steer = Steer::unpack(block.hot[waiting.direction].steer.load());
             if !steer.pending {
                 self.again.remove(&place);
+                continue;
+            }
+            if unsent && now.wrapping_sub(waiting.since) <= STUCK {
+                self.waiting.push_back(waiting);
                 continue;
             }
             // What was kept when it was made pending has been sent or given up by then.

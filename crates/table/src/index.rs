@@ -124,8 +124,8 @@ pub enum Entered {
 pub fn insert(buckets: &[Bucket], hash: u64, place: u32, hash_of: impl Fn(u32) -> u64) -> Entered {
     let lines = lines_in(hash, buckets.len() as u32).map(|line| line as usize);
     let room = lines.map(|line| (0..BUCKET_ENTRIES).filter(|&entry| tag(&buckets[line], entry) == 0).count());
-    // The first line is what readers look at first. What is left in it is for the sake of balance: lines that are filled
-    // evenly take 0.79 of what they have room for before anything has to move.
+    // The first line is what readers look at first. The last entries of it are kept for the sake of balance: nothing has to
+    // move before three quarters of all are taken.
     let order = if room[0] <= KEPT_FREE && room[1] > room[0] { [lines[1], lines[0]] } else { lines };
     for line in order {
         if let Some(entry) = free_entry(&buckets[line]) {
@@ -223,7 +223,8 @@ mod tests {
         }
     }
 
-    // The emptier of both lines gets the entry, so that none has to move while there is room for many.
+    // The last entries of a line are kept free as long as the other line has more of them, so that none has to move while
+    // there is room for many.
     #[test]
     fn lines_fill_evenly() {
         let buckets: Vec<Bucket> = (0..1024).map(|_| Bucket::default()).collect();

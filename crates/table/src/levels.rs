@@ -2,7 +2,8 @@
 //!
 //! Lines that are read often have to lie in a cache close to the processor, and a few entries scattered over an index for
 //! many would need a line each. So a table begins with its smallest level, and goes on to the next larger one when that
-//! fills up, a few lines with every connection that is made: nothing ever waits for a whole index to be copied.
+//! fills up, a few lines with every connection that is made: none waits for a whole index to be copied, unless its lines
+//! are full before that.
 //!
 //! While a level is built, connections are entered into both, and removed from both. Then the one word that tells readers
 //! where to look is stored. A reader that has the old word still finds what was there: the old level stays as it is until
@@ -11,15 +12,16 @@
 use flowhop_flow::record::{BUCKET_ENTRIES, Bucket, Span};
 
 use crate::index::{self, Entered};
+use crate::lookup::{lines_in, tag_of};
 use crate::memory::Geometry;
 
-/// Of a hundred entries that a level has room for: when more are taken, the next larger level is built. Before 79 none has
-/// to move, and with one move there is room for 95.
+/// Of a hundred entries that a level has room for: when more are taken, the next larger level is built. From 75 on some have
+/// to move, and with one move there is room for 94.
 const GROW_ABOVE: u64 = 82;
 /// Of a hundred entries: when fewer are taken, the next smaller level is built.
 const SHRINK_BELOW: u64 = 15;
 /// Lines of the old level that are gone through in a turn. With a turn for every connection the new level is complete when
-/// a twenty-fourth more is in the old one than when it was begun.
+/// five of a hundred more are taken in the old one than when it was begun.
 const CARRIED: u32 = 4;
 /// Lines of the new level that are emptied in a turn.
 const EMPTIED: u32 = 64;
@@ -115,6 +117,24 @@ impl Levels {
         }
     }
 
+    /// Drops the entries of the current level that have no hash, those that do not belong where they are, and those that are
+    /// there twice. Notes whose entries are kept.
+    pub(crate) fn keep(&self, buckets: &[Bucket], kept: &mut [bool], hash_of: impl Fn(u32) -> Option<u64>) {
+        let lines = self.current(buckets);
+        for (number, line) in lines.iter().enumerate() {
+            for entry in (0..BUCKET_ENTRIES).filter(|&entry| index::tag(line, entry) != 0) {
+                let place = index::place(line, entry);
+                let belongs = hash_of(place).is_some_and(|hash| {
+                    let those = lines_in(hash, lines.len() as u32);
+                    index::tag(line, entry) == tag_of(hash) && those.contains(&(number as u32))
+                });
+                if !belongs || std::mem::replace(&mut kept[place as usize], true) {
+                    index::clear(line, entry);
+                }
+            }
+        }
+    }
+
     /// Begins with another level if the number of entries asks for it, and goes on building it for some turns. Returns where
     /// readers are to look from now on, when that changes. All entries are published.
     pub(crate) fn tend(
@@ -153,7 +173,7 @@ impl Levels {
 
     /// The level that so many entries should be in, if that is another one.
     fn wanted(&self, entries: u64) -> Option<u32> {
-        let room = u64::from(self.span().lines) * BUCKET_ENTRIES as u64;
+        let room = room(self.span().lines);
         if entries * 100 > room * GROW_ABOVE {
             return self.current.checked_sub(1);
         }
@@ -186,5 +206,20 @@ impl Levels {
         self.next = None;
         self.current = level;
         Some(self.span())
+    }
+}
+
+/// Entries that lines have room for.
+const fn room(lines: u32) -> u64 {
+    lines as u64 * BUCKET_ENTRIES as u64
+}
+
+impl Geometry {
+    /// Lines that an index of this geometry has in use once there are so many connections.
+    #[must_use]
+    pub fn lines_of(self, connections: u32) -> u32 {
+        let mut lines = (0..self.levels.max(1)).rev().map(|level| (self.buckets >> level).max(1));
+        let enough = |lines: &u32| 200 * u64::from(connections) <= room(*lines) * GROW_ABOVE;
+        lines.find(enough).unwrap_or(self.buckets)
     }
 }

@@ -19,7 +19,7 @@
 //!   between its two lines may miss once, which hands the packet down; it never finds a wrong entry, because
 //!   the block's own key decides.
 //! * **Grow and shrink** of the index: another level is filled beside the one in use, and one store tells readers of it.
-//!   One that still looks at the old level at worst misses what has been made since.
+//!   One that still looks at the old level may miss, as with a move.
 //! * **Remove**: store identity 0 in both directions (unpublish), clear both tags, and put the block aside. A
 //!   reader that found it before may still forward one packet by it. After a grace period of all kernel
 //!   programs nobody can: then the last-seen stamps are read again. If a packet came in between, an *expiry* is

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use flowhop_flow::record::{
-    ADJACENCIES, Adjacency, BUCKET_ENTRIES, Block, Bucket, Config, GATES, Gate, MAX_BLOCKS, PORTS, Port,
+    ADJACENCIES, Adjacency, BUCKET_ENTRIES, Block, Bucket, Config, GATES, Gate, MAX_BLOCKS, PORTS, Port, index_kind,
 };
 
 /// A fixed run of shared records. Cloning shares it.
@@ -103,6 +103,10 @@ impl Geometry {
     #[must_use]
     pub fn for_connections(connections: u32, index: u32) -> Self {
         let blocks = connections.clamp(1, MAX_BLOCKS);
+        if index == index_kind::KERNEL_HASH {
+            // The kernel has the index.
+            return Self { buckets: 1, levels: 1, blocks, index };
+        }
         let entries = u64::from(blocks) * 2 * 10 / 8;
         let buckets = entries.div_ceil(BUCKET_ENTRIES as u64).max(2) as u32;
         Self { buckets, levels: 1, blocks, index }.growing_from(LEAST_LINES)

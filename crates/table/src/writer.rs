@@ -55,7 +55,7 @@ pub enum Inserted {
 pub enum InsertError {
     /// All blocks are taken, or wait for their grace period.
     NoBlock,
-    /// No free entry in the key's lines, even after a move.
+    /// No free entry in the key's lines of the largest level, even after a move.
     NoPlace,
     /// The kernel refused (hash back end).
     Kernel(String),
@@ -166,22 +166,28 @@ impl Table {
         secret: [u32; 10],
         kernel: Option<Box<dyn KernelHashSync>>,
     ) -> Self {
-        let config = &regions.config[0];
+        let mut table = Self::over(regions, geometry, secret, kernel);
+        table.free.extend((0..geometry.blocks).rev());
+        let config = table.config();
         config.layout.store(LAYOUT_VERSION);
         config.index.store(geometry.index);
         config.buckets.store(geometry.lines());
         config.blocks.store(geometry.blocks);
         config.set_secret(secret);
-        let levels = Levels::new(geometry);
-        config.span.store(levels.span().pack());
+        config.span.store(Levels::new(geometry).span().pack());
         config.magic.store(MAGIC);
+        table
+    }
+
+    /// What the writer keeps beside the memory, which is not written to: kernel programs may be using it.
+    fn over(regions: Regions, geometry: Geometry, secret: [u32; 10], kernel: Option<Box<dyn KernelHashSync>>) -> Self {
         let index = match kernel {
             Some(kernel) if geometry.index == index_kind::KERNEL_HASH => {
                 Index::KernelHash { mirror: HashMap::with_capacity(2 * geometry.blocks as usize), kernel }
             }
-            _ => Index::Lines(levels),
+            _ => Index::Lines(Levels::new(geometry)),
         };
-        let free = (0..geometry.blocks).rev().collect();
+        let free = Vec::with_capacity(geometry.blocks as usize);
         let aside = VecDeque::with_capacity(FIRST_ASIDE.min(geometry.blocks as usize));
         Self { regions, index, secret, free, aside, epoch: 0, next_serial: 1, live: 0 }
     }
@@ -210,9 +216,8 @@ impl Table {
             return Err(AdoptError::Geometry);
         }
         let (secret, span) = (config.secret(), config.span());
-        let mut table = Self::create(regions, geometry, secret, kernel);
+        let mut table = Self::over(regions, geometry, secret, kernel);
         table.adopt_span(span);
-        table.free.clear();
         let mut serial = 0;
         let mut live = Vec::new();
         for number in (0..geometry.blocks).rev() {
@@ -237,43 +242,35 @@ impl Table {
     /// Goes on with the level of the index that readers use. Without one, which nobody leaves behind who has made a
     /// connection, they are shown the largest, empty.
     fn adopt_span(&mut self, span: Span) {
-        if let Index::Lines(levels) = &mut self.index {
-            if !levels.adopt(span) {
-                levels.current(&self.regions.buckets).iter().for_each(index::empty);
-            }
+        if let Index::Lines(levels) = &mut self.index
+            && !levels.adopt(span)
+        {
+            levels.current(&self.regions.buckets).iter().for_each(index::empty);
             self.regions.config[0].span.store(levels.span().pack());
         }
     }
 
-    /// Drops index entries that name no live connection, and enters those that are missing.
+    /// Drops index entries that are not those of a live connection, once and where they belong, and enters those that are
+    /// missing.
     fn rebuild_index(&mut self, live: &[BlockIndex]) {
-        if let Index::KernelHash { kernel, .. } = &mut self.index {
-            let blocks = &self.regions.blocks;
-            kernel.retain(&|key, place| {
+        let Regions { buckets, blocks, .. } = &self.regions;
+        let mut kept = vec![false; 2 * blocks.len()];
+        match &mut self.index {
+            Index::KernelHash { kernel, .. } => kernel.retain(&|key, place| {
                 blocks.get((place >> 1) as usize).is_some_and(|block| has_key(block, (place & 1) as usize, key))
-            });
-        }
-        if let Index::Lines(levels) = &self.index {
-            for bucket in levels.current(&self.regions.buckets) {
-                for entry in 0..flowhop_flow::record::BUCKET_ENTRIES {
-                    let place = index::place(bucket, entry);
-                    let published = self
-                        .regions
-                        .blocks
-                        .get((place >> 1) as usize)
-                        .is_some_and(|block| block.hot[(place & 1) as usize].identity.load() != 0);
-                    if index::tag(bucket, entry) != 0 && !published {
-                        index::clear(bucket, entry);
-                    }
-                }
-            }
+            }),
+            Index::Lines(levels) => levels.keep(buckets, &mut kept, |place| {
+                let block = blocks.get((place >> 1) as usize).filter(|block| is_live(block))?;
+                Some(key_of(block, (place & 1) as usize).hash(&self.secret))
+            }),
         }
         for &number in live {
             let keys = [0, 1].map(|direction| key_of(&self.regions.blocks[number as usize], direction));
             let hashes = keys.map(|key| key.hash(&self.secret));
             for (direction, key) in keys.iter().enumerate() {
-                if self.find(key, hashes[direction]).is_none() {
-                    let _entered = self.enter(key, hashes, number << 1 | direction as u32);
+                let place = number << 1 | direction as u32;
+                if !kept[place as usize] {
+                    let _entered = self.enter(key, hashes, place);
                 }
             }
         }
@@ -378,8 +375,8 @@ impl Table {
         Ok(Inserted::New(number))
     }
 
-    /// Has the index grow or shrink with what is in it, by some turns of bounded work: `true` where there may be more to
-    /// do. Insertions do it by themselves; it is to be called now and then besides.
+    /// Has the index grow or shrink with what is in it, by some turns of bounded work; `true` while there is more of it.
+    /// Insertions do it by themselves; it is to be called now and then besides.
     pub fn tend(&mut self, turns: u32) -> bool {
         let Index::Lines(levels) = &mut self.index else { return false };
         let Regions { buckets, blocks, config, .. } = &self.regions;

@@ -13,6 +13,7 @@ use flowhop_flow::Key;
 use flowhop_flow::key::{self, mapped, ports};
 use flowhop_flow::record::{Action, BUCKET_ENTRIES, Steer, TAG_PLACES, index_kind};
 use flowhop_flow::rewrite::Rewrite;
+use flowhop_table::index::Entered;
 use flowhop_table::lookup::{self, lines_in, tag_of};
 use flowhop_table::writer::rewrite_between;
 use flowhop_table::{
@@ -510,15 +511,75 @@ fn an_entry_is_that_of_its_whole_key() {
 #[test]
 fn the_index_is_as_large_as_the_blocks_need() {
     for connections in [1, 7, 64, 4096, 65_536, 1_000_000, 8_388_608] {
-        let Geometry { buckets, blocks, .. } = Geometry::for_connections(connections, index_kind::LINES);
+        let geometry = Geometry::for_connections(connections, index_kind::LINES);
+        let Geometry { buckets, blocks, .. } = geometry;
         assert_eq!(blocks, connections);
         let (entries, keys) = (u64::from(buckets) * BUCKET_ENTRIES as u64, 2 * u64::from(blocks));
         assert!(entries * 8 / 10 >= keys, "{keys} keys in {entries} entries");
-        let bytes = u64::from(buckets) * 64 + u64::from(blocks) * 256;
+        let bytes = u64::from(geometry.lines()) * 64 + u64::from(blocks) * 256;
         assert!(connections < 64 || bytes <= 320 * u64::from(connections), "{bytes} bytes");
     }
     assert_eq!(Geometry::for_connections(u32::MAX, index_kind::LINES).blocks, 1 << 23);
     assert_eq!(Geometry::for_connections(0, index_kind::LINES).buckets, 2);
+    assert_eq!(Geometry::for_connections(1 << 20, index_kind::KERNEL_HASH).lines(), 1, "the kernel has the index");
+}
+
+// What a new process does until it knows the table must not be seen by programs that run meanwhile (A12).
+#[test]
+fn adoption_leaves_readers_their_level() {
+    let geometry = Geometry { buckets: 64, levels: 5, blocks: 380, index: index_kind::LINES };
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    for number in 0..200 {
+        made(&mut table, number);
+    }
+    let regions = table.regions().clone();
+    let before = regions.config[0].span();
+    assert_eq!(before.lines, geometry.lines_of(200));
+    drop(table);
+    // Not even for a moment: whoever looked would miss all connections.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = HashSet::new();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let span = regions.config[0].span();
+                seen.insert((span.start, span.lines));
+            }
+            seen
+        });
+        for _ in 0..2000 {
+            let table = Table::adopt(regions.clone(), geometry, None).unwrap();
+            assert_eq!(table.live(), 200);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(watcher.join().unwrap(), HashSet::from([(before.start, before.lines)]));
+    });
+}
+
+// A process that died between the two stores of a move leaves an entry twice; one that was put elsewhere by nobody knows
+// what is dropped as well.
+#[test]
+fn adoption_keeps_an_entry_once_and_where_it_belongs() {
+    let geometry = Geometry { buckets: 8, levels: 1, blocks: 40, index: index_kind::LINES };
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    for number in 0..20 {
+        made(&mut table, number);
+    }
+    let regions = table.regions().clone();
+    let used = || regions.buckets.iter().flat_map(flowhop_table::index::places).count();
+    let hash = |number| table.hash(&pair(number)[0]);
+    let (twice, stray) = (table.find(&pair(3)[0], hash(3)).unwrap().0, table.find(&pair(4)[0], hash(4)).unwrap().0);
+    let none = |_: u32| unreachable!("there is room");
+    assert_ne!(flowhop_table::index::insert(&regions.buckets, hash(3), twice << 1, none), Entered::NoRoom);
+    // Under the hash of another connection.
+    assert_ne!(flowhop_table::index::insert(&regions.buckets, hash(5), stray << 1, none), Entered::NoRoom);
+    assert_eq!(used(), 42);
+    let table = Table::adopt(regions.clone(), geometry, None).unwrap();
+    assert_eq!(used(), 40);
+    for number in 0..20 {
+        let key = &pair(number)[0];
+        assert!(lookup::find(&regions, regions.config[0].span(), key, table.hash(key)).is_some());
+    }
 }
 
 // A12: programs go on reading while a table is taken over, so that what is live stays where it is.

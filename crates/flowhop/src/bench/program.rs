@@ -111,7 +111,7 @@ fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Lo
         bench.progress(format!("{load}: {} ready", timed.who))?;
         runners.push(Runner::of(timed, load)?);
         if timed.who == DRIVER && load.shape == Shape::Udp {
-            runners.push(Runner::memory(&timed.field, load)?);
+            runners.push(Runner::memory(bench, &timed.field, load)?);
         }
     }
     for _ in 0..bench.rounds() {
@@ -148,10 +148,10 @@ impl<'a> Runner<'a> {
     }
 
     /// The reads that no table can do without.
-    fn memory(field: &'a Field, load: Load) -> Result<Self, LabError> {
-        let geometry = Geometry::for_connections(load.flows, index_kind::LINES);
+    fn memory(bench: &Bench<'_>, field: &'a Field, load: Load) -> Result<Self, LabError> {
+        let geometry = Geometry::for_connections(many_flows("lines", bench.most()).connections, index_kind::LINES);
         Self::new(MEMORY, field, load, Kind::Xdp, None, || {
-            floor::two_lines(field.hop, load, field.lan, geometry.buckets)
+            floor::two_lines(field.hop, load, field.lan, geometry.lines_of(load.flows))
         })
     }
 

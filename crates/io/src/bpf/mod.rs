@@ -87,7 +87,7 @@ pub enum IndexKind {
 /// Size of the tables. It is fixed when they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Lines of the index, twelve entries each; a connection takes two entries.
+    /// Lines that there is memory for in the index, all its levels together: twelve entries each.
     pub buckets: u32,
     /// Connections.
     pub blocks: u32,
@@ -494,6 +494,7 @@ fn initialise(config: &Config, geometry: Geometry) -> Result<(), KernelError> {
     config.set_secret(secret);
     config.layout.store(LAYOUT_VERSION);
     config.buckets.store(geometry.buckets);
+    // Whoever makes a table of it says which of them are in use.
     config.span.store(Span { start: 0, lines: geometry.buckets }.pack());
     config.blocks.store(geometry.blocks);
     config.index.store(match geometry.index {

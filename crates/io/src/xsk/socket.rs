@@ -197,13 +197,18 @@ impl Socket {
 
     /// Has the kernel send as many packets as wait, by as few system calls as that takes. Tells whether it would have to be
     /// asked again: it lends a socket memory for so many packets at a time.
-    fn kick(&mut self, waiting: u32, counted: &mut Statistics) -> bool {
+    fn kick(&mut self, mut waiting: u32, counted: &mut Statistics) -> bool {
         let mut calls = waiting / SENT_AT_ONCE + 1;
         let limit = counted.refused + u64::from(waiting);
         while calls > 0 {
             match rustix::net::send(&self.socket, &[], SendFlags::DONTWAIT) {
                 // More to send, or (seldom) more than the device takes.
-                Err(Errno::AGAIN | Errno::INTR) => calls -= 1,
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    let left = self.transmit.waiting();
+                    calls = if left == waiting { 0 } else { calls - 1 };
+                    waiting = left;
+                }
+                Err(Errno::NOBUFS | Errno::NOMEM) => return true,
                 // A packet was lost, behind the ring: no carrier, or no room in the queue of the device. On with the next.
                 Err(Errno::BUSY) if counted.refused < limit => counted.refused += 1,
                 // All is sent, or nothing can be: the device is down or gone.

@@ -39,52 +39,41 @@ pub(super) fn has_any(range: (u16, u16), words: impl Fn(usize) -> u64) -> bool {
     places(range).any(|index| words(index) & mask(range, index) != 0)
 }
 
+/// The ports that are in none of some ranges, which are sorted.
+pub(super) fn outside(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut rest = Vec::new();
+    let mut next = Some(0);
+    for (first, last) in ranges {
+        if let Some(from) = next.filter(|from| from < first) {
+            rest.push((from, first - 1));
+        }
+        next = last.checked_add(1);
+    }
+    rest.extend(next.map(|from| (from, u16::MAX)));
+    rest
+}
+
 /// Ports that must not be given out, from several sources: found word by word, since a search rarely looks at more than a few.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Barred<'a> {
-    /// In order, none touching another, once all are known.
+    /// In order, none touching another.
     ranges: Vec<(u16, u16)>,
     words: Option<&'a Words>,
 }
 
 impl<'a> Barred<'a> {
-    /// Those between two, both included.
-    pub(super) fn add(&mut self, (first, last): (u16, u16)) {
-        if first <= last {
-            self.ranges.push((first, last));
-        }
-    }
-
-    /// Those that are in none of some ranges, which are sorted.
-    pub(super) fn add_outside(&mut self, ranges: &[(u16, u16)]) {
-        let mut next = Some(0);
-        for (first, last) in ranges {
-            if let Some(from) = next.filter(|from| from < first) {
-                self.add((from, first - 1));
-            }
-            next = last.checked_add(1);
-        }
-        if let Some(from) = next {
-            self.add((from, u16::MAX));
-        }
-    }
-
-    /// Those of a whole set, one of which there can be.
-    pub(super) const fn add_words(&mut self, words: &'a Words) {
-        self.words = Some(words);
-    }
-
-    /// All are known.
-    pub(super) fn complete(mut self) -> Self {
-        self.ranges.sort_unstable();
-        self.ranges.dedup_by(|next, before| {
+    /// Those between two each, both included, in any order, and those of a set.
+    pub(super) fn new(mut ranges: Vec<(u16, u16)>, words: Option<&'a Words>) -> Self {
+        ranges.retain(|(first, last)| first <= last);
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, before| {
             let touches = next.0 <= before.1.saturating_add(1);
             if touches {
                 before.1 = before.1.max(next.1);
             }
             touches
         });
-        self
+        Self { ranges, words }
     }
 
     /// Those of a word.
@@ -181,11 +170,7 @@ mod tests {
 
     #[test]
     fn what_is_outside_of_ranges_is_the_rest() {
-        let outside = |ranges: &[(u16, u16)]| {
-            let mut barred = Barred::default();
-            barred.add_outside(ranges);
-            members(&barred.complete()).len()
-        };
+        let outside = |ranges: &[(u16, u16)]| members(&Barred::new(outside(ranges), None)).len();
         assert_eq!(outside(&[]), 65536);
         assert_eq!(outside(&[(0, u16::MAX)]), 0);
         assert_eq!(outside(&[(5, 9), (1024, u16::MAX)]), 1024 - 5);
@@ -198,16 +183,10 @@ mod tests {
         add(&mut words, (40_000, 40_100));
         let ranges =
             [(500, 600), (10, 20), (21, 30), (550, 551), (64, 64), (7, 5), (0, 0), (600, 700), (65_535, 65_535)];
-        let mut barred = Barred::default();
-        ranges.into_iter().for_each(|range| barred.add(range));
-        barred.add_words(&words);
-        let barred = barred.complete();
+        let barred = Barred::new(ranges.to_vec(), Some(&words));
         let all = ranges.into_iter().chain([(40_000, 40_100)]);
         let expected: std::collections::BTreeSet<u16> = all.flat_map(|(first, last)| first..=last).collect();
         assert_eq!(members(&barred), expected.into_iter().collect::<Vec<_>>());
-        let mut all = Barred::default();
-        all.add((0, u16::MAX));
-        all.add((3, 4));
-        assert_eq!(members(&all.complete()).len(), 65_536);
+        assert_eq!(members(&Barred::new(vec![(0, u16::MAX), (3, 4)], None)).len(), 65_536);
     }
 }

@@ -8,7 +8,7 @@ use flowhop_flow::key::Address;
 use flowhop_policy::{DestinationTranslation, ICMP, ICMPV6, Policy, TCP, UDP, ZoneId, ZoneSet};
 use flowhop_wire::{icmp4, icmp6, pcp};
 
-use super::port_set::{self, Barred};
+use super::port_set;
 use crate::shared::number;
 
 /// The destination translations of a policy, or those of them that one zone may use.
@@ -120,15 +120,15 @@ impl Published {
     /// Adds the ports, or identifiers, of an address that a mapping must not have. Where a service is published on every
     /// port there is none to be left to it: then mappings may use them all, since their packets are known flows.
     /// The addresses of a one-to-one translation have but one user.
-    pub(super) fn bar(&self, address: &Address, protocol: u8, barred: &mut Barred<'_>) {
+    pub(super) fn bar(&self, address: &Address, protocol: u8, barred: &mut Vec<(u16, u16)>) {
         for entry in self.entries(address) {
             if entry.one_to_one {
-                barred.add((0, u16::MAX));
+                barred.push((0, u16::MAX));
                 return;
             }
             let ports = entry.translation.service.ports(protocol);
             if matches!(protocol, TCP | UDP) && !ports.is_any() {
-                ports.ranges().iter().for_each(|range| barred.add(*range));
+                barred.extend(ports.ranges());
             }
         }
     }

@@ -22,7 +22,7 @@ use flowhop_wire::{pcp, protocol};
 use rand_core::RngCore;
 
 use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
-use super::port_set::Barred;
+use super::port_set::{self, Barred};
 use super::resting::Holder;
 use super::{
     cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, nat64, pool, remote, translated_ports,
@@ -155,26 +155,23 @@ pub(super) fn with_choices<E: From<Reason>>(
     let own = |address: &Address| routing.is_own(key::ip(address));
     let closed = shared.closed();
     let bar = |address: &Address| {
-        let mut barred = Barred::default();
+        let mut barred = Vec::new();
         current.published.bar(address, protocol, &mut barred);
         if let Some(among) = request.among {
-            barred.add_outside(among.ranges());
+            barred.extend(port_set::outside(among.ranges()));
         }
         if protocol == protocol::UDP && current.policy.pcp.is_some() {
-            barred.add((pcp::CLIENT_PORT, pcp::SERVER_PORT));
+            barred.push((pcp::CLIENT_PORT, pcp::SERVER_PORT));
         }
         let others = current.policy.nats.iter().zip(&current.nats).filter(|(_, other)| **other != choice.identity);
         for (nat, _) in others {
             if let Allocation::Deterministic(lots) = &nat.pool.allocation
                 && let Some(range) = lots.given_out(key::ip(address))
             {
-                barred.add(range);
+                barred.push(range);
             }
         }
-        if own(address) {
-            barred.add_words(closed.words(protocol));
-        }
-        barred.complete()
+        Barred::new(barred, own(address).then(|| closed.words(protocol)))
     };
     let keeps = |address: &Address| match choice.new_source() {
         Some(new @ SourceTranslation::Ranges(_)) => new.offers(key::ip(address)),

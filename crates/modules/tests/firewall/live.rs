@@ -496,6 +496,21 @@ fn an_entry_waits_for_packets_that_have_not_left() {
     assert!(bed.steers(block).iter().all(|steer| !steer.pending));
 }
 
+// One output that takes less than it is given does not keep the flows of all others from their path.
+#[test]
+fn a_device_that_stays_busy_is_not_waited_for() {
+    let mut bed = Bed::sized(&ruled(""), 64, true);
+    bed.outside.busy = true;
+    assert_eq!(bed.handed_down(false, 0), Reason::Forwarded);
+    let block = bed.engine.table().live_blocks().next().unwrap();
+    bed.settle();
+    assert!(bed.steers(block).iter().all(|steer| steer.pending));
+    bed.pass(1000);
+    bed.settle();
+    assert!(bed.steers(block).iter().all(|steer| !steer.pending));
+    assert_eq!(bed.engine.pending(), 0);
+}
+
 // A5: packets that the program in the driver passed on before an entry became pending come by the socket buffer's queue,
 // later ones by the driver's; a second change waits until they are told apart.
 #[test]

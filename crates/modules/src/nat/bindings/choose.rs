@@ -85,7 +85,7 @@ impl<'a, 'c> Offer<'a, 'c> {
             address,
             barred: (choices.bar)(&address),
             used: state.ports.get(&(address, protocol)),
-            blocks: terms.cut.map_or_else(|| state.blocks.ports(&address), |_| None),
+            blocks: if terms.cut.is_none() { state.blocks.ports(&address) } else { None },
             resting: state.resting.of(address, protocol),
         }
     }
