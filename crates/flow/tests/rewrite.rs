@@ -6,8 +6,9 @@ mod common;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use flowhop_flow::key::{self, ports};
-use flowhop_flow::rewrite::{Rewrite, apply};
+use flowhop_flow::rewrite::{Rewrite, apply, renumber};
 use flowhop_wire::build::Spec;
+use flowhop_wire::checksum::Delta;
 use flowhop_wire::tcp_flags::{ACK, PSH};
 use flowhop_wire::verify;
 use proptest::prelude::*;
@@ -137,4 +138,28 @@ fn ports_are_rewritten_though_their_sum_stays() {
     should[..12].copy_from_slice(&MACS);
     assert_eq!(bytes[22], 64);
     assert_eq!(is, should);
+}
+
+// What numbers of a stream are shifted by changes the checksum as the ports do, and may do so as much as the addresses: the
+// ports stay, and both deltas have the same bits.
+#[test]
+fn a_shift_of_numbers_may_weigh_as_much_as_the_new_addresses() {
+    let end = |host| SocketAddr::from(([10, 0, 0, host], 1000));
+    let make = |source, sequence| Spec::tcp(source, end(9), ACK, b"x").with_sequence(sequence, 99).to_vec().unwrap();
+    let mut frame = Buffer { bytes: make(end(1), 77), partial: false };
+    let parsed = parsed(&frame);
+    let rewrite = Rewrite {
+        source: key::address(end(2).ip()),
+        destination: parsed.key.destination,
+        ports: parsed.key.ports,
+        address_delta: 0,
+        port_delta: 0,
+    };
+    let mut rewrite = rewrite.with_deltas(&parsed.key.source, &parsed.key.destination, parsed.key.ports);
+    let shifted = renumber(&mut frame, parsed.transport_offset, [1, 0]).unwrap();
+    rewrite.port_delta = Delta(rewrite.port_delta).and(shifted).0;
+    assert_eq!(rewrite.port_delta, rewrite.address_delta);
+    apply(&mut frame, &parsed, &rewrite, &MACS, || IDENTIFICATION).unwrap();
+    assert!(verify::transport(&frame.bytes[14..]).is_acceptable());
+    assert_eq!(frame.bytes[34..], make(end(2), 78)[34..]);
 }

@@ -1,5 +1,5 @@
 //! A bed with the programs on two interfaces, flows written by hand, and the native function beside.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test bed fails loudly")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test bed fails loudly")]
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
