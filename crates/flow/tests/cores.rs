@@ -253,3 +253,18 @@ fn a_next_hop_is_read_in_one_piece() {
         }
     }
 }
+
+// Whoever looks at a record twice sees whether it is still the change that a killed writer has left half-way.
+#[test]
+fn a_change_has_another_number_than_one_that_was_left_half_way() {
+    // The change itself begins with its second access.
+    for (before, changing) in [(0, false), (1, false), (2, true), (6, true)] {
+        let adjacency = Adjacency::default();
+        adjacency.sequence.add(1);
+        let seen = Mutex::new(0);
+        let order: Vec<usize> = [vec![0; before], vec![1], vec![0; 7 - before]].concat();
+        Turns::run(&order, &[&|| adjacency.write(&NEW), &|| *seen.lock().unwrap() = adjacency.sequence.load()]);
+        let seen = *seen.lock().unwrap();
+        assert!(seen % 2 == 1 && (seen != 1) == changing, "{seen} after {before} accesses");
+    }
+}

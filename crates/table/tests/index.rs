@@ -43,9 +43,9 @@ fn an_entry_is_in_its_first_line_unless_the_other_one_is_emptier_by_then() {
         if std::ptr::eq(first, second) {
             continue;
         }
-        if own > 2 || own > other {
+        if own > 2 || own >= other {
             assert_eq!((room(first), room(second)), (own - 1, other), "{n}: there was room for {own} and {other}");
-        } else if own < other {
+        } else {
             assert_eq!((room(first), room(second)), (own, other - 1), "{n}: there was room for {own} and {other}");
         }
     }

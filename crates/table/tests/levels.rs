@@ -4,9 +4,9 @@
 use flowhop_flow::Key;
 use flowhop_flow::key::{mapped, ports};
 use flowhop_flow::record::{Bucket, Steer, index_kind};
-use flowhop_table::lookup::{self, lines_in};
+use flowhop_table::lookup::{self, lines_in, tag_of};
 use flowhop_table::{
-    BlockIndex, Draft, DraftSide, Geometry, InsertError, Inserted, Regions, Removal, Table, index, is_live,
+    AdoptError, BlockIndex, Draft, DraftSide, Geometry, InsertError, Inserted, Regions, Removal, Table, index, is_live,
 };
 
 const SECRET: [u32; 10] = [
@@ -87,6 +87,7 @@ fn turns(table: &mut Table) -> u32 {
     while table.tend(0) {
         table.tend(1);
         turns += 1;
+        assert!(turns < 10_000, "there is always more to do");
     }
     turns
 }
@@ -235,15 +236,19 @@ fn an_index_with_a_full_line_is_enlarged_at_once() {
     for block in 15..number {
         table.remove(block, Removal::Final);
     }
-    let same = |n: &u32| lines_in(table.hash(&keys(*n)[0]), 16) == [5, 5];
-    let crowd: Vec<u32> = (1 << 20..1 << 24).filter(same).take(13).collect();
-    for n in &crowd[..12] {
+    let all_in = |line, count| -> Vec<u32> {
+        let same = |n: &u32| lines_in(table.hash(&keys(*n)[0]), 16) == [line, line];
+        (1 << 20..1 << 24).filter(same).take(count).collect()
+    };
+    // Lines 4 and 5 are one line of a level half as large.
+    let (crowd, beside) = (all_in(5, 13), all_in(4, 1));
+    for n in crowd[..12].iter().chain(&beside) {
         insert(&mut table, *n);
     }
-    for block in 0..14 {
+    for block in 0..15 {
         table.remove(block, Removal::Final);
     }
-    assert!(table.tend(1), "a smaller one is begun, which has no room for what is in that line either");
+    assert!(table.tend(1), "a smaller one is begun, which has no room for those either");
     assert_eq!(lines(&table), 16);
     insert(&mut table, crowd[12]);
     assert_eq!(lines(&table), 32);
@@ -276,6 +281,19 @@ fn a_table_is_taken_over_with_its_level() {
         table = Table::adopt(table.regions().clone(), geometry, None).unwrap();
         assert_eq!((table.config().span(), lines(&table)), (span, expected));
         check(&table);
+    }
+}
+
+// Both what the memory says and how much of it there is have to be as this process would have made it.
+#[test]
+fn memory_of_another_shape_is_refused() {
+    let geometry = Geometry { buckets: 16, levels: 1, blocks: 40, index: index_kind::LINES };
+    let table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    let hash = Geometry { index: index_kind::KERNEL_HASH, ..geometry };
+    assert_eq!(Table::adopt(table.regions().clone(), hash, None).unwrap_err(), AdoptError::Geometry);
+    for more in [Geometry { buckets: 17, ..geometry }, Geometry { blocks: 41, ..geometry }] {
+        let table = Table::create(Regions::private(more), geometry, SECRET, None);
+        assert_eq!(Table::adopt(table.regions().clone(), geometry, None).unwrap_err(), AdoptError::Geometry);
     }
 }
 
@@ -320,4 +338,27 @@ fn there_are_levels_down_to_the_smallest_that_is_wanted() {
         }
     }
     assert_eq!(Geometry { buckets: 8, levels: 1, blocks: 9, index: index_kind::LINES }.growing_from(0).levels, 4);
+}
+
+// A12: an entry in a line of its hash with another tag, or with its tag in another line, is one that no reader finds.
+#[test]
+fn entries_that_no_reader_finds_are_entered_anew_by_adoption() {
+    let geometry = Geometry { buckets: 16, levels: 1, blocks: 40, index: index_kind::LINES };
+    let mut table = Table::create(Regions::private(geometry), geometry, SECRET, None);
+    let block = insert(&mut table, 1);
+    (2..20).for_each(|n| _ = insert(&mut table, n));
+    let hash = table.hash(&keys(1)[0]);
+    let own = lines_in(hash, 16);
+    let others = || (0..1 << 20).map(|n| table.hash(&keys(n)[1]));
+    let of_its_line = others().find(|other| lines_in(*other, 16) == own && tag_of(*other) != tag_of(hash)).unwrap();
+    // The tag is made of the bits from the eighth on.
+    let with_tag = |other: u64| other & !0x00ff_ff00 | hash & 0x00ff_ff00;
+    let of_its_tag = others().map(with_tag).find(|other| lines_in(*other, 16).iter().all(|line| !own.contains(line)));
+    for wrong in [of_its_line, of_its_tag.unwrap()] {
+        let regions = table.regions().clone();
+        assert!(index::remove(&regions.buckets, hash, block << 1));
+        assert_ne!(index::insert(&regions.buckets, wrong, block << 1, |_| hash), index::Entered::NoRoom);
+        table = Table::adopt(regions, geometry, None).unwrap();
+        check(&table);
+    }
 }
