@@ -45,6 +45,12 @@ struct Next {
     carried: u32,
 }
 
+impl Next {
+    const fn of(level: u32) -> Self {
+        Self { level, emptied: 0, carried: 0 }
+    }
+}
+
 impl Levels {
     /// An empty index, at its smallest.
     pub(crate) const fn new(geometry: Geometry) -> Self {
@@ -66,7 +72,7 @@ impl Levels {
     /// Levels of even numbers share their memory, and so do those of odd ones: one is never built over the one in use.
     fn span_of(&self, level: u32) -> Span {
         let start = if level.is_multiple_of(2) { 0 } else { self.geometry.buckets };
-        Span { start, lines: (self.geometry.buckets >> level).max(1) }
+        Span { start, lines: self.geometry.lines_at(level) }
     }
 
     fn lines<'a>(&self, buckets: &'a [Bucket], level: u32) -> &'a [Bucket] {
@@ -146,7 +152,7 @@ impl Levels {
     ) -> Option<Span> {
         if self.next.is_none() {
             let level = self.wanted(entries)?;
-            self.next = Some(Next { level, emptied: 0, carried: 0 });
+            self.next = Some(Next::of(level));
         }
         (0..turns).find_map(|_| self.turn(buckets, &hash_of))
     }
@@ -156,7 +162,7 @@ impl Levels {
     pub(crate) fn enlarge(&mut self, buckets: &[Bucket], hash_of: impl Fn(u32) -> u64) -> Option<Span> {
         let level = self.current.checked_sub(1)?;
         if self.next.as_ref().is_none_or(|next| next.level != level) {
-            self.next = Some(Next { level, emptied: 0, carried: 0 });
+            self.next = Some(Next::of(level));
         }
         while self.next.is_some() {
             if let Some(span) = self.turn(buckets, &hash_of) {
@@ -173,22 +179,21 @@ impl Levels {
 
     /// The level that so many entries should be in, if that is another one.
     fn wanted(&self, entries: u64) -> Option<u32> {
-        let room = room(self.span().lines);
-        if entries * 100 > room * GROW_ABOVE {
+        let lines = self.span().lines;
+        if !is_enough(lines, entries) {
             return self.current.checked_sub(1);
         }
         let smaller = self.current + 1;
-        (entries * 100 < room * SHRINK_BELOW && smaller < self.geometry.levels).then_some(smaller)
+        (entries * 100 < room(lines) * SHRINK_BELOW && smaller < self.geometry.levels).then_some(smaller)
     }
 
     fn turn(&mut self, buckets: &[Bucket], hash_of: impl Fn(u32) -> u64) -> Option<Span> {
-        let next = self.next.as_mut()?;
-        let (level, emptied, carried) = (next.level, next.emptied, next.carried);
+        let &Next { level, emptied, carried } = self.next.as_ref()?;
         let lines = self.lines(buckets, level);
         if (emptied as usize) < lines.len() {
             let end = lines.len().min((emptied + EMPTIED) as usize);
             lines[emptied as usize..end].iter().for_each(index::empty);
-            self.next = Some(Next { level, emptied: end as u32, carried });
+            self.next.as_mut()?.emptied = end as u32;
             return None;
         }
         let old = self.current(buckets);
@@ -214,12 +219,21 @@ const fn room(lines: u32) -> u64 {
     lines as u64 * BUCKET_ENTRIES as u64
 }
 
+/// Whether so many entries may be in lines without more being wanted.
+const fn is_enough(lines: u32, entries: u64) -> bool {
+    entries * 100 <= room(lines) * GROW_ABOVE
+}
+
 impl Geometry {
+    /// Lines of a level.
+    fn lines_at(self, level: u32) -> u32 {
+        (self.buckets >> level).max(1)
+    }
+
     /// Lines that an index of this geometry has in use once there are so many connections.
     #[must_use]
     pub fn lines_of(self, connections: u32) -> u32 {
-        let mut lines = (0..self.levels.max(1)).rev().map(|level| (self.buckets >> level).max(1));
-        let enough = |lines: &u32| 200 * u64::from(connections) <= room(*lines) * GROW_ABOVE;
-        lines.find(enough).unwrap_or(self.buckets)
+        let mut lines = (0..self.levels.max(1)).rev().map(|level| self.lines_at(level));
+        lines.find(|lines| is_enough(*lines, 2 * u64::from(connections))).unwrap_or(self.buckets)
     }
 }

@@ -1,17 +1,19 @@
 //! Where in the index an entry is put: readers find most in the line that they look at first.
 
+#[expect(dead_code, reason = "other tests need it")]
+mod common;
+
 use std::cell::Cell;
 
 use flowhop_flow::record::{BUCKET_ENTRIES, Bucket};
 use flowhop_table::index::{Entered, find, insert, place, places, remove, tag};
 use flowhop_table::lookup::{lines_in, tag_of};
 
+use common::spread;
+
 /// A hash, as different from that of the next number as those of keys are.
 fn hash(n: u32) -> u64 {
-    let z = (u64::from(n) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    spread((u64::from(n) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 fn lines(number: usize) -> Vec<Bucket> {

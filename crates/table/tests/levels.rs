@@ -1,6 +1,9 @@
 //! Levels of the index: when another one is built, how much of it in a turn, and what is in it then (checklist B12).
 #![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests: a panic is their report")]
 
+#[expect(dead_code, reason = "other tests need it")]
+mod common;
+
 use flowhop_flow::Key;
 use flowhop_flow::key::{mapped, ports};
 use flowhop_flow::record::{Bucket, Steer, index_kind};
@@ -9,18 +12,7 @@ use flowhop_table::{
     AdoptError, BlockIndex, Draft, DraftSide, Geometry, InsertError, Inserted, Regions, Removal, Table, index, is_live,
 };
 
-const SECRET: [u32; 10] = [
-    0x243f_6a88,
-    0x85a3_08d3,
-    0x1319_8a2e,
-    0x0370_7344,
-    0xa409_3822,
-    0x299f_31d0,
-    0x082e_fa98,
-    0xec4e_6c89,
-    0x4528_21e6,
-    0x38d0_1377,
-];
+use common::SECRET;
 
 /// Both keys of connection `n`.
 fn keys(n: u32) -> [Key; 2] {

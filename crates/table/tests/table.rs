@@ -6,6 +6,8 @@
     reason = "helpers of tests: a panic is their report"
 )]
 
+mod common;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
@@ -22,18 +24,7 @@ use flowhop_table::{
 };
 use proptest::prelude::*;
 
-const SECRET: [u32; 10] = [
-    0x243f_6a88,
-    0x85a3_08d3,
-    0x1319_8a2e,
-    0x0370_7344,
-    0xa409_3822,
-    0x299f_31d0,
-    0x082e_fa98,
-    0xec4e_6c89,
-    0x4528_21e6,
-    0x38d0_1377,
-];
+use common::{SECRET, spread};
 
 /// SplitMix64.
 struct Random(u64);
@@ -41,9 +32,7 @@ struct Random(u64);
 impl Random {
     fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        spread(self.0)
     }
 
     fn below(&mut self, n: u64) -> u64 {

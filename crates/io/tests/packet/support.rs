@@ -6,6 +6,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flowhop_io::netlink::Monitor;
+use flowhop_io::poll::Poller;
+use flowhop_routing::Event;
 use nix::sched::{CloneFlags, unshare};
 
 type Job = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
@@ -60,10 +63,16 @@ impl Namespace {
     fn runs(&self, device: &str) {
         let device = device.to_owned();
         self.run(move || {
+            let mut monitor = Monitor::open().expect("the kernel's announcements");
+            let mut poller = Poller::new().expect("a poller");
+            poller.add(&monitor, 0).expect("the monitor is waited for");
+            let mut events = monitor.dump().expect("what there is");
+            let runs = |event: Event| matches!(event, Event::LinkUpsert(link) if link.name == device && link.up);
             let end = Instant::now() + Duration::from_secs(10);
-            while !ip(&format!("link show dev {device}")).contains("state UP") {
-                assert!(Instant::now() < end, "{device} does not run");
-                thread::sleep(Duration::from_millis(5));
+            while !events.drain(..).any(runs) {
+                let left = end.checked_duration_since(Instant::now()).expect("the device runs by then");
+                poller.wait(Some(left), &mut Vec::new()).expect("an announcement");
+                monitor.poll_events(&mut events).expect("announcements");
             }
         });
     }

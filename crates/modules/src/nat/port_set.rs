@@ -39,48 +39,25 @@ pub(super) fn has_any(range: (u16, u16), words: impl Fn(usize) -> u64) -> bool {
     places(range).any(|index| words(index) & mask(range, index) != 0)
 }
 
-/// The ports that are in none of some ranges, which are sorted.
-pub(super) fn outside(ranges: &[(u16, u16)]) -> Vec<(u16, u16)> {
-    let mut rest = Vec::new();
-    let mut next = Some(0);
-    for (first, last) in ranges {
-        if let Some(from) = next.filter(|from| from < first) {
-            rest.push((from, first - 1));
-        }
-        next = last.checked_add(1);
-    }
-    rest.extend(next.map(|from| (from, u16::MAX)));
-    rest
-}
-
 /// Ports that must not be given out, from several sources: found word by word, since a search rarely looks at more than a few.
 #[derive(Debug)]
 pub(super) struct Barred<'a> {
-    /// In order, none touching another.
-    ranges: Vec<(u16, u16)>,
+    ports: flowhop_policy::PortSet,
     words: Option<&'a Words>,
 }
 
 impl<'a> Barred<'a> {
     /// Those between two each, both included, in any order, and those of a set.
-    pub(super) fn new(mut ranges: Vec<(u16, u16)>, words: Option<&'a Words>) -> Self {
-        ranges.retain(|(first, last)| first <= last);
-        ranges.sort_unstable();
-        ranges.dedup_by(|next, before| {
-            let touches = next.0 <= before.1.saturating_add(1);
-            if touches {
-                before.1 = before.1.max(next.1);
-            }
-            touches
-        });
-        Self { ranges, words }
+    pub(super) fn new(ranges: Vec<(u16, u16)>, words: Option<&'a Words>) -> Self {
+        Self { ports: flowhop_policy::PortSet::of_ranges(ranges), words }
     }
 
     /// Those of a word.
     pub(super) fn word(&self, index: usize) -> u64 {
         let (base, end) = (index * 64, index * 64 + 63);
-        let from = self.ranges.partition_point(|(_, last)| usize::from(*last) < base);
-        let of_word = self.ranges[from..].iter().take_while(|(first, _)| usize::from(*first) <= end);
+        let ranges = self.ports.ranges();
+        let from = ranges.partition_point(|(_, last)| usize::from(*last) < base);
+        let of_word = ranges[from..].iter().take_while(|(first, _)| usize::from(*first) <= end);
         let in_ranges = of_word.fold(0, |word, range| word | mask(*range, index));
         in_ranges | self.words.map_or(0, |words| words[index])
     }
@@ -166,15 +143,6 @@ mod tests {
 
     fn members(barred: &Barred<'_>) -> Vec<u16> {
         (0..=u16::MAX).filter(|port| barred.word(usize::from(port >> 6)) >> (port & 63) & 1 != 0).collect()
-    }
-
-    #[test]
-    fn what_is_outside_of_ranges_is_the_rest() {
-        let outside = |ranges: &[(u16, u16)]| members(&Barred::new(outside(ranges), None)).len();
-        assert_eq!(outside(&[]), 65536);
-        assert_eq!(outside(&[(0, u16::MAX)]), 0);
-        assert_eq!(outside(&[(5, 9), (1024, u16::MAX)]), 1024 - 5);
-        assert_eq!(outside(&[(0, 0), (2, 65534)]), 2);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use flowhop_wire::{pcp, protocol};
 use rand_core::RngCore;
 
 use super::bindings::{Bindings, Choices, Endpoint, Share, Terms};
-use super::port_set::{self, Barred};
+use super::port_set::Barred;
 use super::resting::Holder;
 use super::{
     cut, has_uncovered_checksum, is_echo, is_of_interface, nat_of, nat64, pool, remote, translated_ports,
@@ -158,7 +158,7 @@ pub(super) fn with_choices<E: From<Reason>>(
         let mut barred = Vec::new();
         current.published.bar(address, protocol, &mut barred);
         if let Some(among) = request.among {
-            barred.extend(port_set::outside(among.ranges()));
+            barred.extend(among.outside().ranges());
         }
         if protocol == protocol::UDP && current.policy.pcp.is_some() {
             barred.push((pcp::CLIENT_PORT, pcp::SERVER_PORT));

@@ -34,6 +34,12 @@ impl PortSet {
         Self(Ranges::union(ranges))
     }
 
+    /// Every port that is not in the set.
+    #[must_use]
+    pub fn outside(&self) -> Self {
+        Self(Ranges::all().without(&self.0))
+    }
+
     pub(crate) fn union(&self, other: &Self) -> Self {
         Self::of_ranges(self.ranges().iter().chain(other.ranges()).copied().collect())
     }
