@@ -4,11 +4,8 @@ use std::any::Any;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use flowhop_io::netlink::Monitor;
-use flowhop_io::poll::Poller;
-use flowhop_routing::Event;
 use nix::sched::{CloneFlags, unshare};
 
 type Job = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
@@ -59,22 +56,12 @@ impl Namespace {
         other.runs(other_name);
     }
 
-    /// Waits until the kernel has noticed that a device runs: before that it drops what is sent.
+    /// Has the kernel notice that a device runs, which it may else do a second later: before that it drops what is sent. Whoever
+    /// asks for one device by its name is told what is so now (`linkwatch_sync_dev`).
     fn runs(&self, device: &str) {
         let device = device.to_owned();
-        self.run(move || {
-            let mut monitor = Monitor::open().expect("the kernel's announcements");
-            let mut poller = Poller::new().expect("a poller");
-            poller.add(&monitor, 0).expect("the monitor is waited for");
-            let mut events = monitor.dump().expect("what there is");
-            let runs = |event: Event| matches!(event, Event::LinkUpsert(link) if link.name == device && link.up);
-            let end = Instant::now() + Duration::from_secs(10);
-            while !events.drain(..).any(runs) {
-                let left = end.checked_duration_since(Instant::now()).expect("the device runs by then");
-                poller.wait(Some(left), &mut Vec::new()).expect("an announcement");
-                monitor.poll_events(&mut events).expect("announcements");
-            }
-        });
+        let link = self.run(move || Monitor::open().and_then(|mut monitor| monitor.link(&device)).expect("the device"));
+        assert!(link.up, "{link:?}");
     }
 
     pub(crate) fn index(&self, name: &'static str) -> u32 {
