@@ -2,21 +2,18 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowhop_differential::judged::first_socket;
+use flowhop_flow::Level;
 use flowhop_flow::record::{PortKey, PortSlot, index_kind};
-use flowhop_flow::{Key, Level};
-use flowhop_io::bpf::{Context, IndexKind, Kernel, KernelError, Program, Shared, TestRun};
+use flowhop_io::bpf::{Context, IndexKind, Kernel, KernelError, Program, TestRun};
 use flowhop_io::xsk::Sockets;
-use flowhop_table::{Geometry, KernelHashSync, Region, Regions, Table};
+use flowhop_table::{AdoptError, Geometry, KernelHashSync, Table};
 
 /// A program of one level, loaded, and everything that it needs.
 pub struct Programs {
-    kernel: Arc<Mutex<Kernel>>,
+    kernel: Kernel,
     program: Program,
-    index: IndexKind,
     sockets: Sockets,
     state: PathBuf,
 }
@@ -38,7 +35,7 @@ impl Programs {
         std::fs::create_dir_all(&state).expect("a directory in the temporary directory");
         let kernel = Kernel::load(&state, geometry.into())?;
         let program = if level == Level::Driver { Program::driver(index) } else { Program::ingress(index) };
-        Ok(Self { kernel: Arc::new(Mutex::new(kernel)), program, index, sockets: Sockets::default(), state })
+        Ok(Self { kernel, program, sockets: Sockets::default(), state })
     }
 
     /// Sizes of a table for so many connections.
@@ -51,15 +48,24 @@ impl Programs {
     /// A new table in the memory that the program reads.
     #[must_use]
     pub fn table(&self, geometry: Geometry, secret: [u32; 10]) -> Table {
-        let sync: Option<Box<dyn KernelHashSync>> =
-            (self.index == IndexKind::KernelHash).then(|| Box::new(KernelIndex(Arc::clone(&self.kernel))) as _);
-        let regions = shared_regions(self.kernel().shared(), &self.kernel);
-        Table::create(regions, geometry, secret, sync)
+        Table::create(self.kernel.regions(), geometry, secret, self.index_sync())
+    }
+
+    /// The table in the memory that the program reads, as another process takes it over.
+    ///
+    /// # Errors
+    /// When there is none like that.
+    pub fn adopted(&self, geometry: Geometry) -> Result<Table, AdoptError> {
+        Table::adopt(self.kernel.regions(), geometry, self.index_sync())
+    }
+
+    fn index_sync(&self) -> Option<Box<dyn KernelHashSync>> {
+        self.kernel.index_sync().expect("the pinned hash map")
     }
 
     /// The loaded objects.
-    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
-        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
     }
 
     /// Which program it is.
@@ -70,56 +76,22 @@ impl Programs {
 
     /// Has frames of this key belong to the port.
     pub fn name_port(&self, key: PortKey, port: u8) {
-        let kernel = self.kernel();
-        kernel.shared().port_slots[key.slot(0) as usize].0.store(PortSlot::word(key, port));
+        self.kernel.shared().port_slots[key.slot(0) as usize].0.store(PortSlot::word(key, port));
     }
 
     /// Gives the first queue of a device a socket that packets are handed down to. Needs the device.
     pub fn bind(&mut self, ifindex: u32) {
         self.sockets.bind(ifindex, 0).expect("a socket for the device");
         let socket = self.sockets.fd(ifindex, 0).expect("the socket");
-        self.kernel().set_socket(first_socket(ifindex), socket).expect("a place in the map of sockets");
+        self.kernel.set_socket(first_socket(ifindex), socket).expect("a place in the map of sockets");
     }
 
     /// Runs the program on one packet.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn run(&self, frame: &[u8], context: Context) -> Result<TestRun, KernelError> {
-        self.kernel().test_run(self.program, frame, context, 1)
-    }
-}
-
-struct KernelIndex(Arc<Mutex<Kernel>>);
-
-impl KernelHashSync for KernelIndex {
-    fn insert(&mut self, key: &Key, place: u32) -> Result<(), String> {
-        let mut kernel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kernel.insert_key(key, place).map_err(|error| error.to_string())
-    }
-
-    fn remove(&mut self, key: &Key) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove_key(key).expect("a key that is there");
-    }
-
-    fn retain(&mut self, _: &dyn Fn(&Key, u32) -> bool) {
-        unreachable!("this table is never adopted");
-    }
-}
-
-fn shared_regions(shared: &Shared, owner: &Arc<Mutex<Kernel>>) -> Regions {
-    fn region<T: Sync + Send + 'static>(records: &[T], owner: &Arc<Mutex<Kernel>>) -> Region<T> {
-        let owner: Arc<Mutex<Kernel>> = Arc::clone(owner);
-        // SAFETY: the kernel's mappings live as long as it does, stay where they are, and consist of cells.
-        unsafe { Region::from_raw(NonNull::from(records).cast(), records.len(), owner) }
-    }
-    Regions {
-        config: region(&shared.config, owner),
-        buckets: region(&shared.buckets, owner),
-        blocks: region(&shared.blocks, owner),
-        adjacencies: region(&shared.adjacencies, owner),
-        gates: region(&shared.gates, owner),
-        ports: region(&shared.ports, owner),
+    pub fn run(&mut self, frame: &[u8], context: Context) -> Result<TestRun, KernelError> {
+        self.kernel.test_run(self.program, frame, context, 1)
     }
 }
 

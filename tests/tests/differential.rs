@@ -16,13 +16,14 @@ use flowhop_flow::{Kind, Level, Verdict};
 use flowhop_io::bpf::{self, Context, IndexKind, Program};
 use flowhop_io::clock::Clock;
 use flowhop_io::xsk::METADATA;
-use flowhop_table::Table;
+use flowhop_table::{AdoptError, Geometry, Table};
 use flowhop_tests::programs::{Programs, apart};
 
 /// A program in the kernel with the tables that it shares with this process.
 struct InKernel {
     programs: Programs,
     table: Table,
+    geometry: Geometry,
     level: Level,
     socket: bool,
     /// What its counters should say.
@@ -44,7 +45,7 @@ impl InKernel {
         keys().for_each(|(key, ifindex)| programs.name_port(key, port_number(ifindex)));
         for (number, (address, used)) in locals().into_iter().enumerate() {
             let flags = if used.is_some() { local_flags::TRANSLATED | number as u32 } else { 0 };
-            let mut kernel = programs.kernel();
+            let kernel = programs.kernel();
             kernel.insert_local(&key::address(address), flags).unwrap();
             for (row, port) in used.into_iter().flatten() {
                 let word: &Cell64 = &kernel.shared().port_bits[number].0[usize::from(row)][usize::from(port) / 64];
@@ -56,13 +57,13 @@ impl InKernel {
         // The program is loaded now, not while the first heartbeat grows old.
         programs.run(&[0; 64], Context { ifindex: NO_PORT, mark: 0, gso_size: 0 })?;
         settle(&table);
-        Ok(Self { programs, table, level, socket, expected: HashMap::new() })
+        Ok(Self { programs, table, geometry, level, socket, expected: HashMap::new() })
     }
 
     /// The counters of a port that moved since they were looked at last: reason, packets, bytes.
     fn moved(&mut self, port: u8) -> Result<Vec<(Reason, u64, u64)>, String> {
-        let kernel = self.programs.kernel();
         let in_driver = matches!(self.programs.program(), Program::Driver | Program::DriverHash);
+        let kernel = self.programs.kernel();
         let tallies = if in_driver { kernel.driver_counters(port) } else { kernel.counters(port) };
         let mut moved = Vec::new();
         for (reason, tally) in tallies.map_err(|error| error.to_string())?.moved() {
@@ -83,6 +84,11 @@ impl Judged for InKernel {
 
     fn table_mut(&mut self) -> &mut Table {
         &mut self.table
+    }
+
+    fn adopt(&mut self) -> Result<(), AdoptError> {
+        self.table = self.programs.adopted(self.geometry)?;
+        Ok(())
     }
 
     fn level(&self) -> Level {

@@ -3,6 +3,7 @@
 //! Everything follows from a seed. An *episode* is one fresh world with some dozens of connections and a
 //! sequence of [`Step`]s; it knows nothing of what the judged code answers.
 
+mod crowd;
 mod frames;
 mod random;
 mod segments;
@@ -16,6 +17,7 @@ use flowhop_flow::record::{Action, NextHop, Steer};
 use crate::reference::tcp::{Segment, offers};
 use crate::reference::{Arrival, Tuple};
 
+pub use crowd::Crowd;
 pub use frames::frame;
 use frames::ports;
 pub use random::Random;
@@ -63,6 +65,12 @@ pub enum Step {
     Shift(usize, u32),
     /// A connection is deleted, and its block is free.
     Remove(usize),
+    /// As many connections are made as there is room for, and one is refused.
+    Crowd(Box<Crowd>),
+    /// They are all deleted.
+    Disperse,
+    /// Another process takes the table over.
+    Adopt,
     /// A direction goes elsewhere from now on.
     Steer(usize, usize, Steer),
     /// A direction waits until its packets have left user space.
@@ -183,8 +191,19 @@ impl Episode {
         let there = random.pick(&[2, 2, 3, 4, 5, 1, 1, 1, 1, 1, 1, 1]);
         let (inner, back) = random.pick(&[(2, 0), (2, 0), (6, 5)]);
         let passed = [random.chance(10), random.chance(10)];
-        let steer = |direction: usize, adjacency: u16, ifindex| Steer {
-            skb: passed[direction],
+        let mut steers = if from_outside {
+            [self.steer(back, 3), self.steer(1, inner)]
+        } else {
+            [self.steer(there, inner), self.steer(back, 3)]
+        };
+        steers.iter_mut().zip(passed).for_each(|(steer, passed)| steer.skb = passed);
+        Talk { keys, steers, peers: <[Peer; 2]>::default(), number: 0, tcp_packets: 0, shift: None }
+    }
+
+    /// To a next hop, for what comes in through an interface.
+    fn steer(&self, adjacency: u16, ifindex: u32) -> Steer {
+        Steer {
+            skb: false,
             adjacency,
             ingress: port_number(ifindex),
             action: Action::Forward,
@@ -192,13 +211,7 @@ impl Episode {
             epoch: 0,
             policy_generation: self.policy,
             adjacency_generation: self.hops[usize::from(adjacency)].generation,
-        };
-        let steers = if from_outside {
-            [steer(0, back, 3), steer(1, 1, inner)]
-        } else {
-            [steer(0, there, inner), steer(1, back, 3)]
-        };
-        Talk { keys, steers, peers: <[Peer; 2]>::default(), number: 0, tcp_packets: 0, shift: None }
+        }
     }
 
     fn connect(&mut self, mut talk: Talk) {
@@ -246,7 +259,7 @@ impl Episode {
         }
         let which = self.random.below(self.talks.len() as u32) as usize;
         let direction = self.random.below(2) as usize;
-        match self.random.below(40) {
+        match self.random.below(42) {
             0..=5 => {
                 let ticks = self.random.pick(&[0, 1, 3, 300]);
                 self.steps.push(Step::Advance(ticks));
@@ -339,6 +352,8 @@ impl Episode {
                 self.renew(which, direction);
                 self.packet_of(which);
             }
+            35 => self.steps.push(Step::Adopt),
+            36 if self.random.chance(25) => self.crowd(),
             _ => {
                 // A key that is taken: nothing is made.
                 let talk = self.talks[which].clone();
@@ -350,6 +365,44 @@ impl Episode {
                 }
             }
         }
+    }
+
+    /// The table fills up until it refuses more. New ones are refused, those that are there go on, and what one of them
+    /// leaves the next one has.
+    fn crowd(&mut self) {
+        let steers = [self.steer(1, 2), self.steer(0, 3)];
+        let crowd = Crowd { number: self.random.bits() as u16, steers };
+        self.steps.push(Step::Crowd(Box::new(crowd.clone())));
+        for _ in 0..3 {
+            for _ in 0..4 {
+                self.packet();
+            }
+            let member = self.random.below(100) as u16;
+            self.packet_of_crowd(&crowd, member);
+            let talk = self.invent(self.numbers as u32);
+            self.connect(talk);
+            self.packet_of(self.talks.len() - 1);
+            self.talks.pop();
+            if self.random.chance(30) {
+                self.steps.push(Step::Adopt);
+            }
+            let old = self.talks.swap_remove(self.random.below(self.talks.len() as u32) as usize);
+            self.steps.push(Step::Remove(old.number));
+            self.connect(old);
+        }
+        self.steps.push(Step::Disperse);
+    }
+
+    fn packet_of_crowd(&mut self, crowd: &Crowd, member: u16) {
+        let direction = self.random.below(2) as usize;
+        let key = crowd.keys(member)[direction];
+        let payload = self.payload(20);
+        let mut l4 = ports(&key).to_vec();
+        l4.extend([0, 8 + payload.len() as u8, 0, 0]);
+        l4.extend(payload);
+        let arrival = Arrival { ifindex: u32::from(crowd.steers[direction].ingress) / 3, ..Arrival::default() };
+        let bytes = frame(&key, 64, &l4, port_mac(arrival.ifindex), false);
+        self.steps.push(Step::Packet(Box::new(Packet { bytes, arrival, about: String::from("UDP of a crowd") })));
     }
 
     fn new_policy(&mut self) {

@@ -2,7 +2,7 @@
 
 use flowhop_flow::record::{QUEUES, Tick, port_flags};
 use flowhop_flow::{Level, Verdict};
-use flowhop_table::Table;
+use flowhop_table::{AdoptError, Table};
 
 use crate::history::{
     ALIVE_FOR, NOT_IN_DRIVER, ORPHAN_GRACE, POLICY, PORTS, Packet, VLAN, neighbours, port_mac, port_number,
@@ -28,6 +28,11 @@ pub trait Judged {
     fn table(&self) -> &Table;
     /// Its table.
     fn table_mut(&mut self) -> &mut Table;
+    /// Has another process take the table over.
+    ///
+    /// # Errors
+    /// When it cannot.
+    fn adopt(&mut self) -> Result<(), AdoptError>;
     /// Where it is, or plays to be.
     fn level(&self) -> Level;
     /// Its own clock, if the history's is not its.

@@ -8,7 +8,7 @@ use flowhop_flow::parse::ETHERNET;
 use flowhop_flow::record::{Adjacency, Config, Gate, NextHop, Port, PortKey, Tick, index_kind};
 use flowhop_flow::rewrite::fix_in_place;
 use flowhop_flow::{Arrival, Hit, Host, Key, Kind, Level, forward};
-use flowhop_table::{Geometry, KernelHashSync, Regions, Table, lookup};
+use flowhop_table::{AdoptError, Geometry, KernelHashSync, Regions, Table, lookup};
 use flowhop_wire::Frame;
 use flowhop_wire::checksum::Delta;
 
@@ -86,6 +86,7 @@ impl KernelHashSync for Hash {
 /// The function compiled for this process.
 pub struct Native {
     pub(crate) table: Table,
+    geometry: Geometry,
     hash: Option<Hash>,
     locals: HashMap<Address, Option<UsedPorts>>,
     fault: Option<Fault>,
@@ -148,7 +149,7 @@ impl Native {
         let table = Table::create(Regions::private(geometry), geometry, secret, kernel);
         settle(&table);
         let locals = locals().into_iter().map(|(ip, used)| (flowhop_flow::key::address(ip), used)).collect();
-        Self { table, hash, locals, fault, level }
+        Self { table, geometry, hash, locals, fault, level }
     }
 
     /// The entry with this key.
@@ -173,6 +174,12 @@ impl Judged for Native {
 
     fn table_mut(&mut self) -> &mut Table {
         &mut self.table
+    }
+
+    fn adopt(&mut self) -> Result<(), AdoptError> {
+        let kernel = self.hash.clone().map(|hash| Box::new(hash) as Box<dyn KernelHashSync>);
+        self.table = Table::adopt(self.table.regions().clone(), self.geometry, kernel)?;
+        Ok(())
     }
 
     fn level(&self) -> Level {

@@ -14,9 +14,9 @@ use flowhop_flow::forward::gate_of;
 use flowhop_flow::reason::Reason;
 use flowhop_flow::record::{NextHop, Steer, config_flags};
 use flowhop_flow::{Key, Kind, Level, Verdict, key, parse, tcp};
-use flowhop_table::{AfterGrace, BlockIndex, Draft, DraftSide, Inserted, Removal, key_of};
+use flowhop_table::{AfterGrace, BlockIndex, Draft, DraftSide, InsertError, Inserted, Removal, key_of};
 
-use crate::judged::Judged;
+use crate::judged::{CONNECTIONS, Judged};
 
 fn key_of_tuple(tuple: &Tuple) -> Key {
     Key {
@@ -55,6 +55,9 @@ fn coarse(age: u32) -> u32 {
 /// So many packets between the same addresses must not have the same identification.
 const LATELY: usize = 500;
 
+/// From so many connections on one may find no place in the index.
+const NEARLY_FULL: u32 = CONNECTIONS / 8 * 7;
+
 /// Where the two disagree.
 #[derive(Debug)]
 pub struct Disagreement {
@@ -87,6 +90,10 @@ pub struct Tally {
     pub passed: usize,
     /// Forwarded with a VLAN tag on at least one side.
     pub tagged: usize,
+    /// Connections that the table had no room for.
+    pub refused: usize,
+    /// Times that another process took the table over.
+    pub adopted: usize,
 }
 
 struct Replay<'a> {
@@ -95,6 +102,8 @@ struct Replay<'a> {
     /// By the number in the history: number in the world, block in the table.
     names: Vec<Option<(usize, BlockIndex)>>,
     blocks: Vec<BlockIndex>,
+    /// Those that fill the table, by number in the world.
+    crowd: Vec<usize>,
     age: u32,
     /// The last identifications that were chosen for packets of a protocol between two addresses.
     identifications: HashMap<(u8, Vec<u8>), VecDeque<[u8; 2]>>,
@@ -134,6 +143,7 @@ pub fn replay(steps: &[Step], judged: &mut dyn Judged, secret: [u32; 10]) -> Res
         world,
         names: Vec::new(),
         blocks: Vec::new(),
+        crowd: Vec::new(),
         age: 0,
         identifications: HashMap::new(),
         tally: Tally::default(),
@@ -157,30 +167,27 @@ impl Replay<'_> {
             self.world.heartbeat = now.wrapping_sub(coarse(self.age));
         }
         self.judged.table().config().heartbeat.store(self.world.heartbeat);
-        let now = self.world.now;
-        let table = self.judged.table_mut();
         match step {
             Step::Connect(connect) => {
                 let (keys, steers, opening) = &**connect;
-                let first = opening.as_ref().map_or_else(Half::default, |o| Half::opening(&o.segment, o.scale, o.sack));
-                let number = self.world.connect(*keys, *steers, [first, Half::default()]);
-                let side = |n: usize| DraftSide { key: key_of_tuple(&keys[n]), steer: steers[n], service: 0 };
-                let draft = Draft { sides: [side(0), side(1)], rules: 0, flags: 0, parent: 0 };
-                let inserted = table.insert(&draft, now, |block| {
-                    if let Some(opening) = opening {
-                        let (segment, offer) = segment_of(opening);
-                        tcp::open(&block.tcp[0], &block.tcp[1], &segment, offer);
-                    }
-                });
-                let name = match (number, inserted) {
-                    (Some(number), Ok(Inserted::New(block))) => {
-                        self.blocks.push(block);
-                        Some((number, block))
-                    }
-                    (None, Ok(Inserted::Exists(_))) => None,
-                    other => return Err(format!("insertion: {other:?}")),
-                };
-                self.names.push(name);
+                let number = self.connect(keys, steers, opening.as_ref())?;
+                self.names.push(number.map(|number| (number, self.blocks[number])));
+            }
+            Step::Crowd(crowd) => {
+                for member in 0.. {
+                    let Some(number) = self.connect(&crowd.keys(member), &crowd.steers, None)? else { break };
+                    self.crowd.push(number);
+                }
+            }
+            Step::Disperse => {
+                for number in std::mem::take(&mut self.crowd) {
+                    self.remove(number);
+                }
+            }
+            Step::Adopt => {
+                self.judged.adopt().map_err(|error| error.to_string())?;
+                self.tally.adopted += 1;
+                self.compare_all()?;
             }
             Step::SecondSyn(name, opening) => {
                 let Some((number, block)) = self.named(*name) else { return Ok(()) };
@@ -205,13 +212,9 @@ impl Replay<'_> {
                 }
             }
             Step::Remove(name) => {
-                let Some((number, block)) = self.named(*name) else { return Ok(()) };
-                self.world.remove(number);
+                let Some((number, _)) = self.named(*name) else { return Ok(()) };
                 self.names[*name] = None;
-                let table = self.judged.table_mut();
-                assert!(table.remove(block, Removal::Final));
-                let begun = table.begin_grace();
-                assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
+                self.remove(number);
             }
             Step::Steer(name, direction, steer) => self.steer(*name, *direction, *steer),
             Step::Pend(name, direction) => {
@@ -241,7 +244,7 @@ impl Replay<'_> {
             Step::Policy(generation) => {
                 self.world.policy = *generation;
                 // What is above the low half must not matter.
-                table.config().policy_generation.store(u32::from(*generation) | 0xabcd << 16);
+                self.judged.table().config().policy_generation.store(u32::from(*generation) | 0xabcd << 16);
             }
             Step::Advance(ticks) => {
                 self.age = self.age.saturating_add(*ticks).min(ALIVE_FOR - 1);
@@ -256,11 +259,61 @@ impl Replay<'_> {
             }
             Step::JudgeLocal(judge) => {
                 self.world.judge_local = *judge;
-                table.config().flags.store(if *judge { config_flags::JUDGE_LOCAL } else { 0 });
+                self.judged.table().config().flags.store(if *judge { config_flags::JUDGE_LOCAL } else { 0 });
             }
             Step::Packet(packet) => return self.packet(packet),
         }
         Ok(())
+    }
+
+    /// Makes a connection in both, and tells its number in the world. `None` where one of its keys is taken, or where both
+    /// have no room.
+    fn connect(
+        &mut self,
+        keys: &[Tuple; 2],
+        steers: &[Steer; 2],
+        opening: Option<&Opening>,
+    ) -> Result<Option<usize>, String> {
+        let side = |n: usize| DraftSide { key: key_of_tuple(&keys[n]), steer: steers[n], service: 0 };
+        let draft = Draft { sides: [side(0), side(1)], rules: 0, flags: 0, parent: 0 };
+        let inserted = self.judged.table_mut().insert(&draft, self.world.now, |block| {
+            if let Some(opening) = opening {
+                let (segment, offer) = segment_of(opening);
+                tcp::open(&block.tcp[0], &block.tcp[1], &segment, offer);
+            }
+        });
+        let taken = keys.iter().any(|key| self.world.keys.contains_key(key));
+        match inserted {
+            Ok(Inserted::Exists(_)) if taken => Ok(None),
+            // Two entries of the index for each connection: the last of them may not find a place.
+            Err(InsertError::NoBlock) if !taken && self.live() == CONNECTIONS => Ok(self.refuse()),
+            Err(InsertError::NoPlace) if !taken && self.live() >= NEARLY_FULL => Ok(self.refuse()),
+            Ok(Inserted::New(block)) if !taken && self.live() < CONNECTIONS => {
+                let first = opening.map_or_else(Half::default, |o| Half::opening(&o.segment, o.scale, o.sack));
+                self.blocks.push(block);
+                Ok(self.world.connect(*keys, *steers, [first, Half::default()]))
+            }
+            other => Err(format!("insertion beside {} connections: {other:?}", self.live())),
+        }
+    }
+
+    fn refuse(&mut self) -> Option<usize> {
+        self.tally.refused += 1;
+        None
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.world.remove(number);
+        let table = self.judged.table_mut();
+        assert!(table.remove(self.blocks[number], Removal::Final));
+        let begun = table.begin_grace();
+        assert!(matches!(table.after_grace(begun), Some(AfterGrace::Freed(_))));
+    }
+
+    /// Connections in the world.
+    fn live(&self) -> u32 {
+        // Both directions have a key.
+        self.world.keys.len() as u32 / 2
     }
 
     /// Takes the identification that was chosen, if one was to be, unless another packet with these addresses and of this
@@ -423,12 +476,10 @@ impl Replay<'_> {
     }
 
     fn compare_all(&self) -> Result<(), String> {
-        let mut live = 0;
         for (number, connection) in self.world.connections.iter().enumerate() {
             if !connection.published {
                 continue;
             }
-            live += 1;
             self.compare(number)?;
             let block = self.judged.table().block(self.blocks[number]).unwrap();
             for (direction, expected) in connection.directions.iter().enumerate() {
@@ -437,8 +488,9 @@ impl Replay<'_> {
                 }
             }
         }
-        if self.judged.table().live() != live {
-            return Err(format!("{} connections, should be {live}", self.judged.table().live()));
+        let (live, expected) = (self.judged.table().live(), self.live());
+        if live != expected {
+            return Err(format!("{live} connections, should be {expected}"));
         }
         self.world.gates.keys().try_for_each(|number| self.compare_gate(*number))
     }

@@ -77,6 +77,8 @@ pub fn run(
                 total.shifted += tally.shifted;
                 total.passed += tally.passed;
                 total.tagged += tally.tagged;
+                total.refused += tally.refused;
+                total.adopted += tally.adopted;
                 for (reason, count) in tally.reasons {
                     *total.reasons.entry(reason).or_default() += count;
                 }
@@ -177,7 +179,8 @@ pub fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     let mut reasons: Vec<_> = tally.reasons.iter().map(|(reason, count)| (*reason, *count)).collect();
     reasons.sort();
     println!(
-        "{} packets, {} translated, {} identified, {} scaled, {} shifted, {} loose, {} passed, {} tagged",
+        "{} packets, {} translated, {} identified, {} scaled, {} shifted, {} loose, {} passed, {} tagged; \
+         {} connections refused, {} adoptions",
         tally.packets,
         tally.translated,
         tally.identified,
@@ -185,7 +188,9 @@ pub fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
         tally.shifted,
         tally.loose,
         tally.passed,
-        tally.tagged
+        tally.tagged,
+        tally.refused,
+        tally.adopted
     );
     println!("{reasons:?}");
     // A short run, asked for by hand, need not have everything in it.
@@ -201,6 +206,7 @@ pub fn assert_telling(tally: &Tally, level: Level, rare: &[Reason]) {
     assert!(tally.reasons[&Reason::Forwarded] * 4 > tally.packets, "most packets should be forwarded");
     assert!(tally.translated * 10 > tally.packets && tally.scaled * 40 > tally.packets);
     assert!(tally.identified * 50 > tally.packets && tally.shifted * 20 > tally.packets);
+    assert!(tally.refused * 2000 > tally.packets && tally.adopted * 2000 > tally.packets);
     let in_driver = [tally.passed, tally.tagged].map(|count| count * 20 > tally.packets);
     assert_eq!(in_driver, [level == Level::Driver; 2]);
 }

@@ -72,7 +72,7 @@ impl Front {
     }
 
     /// Runs the program on a packet. Its clock is the machine's; the entry gets the stamp of the bed's.
-    pub(crate) fn run(&self, table: &Table, port: u8, frame: &[u8], now: u32) -> Verdict {
+    pub(crate) fn run(&mut self, table: &Table, port: u8, frame: &[u8], now: u32) -> Verdict {
         let heartbeat = table.config().heartbeat.load();
         table.config().heartbeat.store(Clock::now());
         let context = Context { ifindex: ifindex(port), mark: 0, gso_size: 0 };

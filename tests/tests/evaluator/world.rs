@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use flowhop_engine::FastPath;
 use flowhop_flow::Kind;
@@ -54,6 +54,10 @@ const SECOND: u32 = 954;
 const MARGIN: u32 = 3 * SECOND;
 /// The port that the stricter policy refuses.
 const GAMES: u16 = 5000;
+/// Packets of a flood: more than there are connections in the table.
+pub(crate) const STRANGERS: u32 = 5000;
+/// Before the first stranger's address.
+const STRANGER: u32 = 0x0b00_0000;
 const PUBLIC: &str = "198.51.100.9:80";
 const SERVER: &str = "10.1.0.80:8080";
 
@@ -70,9 +74,10 @@ struct Known {
     /// Where it is reached from outside.
     external: SocketAddr,
     last: u32,
+    /// Both ends have sent something.
+    answered: bool,
     /// Of TCP: next sequence numbers of both ends (initiator first), the handshake, and whether it may be closing.
     next: [u32; 2],
-    answered: bool,
     established: bool,
     closing: bool,
 }
@@ -93,6 +98,9 @@ pub(crate) struct World {
     log: Vec<String>,
     /// The stricter policy is in force.
     strict: bool,
+    /// When strangers last filled the table: who has had no answer by then may have had to go.
+    flooded: Option<u32>,
+    strangers: u32,
     pub(crate) packets: usize,
     pub(crate) passed: usize,
     pub(crate) refused: usize,
@@ -103,6 +111,8 @@ pub(crate) struct World {
     /// Changes of the policy, and of the process.
     pub(crate) reloads: usize,
     pub(crate) restarts: usize,
+    /// Times that strangers filled the table.
+    pub(crate) floods: usize,
 }
 
 impl World {
@@ -120,6 +130,8 @@ impl World {
             known,
             log,
             strict: false,
+            flooded: None,
+            strangers: 0,
             packets: 0,
             passed: 0,
             refused: 0,
@@ -127,6 +139,7 @@ impl World {
             fast: 0,
             reloads: 0,
             restarts: 0,
+            floods: 0,
         }
     }
 
@@ -161,8 +174,10 @@ impl World {
         let Some(known) = self.known.get(key) else { return Is::Gone };
         let idle = self.bed.now.wrapping_sub(known.last);
         let timeout = Self::timeout(key.0, known);
+        let crowded_out = !known.answered && self.flooded.is_some_and(|flooded| flooded >= known.last);
         match idle {
             _ if known.closing => Is::Unknown,
+            _ if crowded_out && idle <= timeout + MARGIN => Is::Unknown,
             _ if idle + MARGIN < timeout => Is::There,
             _ if idle > timeout + MARGIN => Is::Gone,
             _ => Is::Unknown,
@@ -180,7 +195,7 @@ impl World {
     fn send_frame(&mut self, port: u8, frame: &[u8], what: &str) -> Vec<(u8, Vec<u8>)> {
         self.packets += 1;
         self.bed.outside.sent.clear();
-        let verdict = match &self.front {
+        let verdict = match &mut self.front {
             None => None,
             Some(front) => Some(front.run(self.bed.engine.table(), port, frame, self.bed.now)),
         };
@@ -273,8 +288,9 @@ impl World {
             );
         }
         let fresh = Known { external, last: now, next: [0; 2], answered: false, established: false, closing: false };
+        let goes_on = self.is(&key) == Is::There;
         let known = self.known.entry(key).or_insert(fresh);
-        if known.external != external {
+        if known.external != external || !goes_on {
             *known = fresh;
         }
         known.last = now;
@@ -332,8 +348,14 @@ impl World {
             let (source, destination) = ends(&frame);
             let key = keys.iter().find(|key| key.1 == destination).copied();
             self.must(source == remote && key.is_some(), "to the wrong endpoint");
-            self.known.get_mut(&key.unwrap()).unwrap().last = self.bed.now;
+            self.note_in(&key.unwrap());
         }
+    }
+
+    /// A packet of a remote endpoint has come in.
+    fn note_in(&mut self, key: &(Protocol, SocketAddr, SocketAddr)) {
+        let known = self.known.get_mut(key).unwrap();
+        (known.answered, known.last) = (true, self.bed.now);
     }
 
     /// A datagram of an inside endpoint, or to one, in fragments in any order; maybe one is missing, or lies over another.
@@ -388,7 +410,7 @@ impl World {
         } else {
             let owner = owners.iter().find(|owner| owner.1 == to).copied();
             self.must(from == remote && owner.is_some(), "to the wrong endpoint");
-            self.known.get_mut(&owner.unwrap()).unwrap().last = self.bed.now;
+            self.note_in(&owner.unwrap());
         }
     }
 
@@ -593,10 +615,31 @@ impl World {
         self.restarts += 1;
     }
 
+    /// Strangers, each with one packet for the published service, until there is room for nobody, and some more. They crowd
+    /// out each other, and nobody who has had an answer.
+    fn flood(&mut self) {
+        let evicted = self.bed.engine.pressure(0).evicted;
+        let spec = if self.below(2) == 0 { Spec::udp } else { |from, to, _: &[u8]| Spec::tcp(from, to, SYN, &[]) };
+        for number in 0..STRANGERS {
+            self.strangers += 1;
+            let from = SocketAddr::new(Ipv4Addr::from_bits(STRANGER + self.strangers).into(), 1024);
+            let left = self.send(WAN, &spec(from, at(PUBLIC), b"me too"), &format!("stranger {from}"));
+            self.agrees(Is::There, left, LAN);
+            if number % 16 == 0 {
+                self.bed.turn();
+            }
+        }
+        self.must(self.bed.engine.pressure(0).evicted > evicted, "the table is full, and nobody made room");
+        self.floods += 1;
+        self.flooded = Some(self.bed.now);
+        self.bed.pass(1);
+    }
+
     pub(crate) fn step(&mut self) {
-        match self.below(2000) {
-            0 => return self.reload(),
-            1 => return self.restart(),
+        match self.below(20_000) {
+            0..10 => return self.reload(),
+            10..20 => return self.restart(),
+            20 => return self.flood(),
             _ => {}
         }
         match self.below(100) {
