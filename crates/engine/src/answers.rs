@@ -297,7 +297,7 @@ fn reset_for<'a>(parsed: &Parsed, segment: &flowhop_flow::parse::Segment) -> Opt
     let (sequence, acknowledgment, flags) = if has_ack {
         (segment.acknowledgment, 0, tcp_flags::RST)
     } else {
-        (0, segment.sequence.wrapping_add(length), tcp_flags::RST | tcp_flags::ACK)
+        (0, segment.sequence.wrapping_add(length), tcp_flags::RST_ACK)
     };
     let fields = TcpFields {
         source_port: parsed.key.destination_port(),

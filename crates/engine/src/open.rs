@@ -343,10 +343,7 @@ impl Engine {
 /// Whether a packet may be the first of a connection: a SYN, an echo request, or anything without such rules.
 fn starts_connection(parsed: &Parsed) -> bool {
     match &parsed.transport {
-        Transport::Tcp(segment) => {
-            let relevant = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
-            segment.flags & relevant == tcp_flags::SYN
-        }
+        Transport::Tcp(segment) => segment.flags & tcp_flags::STATE == tcp_flags::SYN,
         Transport::Echo => {
             let kind = parsed.key.ports.to_ne_bytes()[2];
             kind == if parsed.key.family() == 4 { icmp4::ECHO_REQUEST } else { icmp6::ECHO_REQUEST }
@@ -357,8 +354,7 @@ fn starts_connection(parsed: &Parsed) -> bool {
 
 /// Whether a packet can only be of a TCP connection that is running already.
 fn is_running(parsed: &Parsed) -> bool {
-    let relevant = tcp_flags::SYN | tcp_flags::ACK | tcp_flags::FIN | tcp_flags::RST;
-    matches!(&parsed.transport, Transport::Tcp(segment) if segment.flags & relevant == tcp_flags::ACK)
+    matches!(&parsed.transport, Transport::Tcp(segment) if segment.flags & tcp_flags::STATE == tcp_flags::ACK)
 }
 
 /// The key that answers come in with.

@@ -186,8 +186,10 @@ impl Engine {
         }
         let acknowledges = flags & tcp_flags::ACK != 0 && segment.acknowledgment == initial.wrapping_add(1);
         match flags {
-            SYN_ACK if acknowledges => Some(outcome(self.server_answers(arrived, parsed, segment, number, packet, io))),
-            RST_ACK if acknowledges => {
+            tcp_flags::SYN_ACK if acknowledges => {
+                Some(outcome(self.server_answers(arrived, parsed, segment, number, packet, io)))
+            }
+            tcp_flags::RST_ACK if acknowledges => {
                 // It ends the client's connection where the client is.
                 let shift = cookie.wrapping_add(1).wrapping_sub(segment.sequence);
                 self.table.block(number)?.tcp[1].set_constant_shift(shift);
@@ -199,7 +201,7 @@ impl Engine {
                 Some(judged)
             }
             // Of a connection that the server still has: it learns that there is none (RFC 9293 section 3.10.7.3).
-            tcp_flags::ACK | SYN_ACK => {
+            tcp_flags::ACK | tcp_flags::SYN_ACK => {
                 self.answer_reject(arrived, parsed, packet, io);
                 Some(outcome(Reason::TcpState))
             }
@@ -314,7 +316,7 @@ impl Engine {
     fn reset_client(&mut self, number: BlockIndex, now: Tick, io: &mut dyn Io) {
         let Some(opening) = self.syn_cookies.openings.all.remove(&number) else { return };
         if let Some(block) = self.table.block(number) {
-            let spec = segment_of(&key_of(block, 1), tcp_flags::RST | tcp_flags::ACK)
+            let spec = segment_of(&key_of(block, 1), tcp_flags::RST_ACK)
                 .with_sequence(0, opening.initial.wrapping_add(1))
                 .with_window(0);
             block.tcp[1].set_constant_shift(opening.cookie.wrapping_add(1));
@@ -343,9 +345,6 @@ pub(crate) fn is_without_server(block: &Block) -> bool {
 fn note_without_server(block: &Block) {
     block.tcp[0].set_constant_shift(0);
 }
-
-const SYN_ACK: u8 = tcp_flags::SYN | tcp_flags::ACK;
-const RST_ACK: u8 = tcp_flags::RST | tcp_flags::ACK;
 
 /// A segment with a key, without payload.
 fn segment_of<'a>(key: &Key, flags: u8) -> Spec<'a> {

@@ -1,6 +1,7 @@
 //! The record of a next hop, which is read in one piece while it changes.
 
 use crate::cell::Cell64;
+use crate::halves::{pair, split};
 
 /// The next hop of a route: a neighbour on a link. Guarded by `sequence`: odd while being changed.
 #[repr(C, align(64))]
@@ -69,16 +70,18 @@ impl Adjacency {
             return None;
         }
         let h = high.to_ne_bytes();
-        let l = (low as u32).to_ne_bytes();
+        let (low, mtu) = split(low);
+        let l = low.to_ne_bytes();
+        let (lower, vid) = split(lower);
         Some(NextHop {
             ifindex: output as u32,
             generation: (output >> 32) as u16,
             port: (output >> 48) as u8,
             flags: (output >> 56) as u8,
             macs: [h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7], l[0], l[1], l[2], l[3]],
-            mtu: (low >> 32) as u32,
-            lower: lower as u32,
-            vid: (lower >> 32) as u16,
+            mtu,
+            lower,
+            vid: vid as u16,
         })
     }
 
@@ -124,8 +127,8 @@ impl Adjacency {
         );
         self.mac_high.store(u64::from_ne_bytes([m[0], m[1], m[2], m[3], m[4], m[5], m[6], m[7]]));
         let low = u32::from_ne_bytes([m[8], m[9], m[10], m[11]]);
-        self.mac_low_mtu.store(u64::from(low) | u64::from(hop.mtu) << 32);
-        self.lower.store(u64::from(hop.lower) | u64::from(hop.vid) << 32);
+        self.mac_low_mtu.store(pair(low, hop.mtu));
+        self.lower.store(pair(hop.lower, hop.vid.into()));
         self.sequence.store(sequence.wrapping_add(3) & !1);
     }
 }

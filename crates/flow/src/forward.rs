@@ -559,7 +559,7 @@ fn takes_local<H: Host>(host: &H, config: &Config, destination: &Address, parsed
 #[inline(always)]
 fn answers(parsed: &Parsed) -> bool {
     match &parsed.transport {
-        Transport::Tcp(segment) => segment.flags & (tcp_flags::SYN | tcp_flags::ACK) != tcp_flags::SYN,
+        Transport::Tcp(segment) => segment.flags & tcp_flags::SYN_ACK != tcp_flags::SYN,
         Transport::Echo => {
             let kind = (parsed.key.destination_port() >> 8) as u8;
             kind == if parsed.key.family() == 4 { icmp4::ECHO_REPLY } else { icmp6::ECHO_REPLY }

@@ -1,6 +1,7 @@
 //! What keeps packets of a flow in order where they change between paths.
 
 use crate::cell::Cell64;
+use crate::halves::{pair, split};
 
 /// Order between the kernel paths and user space, for the flows whose key hash selects this gate.
 ///
@@ -30,15 +31,13 @@ impl Gate {
     /// Packets handed to user space so far (wrapping) and the epoch.
     #[must_use]
     pub fn read(&self) -> (u32, u32) {
-        let word = self.0.load();
-        (word as u32, (word >> 32) as u32)
+        split(self.0.load())
     }
 
     /// Raises the epoch if exactly `handed` packets have been handed over; tells whether it did.
     #[must_use]
     pub fn raise(&self, handed: u32, epoch: u32) -> bool {
-        let current = u64::from(handed) | u64::from(epoch) << 32;
-        self.0.replace(current, u64::from(handed) | u64::from(epoch.wrapping_add(1)) << 32)
+        self.0.replace(pair(handed, epoch), pair(handed, epoch.wrapping_add(1)))
     }
 }
 

@@ -23,6 +23,7 @@ pub mod cell;
 pub mod cookie;
 pub mod forward;
 mod gate;
+mod halves;
 mod identifications;
 pub mod key;
 pub mod parse;

@@ -209,7 +209,7 @@ pub fn transport<F: Frame>(packet: &F, mut parsed: Parsed) -> Result<Parsed, Exc
             parsed.transport = Transport::Tcp(Segment {
                 sequence: header.sequence.get(),
                 acknowledgment: header.acknowledgment.get(),
-                flags: header.flags & (tcp_flags::URG | (tcp_flags::URG - 1)),
+                flags: header.flags & tcp_flags::CONTROL,
                 window: header.window.get(),
                 header: length as u8,
                 payload: rest - length,

@@ -16,6 +16,7 @@ pub use crate::adjacency::{Adjacency, NextHop};
 use crate::cell::{Cell32, Cell64};
 use crate::cookie::Cookies;
 pub use crate::gate::Gate;
+use crate::halves::{pair, split};
 use crate::identifications::Identifications;
 use crate::key::{self, Address, Key};
 pub use crate::port::{PORT_PROBES, PORT_SLOTS, Port, PortKey, PortSlot, QUEUES, SOCKETS, port_flags};
@@ -119,14 +120,15 @@ impl Span {
     /// As one word.
     #[must_use]
     pub const fn pack(self) -> u64 {
-        (self.start as u64) << 32 | self.lines as u64
+        pair(self.lines, self.start)
     }
 
     /// From one word.
     #[inline(always)]
     #[must_use]
     pub const fn unpack(word: u64) -> Self {
-        Self { start: (word >> 32) as u32, lines: word as u32 }
+        let (lines, start) = split(word);
+        Self { start, lines }
     }
 }
 
@@ -270,7 +272,7 @@ pub struct Block {
     pub owner: Owner,
 }
 
-/// A line of the index: twelve entries of a tag and a place, `block << 1 | direction`.
+/// A line of the index: twelve entries of a tag and a place, `2 * block + direction`.
 ///
 /// Entry `n` has its place in bytes `3n ..` of the line, and its tag where [`TAG_PLACES`] says. A tag of 0 is an empty entry.
 /// Places come first so that four bytes from any `3n` below 48 are inside the line, which is how the kernel's verifier comes

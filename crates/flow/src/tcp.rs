@@ -15,6 +15,7 @@
 use flowhop_wire::{Frame, tcp_flags as tcp};
 
 use crate::cell::Cell64;
+use crate::halves::{pair, split};
 use crate::parse::Segment;
 use crate::reason::Reason;
 use crate::record::TcpHalf;
@@ -37,6 +38,10 @@ pub mod flag {
     pub const SACK: u8 = 64;
     /// The numbers of this half are known.
     pub const KNOWN: u8 = 128;
+    /// This side has opened the connection.
+    pub const OPEN: u8 = SYN | KNOWN;
+    /// And has said so to a peer that it has heard of.
+    pub const OPEN_TO_PEER: u8 = OPEN | GRANTED;
 }
 
 /// Largest acceptable distance of an acknowledgment behind what was sent, unless the window is larger.
@@ -230,7 +235,7 @@ pub fn open(own: &TcpHalf, peer: &TcpHalf, segment: &Segment, offer: Offer) {
     peer.state.store(0);
     own.sent.store(pair(end_of(segment), u32::from(segment.window).max(1)));
     own.allowed.store(0);
-    own.state.store(state(flag::SYN | flag::KNOWN, offer));
+    own.state.store(state(flag::OPEN, offer));
 }
 
 /// Starts the context of a connection that is running already with a segment of one side's. What its handshake agreed on
@@ -245,14 +250,14 @@ pub fn take_up(own: &TcpHalf, peer: &TcpHalf, segment: &Segment) {
     peer.sent.store(pair(ahead, window));
     peer.allowed.store(pair(segment.sequence, end_of(segment).wrapping_add(window)));
     for half in [own, peer] {
-        half.state.store(state(flag::SYN | flag::KNOWN | flag::GRANTED, offer));
+        half.state.store(state(flag::OPEN_TO_PEER, offer));
     }
 }
 
 /// Adds the other side's SYN to an opening connection: simultaneous open (RFC 9293 section 3.5).
 pub fn open_too(own: &TcpHalf, segment: &Segment, offer: Offer) {
     own.sent.store(pair(end_of(segment), u32::from(segment.window).max(1)));
-    own.state.store(state(flag::SYN | flag::KNOWN, offer));
+    own.state.store(state(flag::OPEN, offer));
 }
 
 /// Whether a SYN is the one that this side has sent before.
@@ -285,10 +290,10 @@ pub fn in_flight(own: &TcpHalf, peer: &TcpHalf, sequence: u32) -> bool {
 #[must_use]
 pub fn accepts(own: &TcpHalf, peer: &TcpHalf, segment: &Segment) -> bool {
     let known = own.flags() & peer.flags() & flag::KNOWN != 0;
-    let flags = segment.flags & (tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST);
+    let flags = segment.flags & tcp::STATE;
     let edges = Edges::load(own, peer, peer.flags());
     known
-        && matches!(flags, ACK_ONLY | FIN_ACK)
+        && matches!(flags, tcp::ACK | tcp::FIN_ACK)
         && edges.sequence_fits(segment.sequence, end_of(segment))
         && edges.acknowledgment_fits(segment.acknowledgment.wrapping_sub(peer.constant_shift()))
 }
@@ -306,12 +311,12 @@ pub fn check(
     segment: &Segment,
     offer: impl FnOnce() -> Option<Offer>,
 ) -> Result<(), Reason> {
-    let flags = segment.flags & (tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST);
+    let flags = segment.flags & tcp::STATE;
     match flags {
         tcp::SYN => return Err(Reason::TcpSyn),
-        ACK_ONLY | FIN_ACK => {}
-        SYN_ACK => return syn_ack(own, peer, segment, offer),
-        RST_ONLY | RST_ACK => return reset(own, peer, segment),
+        tcp::ACK | tcp::FIN_ACK => {}
+        tcp::SYN_ACK => return syn_ack(own, peer, segment, offer),
+        tcp::RST | tcp::RST_ACK => return reset(own, peer, segment),
         _ => return Err(Reason::TcpFlags),
     }
     let own_state = own.state.load();
@@ -335,7 +340,7 @@ pub fn check(
     advance_sent(own, end, window)?;
     advance_allowed(own, acknowledgment, granted, first_grant)?;
     let mut add = flag::GRANTED;
-    if flags == FIN_ACK {
+    if flags == tcp::FIN_ACK {
         add |= flag::FIN;
     }
     if peer_state as u8 & flag::FIN != 0 && acknowledgment == edges.peer_end {
@@ -343,12 +348,6 @@ pub fn check(
     }
     if own_state as u8 & add != add { own.set_flags(add) } else { Ok(()) }
 }
-
-const ACK_ONLY: u8 = tcp::ACK;
-const FIN_ACK: u8 = tcp::FIN | tcp::ACK;
-const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
-const RST_ONLY: u8 = tcp::RST;
-const RST_ACK: u8 = tcp::RST | tcp::ACK;
 
 /// The numbers that the four rules compare.
 struct Edges {
@@ -422,7 +421,7 @@ fn syn_ack(
     // State goes last: whoever sees KNOWN finds the numbers.
     let written = own.sent.replace(0, pair(end, window.max(1)))
         && own.allowed.replace(0, pair(acknowledgment, granted))
-        && own.state.replace(0, state(flag::SYN | flag::KNOWN | flag::GRANTED, offer));
+        && own.state.replace(0, state(flag::OPEN_TO_PEER, offer));
     if written { Ok(()) } else { Err(Reason::Contention) }
 }
 
@@ -507,16 +506,6 @@ const fn at_most(a: u32, b: u32) -> bool {
 #[inline(always)]
 const fn later(a: u32, b: u32) -> u32 {
     if at_most(a, b) { b } else { a }
-}
-
-#[inline(always)]
-const fn pair(low: u32, high: u32) -> u64 {
-    low as u64 | (high as u64) << 32
-}
-
-#[inline(always)]
-const fn split(word: u64) -> (u32, u32) {
-    (word as u32, (word >> 32) as u32)
 }
 
 /// The constant shift of a state word.

@@ -13,6 +13,7 @@ const PACKETS: u32 = 40;
 /// The top bits of both fields, and so what is moved on.
 const HALF_BYTES: u64 = 1 << (PACKETS - 1);
 const HALF_PACKETS: u64 = 1 << 63;
+const TOP_BITS: u64 = HALF_BYTES | HALF_PACKETS;
 const HALF_RANGE_PACKETS: u64 = HALF_PACKETS >> PACKETS;
 /// Looks at the words before what is there is taken as it is: a program moves a half on within nanoseconds.
 const LOOKS: usize = 10_000;
@@ -33,7 +34,7 @@ impl Traffic {
     pub fn count(&self, bytes: u64) {
         let added = bytes | 1 << PACKETS;
         let before = self.recent.add(added);
-        let set = (before ^ before.wrapping_add(added)) & (HALF_BYTES | HALF_PACKETS);
+        let set = (before ^ before.wrapping_add(added)) & TOP_BITS;
         if set != 0 {
             self.carry(set);
         }
@@ -55,7 +56,7 @@ impl Traffic {
             let halves = self.halves.load();
             let recent = self.recent.load();
             // With a top bit set, a half is being moved: it may stand in both words.
-            if recent & (HALF_BYTES | HALF_PACKETS) == 0 && self.halves.load() == halves {
+            if recent & TOP_BITS == 0 && self.halves.load() == halves {
                 return Self::sum(recent, halves);
             }
         }

@@ -12,6 +12,8 @@ use traffic::Traffic;
 
 #[path = "../src/adjacency.rs"]
 pub mod adjacency;
+#[path = "../src/halves.rs"]
+pub mod halves;
 #[path = "../src/traffic.rs"]
 pub mod traffic;
 

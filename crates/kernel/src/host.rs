@@ -11,7 +11,7 @@ use flowhop_flow::record::{
 };
 use flowhop_flow::shadow::is_due;
 use flowhop_flow::{Hit, Host, Key, Level, Packet, Parsed};
-use flowhop_table::lookup::{self, Arrays};
+use flowhop_table::lookup::{self, Arrays, block_of, place_of};
 use flowhop_wire::{icmp4, icmp6, protocol};
 
 use crate::maps::{
@@ -29,7 +29,7 @@ struct Prefix {
 
 /// How entries are found.
 pub trait Index {
-    /// The place, `block << 1 | direction`, of the entry with this key.
+    /// The place of the entry with this key.
     fn find(config: &Config, key: &Key, hash: u64) -> Option<u32>;
 }
 
@@ -57,7 +57,7 @@ impl Index for Lines {
     fn find(config: &Config, key: &Key, hash: u64) -> Option<u32> {
         let memory = Memory(Cell::new(0));
         let (_, direction) = lookup::find(&memory, config.span(), key, hash)?;
-        Some(memory.0.get() << 1 | direction as u32)
+        Some(place_of(memory.0.get(), direction))
     }
 }
 
@@ -70,7 +70,8 @@ impl Index for KernelHash {
         // SAFETY: the value is one aligned word, written whole; an element that was given to another key
         // meanwhile names a block whose own key, compared below, differs.
         let place = *unsafe { KERNEL_INDEX.get(key) }?;
-        lookup::has_key(BLOCKS.get(place >> 1)?, (place & 1) as usize, key).then_some(place)
+        let (block, direction) = block_of(place);
+        lookup::has_key(BLOCKS.get(block)?, direction, key).then_some(place)
     }
 }
 
@@ -110,8 +111,8 @@ impl<I: Index, const DRIVER: bool> Host for Tables<I, DRIVER> {
     fn find(&self, key: &Key, hash: u64) -> Option<Hit<'_>> {
         // The block is looked up once more by a number whose origin is hidden: then it does not matter to the
         // verifier in which of the many places the entry was found, and it follows the rest of the program once.
-        let place = opaque(I::find(self.config, key, hash)? as usize) as u32;
-        Some(Hit { block: BLOCKS.get(place >> 1)?, direction: (place & 1) as usize })
+        let (block, direction) = block_of(opaque(I::find(self.config, key, hash)? as usize) as u32);
+        Some(Hit { block: BLOCKS.get(block)?, direction })
     }
 
     #[inline(always)]

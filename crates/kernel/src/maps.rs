@@ -35,7 +35,7 @@ pub static ADJACENCIES: Array<Adjacency> = Array::with_max_entries(record::ADJAC
 /// Order between kernel and user space.
 #[map]
 pub static GATES: Array<Gate> = Array::with_max_entries(record::GATES as u32, BPF_F_MMAPABLE);
-/// The second back end of the index: from key to `block << 1 | direction`.
+/// The second back end of the index: from key to `2 * block + direction`.
 #[map]
 pub static KERNEL_INDEX: HashMap<Key, u32> = HashMap::with_max_entries(1, 0);
 /// The box's own addresses, with their flags (`record::local_flags`).

@@ -27,6 +27,20 @@ pub const fn tag_of(hash: u64) -> u16 {
     if tag == 0 { 1 } else { tag }
 }
 
+/// A direction of a block, as the index has it.
+#[inline(always)]
+#[must_use]
+pub const fn place_of(block: u32, direction: usize) -> u32 {
+    2 * block + direction as u32
+}
+
+/// The block and the direction of a place.
+#[inline(always)]
+#[must_use]
+pub const fn block_of(place: u32) -> (u32, usize) {
+    (place / 2, (place % 2) as usize)
+}
+
 /// The two lines of a hash among so many. They may be the same line.
 #[inline(always)]
 #[must_use]
@@ -54,11 +68,11 @@ pub fn find<'a, A: Arrays>(arrays: &'a A, span: Span, key: &Key, hash: u64) -> O
             }
             let place = place_at(bucket, lowest(matches));
             matches &= matches - 1;
-            if let Some(block) = arrays.block(place >> 1) {
-                let direction = (place & 1) as usize;
-                if has_key(block, direction, key) {
-                    return Some((block, direction));
-                }
+            let (block, direction) = block_of(place);
+            if let Some(block) = arrays.block(block)
+                && has_key(block, direction, key)
+            {
+                return Some((block, direction));
             }
         }
     }
@@ -89,7 +103,7 @@ pub(crate) const fn lowest(matches: u64) -> u32 {
     ((matches & matches.wrapping_neg()).wrapping_mul(ENTRIES) >> 60) as u32
 }
 
-/// The place in entry 0..12 of a line: `block << 1 | direction`.
+/// The place in entry 0..12 of a line ([`place_of`]).
 #[inline(always)]
 pub(crate) fn place_at(bucket: &Bucket, entry: u32) -> u32 {
     let bytes = (opaque(entry) & 15) * 3;

@@ -9,7 +9,7 @@ use flowhop_flow::{Key, Reason};
 
 use crate::index;
 use crate::levels::Levels;
-use crate::lookup::has_key;
+use crate::lookup::{block_of, has_key, place_of};
 use crate::memory::{Geometry, Regions};
 
 pub use crate::index::{Index, KernelHashSync};
@@ -257,18 +257,20 @@ impl Table {
         let mut kept = vec![false; 2 * blocks.len()];
         match &mut self.index {
             Index::KernelHash { kernel, .. } => kernel.retain(&|key, place| {
-                blocks.get((place >> 1) as usize).is_some_and(|block| has_key(block, (place & 1) as usize, key))
+                let (block, direction) = block_of(place);
+                blocks.get(block as usize).is_some_and(|block| has_key(block, direction, key))
             }),
             Index::Lines(levels) => levels.keep(buckets, &mut kept, |place| {
-                let block = blocks.get((place >> 1) as usize).filter(|block| is_live(block))?;
-                Some(key_of(block, (place & 1) as usize).hash(&self.secret))
+                let (block, direction) = block_of(place);
+                let block = blocks.get(block as usize).filter(|block| is_live(block))?;
+                Some(key_of(block, direction).hash(&self.secret))
             }),
         }
         for &number in live {
             let keys = [0, 1].map(|direction| key_of(&self.regions.blocks[number as usize], direction));
             let hashes = keys.map(|key| key.hash(&self.secret));
             for (direction, key) in keys.iter().enumerate() {
-                let place = number << 1 | direction as u32;
+                let place = place_of(number, direction);
                 if !kept[place as usize] {
                     let _entered = self.enter(key, hashes, place);
                 }
@@ -325,14 +327,16 @@ impl Table {
             Index::Lines(levels) => {
                 // Readers give up after some equal tags in a line, and the packet comes here; giving up here as well
                 // would make the connection once more with each of them.
-                let block_of = |place: u32| self.block(place >> 1);
-                let is_it = |place| block_of(place).is_some_and(|block| has_key(block, (place & 1) as usize, key));
+                let is_it = |place| {
+                    let (block, direction) = block_of(place);
+                    self.block(block).is_some_and(|block| has_key(block, direction, key))
+                };
                 let place = index::find(levels.current(&self.regions.buckets), hash, is_it)?;
-                Some((place >> 1, (place & 1) as usize))
+                Some(block_of(place))
             }
             Index::KernelHash { mirror, .. } => {
                 let place = *mirror.get(key)?;
-                let (number, direction) = (place >> 1, (place & 1) as usize);
+                let (number, direction) = block_of(place);
                 has_key(self.block(number)?, direction, key).then_some((number, direction))
             }
         }
@@ -357,10 +361,10 @@ impl Table {
         block.owner.serial.store(self.next_serial);
         prepare(block);
         for direction in 0..2 {
-            let place = number << 1 | direction as u32;
+            let place = place_of(number, direction);
             if let Err(error) = self.enter(&keys[direction], hashes, place) {
                 for earlier in 0..direction {
-                    self.leave(&keys[earlier], hashes[earlier], number << 1 | earlier as u32);
+                    self.leave(&keys[earlier], hashes[earlier], place_of(number, earlier));
                 }
                 return Err(error);
             }
@@ -380,7 +384,10 @@ impl Table {
     pub fn tend(&mut self, turns: u32) -> bool {
         let Index::Lines(levels) = &mut self.index else { return false };
         let Regions { buckets, blocks, config, .. } = &self.regions;
-        let hash_of = |place: u32| key_of(&blocks[(place >> 1) as usize], (place & 1) as usize).hash(&self.secret);
+        let hash_of = |place| {
+            let (block, direction) = block_of(place);
+            key_of(&blocks[block as usize], direction).hash(&self.secret)
+        };
         if let Some(span) = levels.tend(buckets, 2 * u64::from(self.live), turns, hash_of) {
             config[0].span.store(span.pack());
         }
@@ -392,16 +399,17 @@ impl Table {
         match &mut self.index {
             Index::Lines(levels) => {
                 let (buckets, blocks, secret) = (&self.regions.buckets, &self.regions.blocks, &self.secret);
-                let hash_of = |moved: u32| {
-                    let direction = (moved & 1) as usize;
+                let (own, direction) = block_of(place);
+                let hash_of = |moved| {
+                    let (block, direction) = block_of(moved);
                     // The other direction may be what has to move, and the block has no identity yet.
-                    if moved >> 1 == place >> 1 {
+                    if block == own {
                         hashes[direction]
                     } else {
-                        key_of(&blocks[(moved >> 1) as usize], direction).hash(secret)
+                        key_of(&blocks[block as usize], direction).hash(secret)
                     }
                 };
-                let hash = hashes[(place & 1) as usize];
+                let hash = hashes[direction];
                 while !levels.insert(buckets, hash, place, hash_of) {
                     let span = levels.enlarge(buckets, hash_of).ok_or(InsertError::NoPlace)?;
                     self.regions.config[0].span.store(span.pack());
@@ -443,7 +451,7 @@ impl Table {
         block.hot[1].identity.store(0);
         for (direction, key) in keys.iter().enumerate() {
             let hash = key.hash(&self.secret);
-            self.leave(key, hash, number << 1 | direction as u32);
+            self.leave(key, hash, place_of(number, direction));
         }
         self.live -= 1;
         self.aside.push_back(Aside { block: number, serial, identities, removal, last_seen, epoch: self.epoch });
@@ -507,7 +515,7 @@ impl Table {
             return false;
         }
         for (direction, key) in keys.iter().enumerate() {
-            if self.enter(key, hashes, number << 1 | direction as u32).is_err() {
+            if self.enter(key, hashes, place_of(number, direction)).is_err() {
                 if direction == 1 {
                     self.leave(&keys[0], hashes[0], number << 1);
                 }

@@ -220,8 +220,9 @@ impl Pair {
             None => lookup::find(regions, regions.config[0].span(), key, key.hash(&SECRET))?,
             Some(hash) => {
                 let place = *hash.0.lock().unwrap().get(key)?;
-                let block = &regions.blocks[(place >> 1) as usize];
-                lookup::has_key(block, (place & 1) as usize, key).then_some((block, (place & 1) as usize))?
+                let (block, direction) = lookup::block_of(place);
+                let block = &regions.blocks[block as usize];
+                lookup::has_key(block, direction, key).then_some((block, direction))?
             }
         };
         let number = regions.blocks.iter().position(|other| std::ptr::eq(other, block))?;

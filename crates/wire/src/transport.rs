@@ -21,6 +21,16 @@ pub mod tcp_flags {
     pub const ECE: u8 = 64;
     /// Congestion window reduced (RFC 3168).
     pub const CWR: u8 = 128;
+    /// The second segment of a handshake.
+    pub const SYN_ACK: u8 = SYN | ACK;
+    /// No more data, and what was received is acknowledged.
+    pub const FIN_ACK: u8 = FIN | ACK;
+    /// The answer to a segment that has no acknowledgment.
+    pub const RST_ACK: u8 = RST | ACK;
+    /// Those that say what a segment does to its connection.
+    pub const STATE: u8 = SYN | ACK | FIN | RST;
+    /// Those that RFC 9293 has, without those of RFC 3168.
+    pub const CONTROL: u8 = STATE | PSH | URG;
 }
 
 /// TCP header without its options (RFC 9293 section 3.1).

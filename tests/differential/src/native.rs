@@ -159,7 +159,8 @@ impl Native {
             None => lookup::find(table.regions(), table.config().span(), key, hash)?,
             Some(map) => {
                 let place = *map.lock().get(key)?;
-                let (block, direction) = (table.block(place >> 1)?, (place & 1) as usize);
+                let (block, direction) = lookup::block_of(place);
+                let block = table.block(block)?;
                 lookup::has_key(block, direction, key).then_some((block, direction))?
             }
         };

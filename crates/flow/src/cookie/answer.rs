@@ -138,7 +138,7 @@ impl Answer {
             (ports, [c, d, a, b]),
             (sequence, self.cookie.to_be_bytes()),
             (acknowledgment, syn.sequence.wrapping_add(1).to_be_bytes()),
-            (control, [header << 2, tcp_flags::SYN | tcp_flags::ACK, high, low]),
+            (control, [header << 2, tcp_flags::SYN_ACK, high, low]),
         ] {
             sum.replace(*place, new);
             *place = new;

@@ -352,7 +352,7 @@ impl Kernel {
         self.locals.iter().collect::<Result<_, _>>().map_err(|error| KernelError::Map { name: "LOCALS", error })
     }
 
-    /// Enters a key into the kernel's hash map; `place` is `block << 1 | direction`.
+    /// Enters a key into the kernel's hash map; `place` is `2 * block + direction`.
     ///
     /// # Errors
     /// When the map is full.
