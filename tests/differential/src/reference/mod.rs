@@ -320,7 +320,7 @@ impl World {
             return outcome;
         };
         outcome.port = port.number;
-        match self.decide(&plain, arrival, port, &mut outcome) {
+        match self.decide(&plain, frame.len(), arrival, port, &mut outcome) {
             Ok(hop) => {
                 outcome.kind = Kind::Forward;
                 outcome.reason = Reason::Forwarded;
@@ -358,11 +358,19 @@ impl World {
         }
     }
 
-    fn decide(&mut self, frame: &[u8], arrival: &Arrival, port: Port, outcome: &mut Outcome) -> Result<NextHop, No> {
+    /// `received` is the length of the frame with its tag.
+    fn decide(
+        &mut self,
+        frame: &[u8],
+        received: usize,
+        arrival: &Arrival,
+        port: Port,
+        outcome: &mut Outcome,
+    ) -> Result<NextHop, No> {
         if self.in_driver && !port.driver {
             return Err(No::NextLevel);
         }
-        let headers = self.read(frame, arrival, port.mac)?;
+        let headers = self.read(frame, received, arrival, port.mac)?;
         // 3. Entry.
         let gate = self.gate_of(&headers.key);
         outcome.door = Some(gate);
@@ -407,12 +415,12 @@ impl World {
     }
 
     /// Steps 1 and 2: the headers of a packet for this station.
-    fn read(&self, frame: &[u8], arrival: &Arrival, mac: [u8; 6]) -> Result<Headers, Reason> {
+    fn read(&self, frame: &[u8], received: usize, arrival: &Arrival, mac: [u8; 6]) -> Result<Headers, Reason> {
         // 1. Link.
         if arrival.tagged {
             return Err(Reason::Tagged);
         }
-        if frame.len() < 14 {
+        if received < 14 {
             return Err(Reason::NotIp);
         }
         if frame[0] % 2 == 1 {
@@ -421,9 +429,10 @@ impl World {
         if frame[..6] != mac {
             return Err(Reason::OtherHost);
         }
-        match [frame[12], frame[13]] {
-            [0x08, 0x00] | [0x86, 0xdd] => {}
-            [0x81, 0x00] | [0x88, 0xa8] => return Err(Reason::Tagged),
+        // Behind a tag there may be nothing.
+        match frame.get(12..14) {
+            Some([0x08, 0x00] | [0x86, 0xdd]) => {}
+            Some([0x81, 0x00] | [0x88, 0xa8]) => return Err(Reason::Tagged),
             _ => return Err(Reason::NotIp),
         }
         // 2. Headers.
