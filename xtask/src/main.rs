@@ -25,6 +25,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use crate::mutants::Chosen;
+
 const USAGE: &str = "usage: cargo xtask <task>
 
     bpf            build the kernel programs, update crates/io/bpf/
@@ -37,9 +39,9 @@ const USAGE: &str = "usage: cargo xtask <task>
                    the fuzz targets (fuzz/fuzz_targets), each for ten minutes if not said otherwise
     fuzz --keep [TARGET]
                    what they found, as few inputs as reach the same branches, to fuzz/kept
-    mutants [NAMES]
+    mutants [NAMES | --since COMMIT]
                    whether the tests notice changes of the forwarding function and of the decision table; of all
-                   files and functions, or of those that this expression matches
+                   files and functions, of those that this expression matches, or of what changed since a commit
     vm [--kernel SUITE|FOLDER/] [TEST[::FILTER]...]
                    tests of the package flowhop-tests on another kernel, in an emulated machine: that of a suite of
                    Debian (the backports, if not said otherwise) or an unpacked one, and the tests `levels`";
@@ -77,8 +79,9 @@ fn run() -> Result<()> {
         ["fuzz", "--keep", target] => fuzz::keep(Some(target)),
         ["fuzz", target] => fuzz::fuzz(Some(target), 600),
         ["fuzz", target, seconds] => fuzz::fuzz(Some(target), seconds.parse().context("seconds")?),
-        ["mutants"] => mutants::mutants(None),
-        ["mutants", only] => mutants::mutants(Some(only)),
+        ["mutants"] => mutants::mutants(&Chosen::All),
+        ["mutants", "--since", commit] => mutants::mutants(&Chosen::Since(commit)),
+        ["mutants", names] => mutants::mutants(&Chosen::Named(names)),
         ["vm", arguments @ ..] => vm::vm(arguments),
         _ => bail!("{USAGE}"),
     }
