@@ -100,7 +100,10 @@ impl Front {
 
 fn stamp(table: &Table, frame: &[u8], now: u32) {
     let mut frame = frame.to_vec();
-    let parsed = parse::ipv4(&SliceFrame::new(&mut frame), parse::ETHERNET, 0).expect("a packet that was forwarded");
+    let is_v4 = frame[12..14] == [8, 0];
+    let frame = SliceFrame::new(&mut frame);
+    let parsed = if is_v4 { parse::ipv4(&frame, parse::ETHERNET, 0) } else { parse::ipv6(&frame, parse::ETHERNET, 0) };
+    let parsed = parsed.expect("a packet that was forwarded");
     let config = table.config();
     let hit = lookup::find(table.regions(), config.span(), &parsed.key, config.hash(&parsed.key));
     let (block, direction) = hit.expect("the entry that it was forwarded by");

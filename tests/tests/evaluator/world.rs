@@ -3,16 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use flowhop_engine::FastPath;
 use flowhop_flow::Kind;
 use flowhop_wire::build::{L4, Spec};
-use flowhop_wire::tcp_flags::{ACK, FIN, RST, SYN};
 
 use crate::bed::{Bed, INSIDE_MAC, LAN, WAN, at, ends, framed, ip, is_sound};
 use crate::front::{Front, Verdict};
 use crate::pieces::{piece, split};
+
+mod segments;
+mod strangers;
+
+pub(crate) use strangers::STRANGERS;
 
 /// Stands before the policy at times: what it refuses ends at once, and nothing else does.
 const STRICTER: &str = r#"
@@ -31,7 +35,6 @@ to = "outside"
 action = "allow"
 [[rule]]
 name = "published"
-from = "outside"
 to = "inside"
 destination = "10.1.0.80"
 service = ["tcp/8080", "udp/8080"]
@@ -52,12 +55,14 @@ translate.destination = "10.1.0.80:8080"
 const SECOND: u32 = 954;
 /// How long before and after its timeout a connection may or may not be there, in ticks.
 const MARGIN: u32 = 3 * SECOND;
+/// How long a table is full after a flood, at most: until the last of its connections has expired.
+const FULL_FOR: u32 = 300 * SECOND + MARGIN;
 /// The port that the stricter policy refuses.
 const GAMES: u16 = 5000;
-/// Packets of a flood: more than there are connections in the table.
-pub(crate) const STRANGERS: u32 = 5000;
-/// Before the first stranger's address.
-const STRANGER: u32 = 0x0b00_0000;
+/// Own address that inside hosts of IPv4 are seen as; those of IPv6 are seen as themselves.
+const OWN: &str = "198.51.100.1";
+const INSIDE6: &str = "fd00:0:0:1::2";
+const REMOTE6: &str = "2001:db8:0:2::2";
 const PUBLIC: &str = "198.51.100.9:80";
 const SERVER: &str = "10.1.0.80:8080";
 
@@ -67,6 +72,9 @@ enum Protocol {
     Tcp,
     Echo,
 }
+
+/// Who began it, and with whom.
+type Key = (Protocol, SocketAddr, SocketAddr);
 
 /// A connection from an inside endpoint to a remote one, or from a remote one to the server.
 #[derive(Clone, Copy, Debug)]
@@ -94,11 +102,11 @@ pub(crate) struct World {
     bed: Bed,
     front: Option<Front>,
     random: u64,
-    known: BTreeMap<(Protocol, SocketAddr, SocketAddr), Known>,
+    known: BTreeMap<Key, Known>,
     log: Vec<String>,
     /// The stricter policy is in force.
     strict: bool,
-    /// When strangers last filled the table: who has had no answer by then may have had to go.
+    /// When strangers last filled the table: as long as they are in it, who has had no answer may have to go.
     flooded: Option<u32>,
     strangers: u32,
     pub(crate) packets: usize,
@@ -151,6 +159,15 @@ impl World {
         (z ^ (z >> 31)) % n
     }
 
+    /// An inside and a remote endpoint of one family.
+    fn ends(&mut self) -> (SocketAddr, SocketAddr) {
+        let (inside, remote) = (self.inside(), self.remote());
+        if self.below(4) > 0 {
+            return (inside, remote);
+        }
+        (SocketAddr::new(ip(INSIDE6), inside.port()), SocketAddr::new(ip(REMOTE6), remote.port()))
+    }
+
     fn inside(&mut self) -> SocketAddr {
         let host = ["10.1.0.2", "10.1.0.3", "10.2.0.2"][self.below(3) as usize];
         SocketAddr::new(ip(host), 2000 + self.below(12) as u16)
@@ -170,11 +187,11 @@ impl World {
         }
     }
 
-    fn is(&self, key: &(Protocol, SocketAddr, SocketAddr)) -> Is {
+    fn is(&self, key: &Key) -> Is {
         let Some(known) = self.known.get(key) else { return Is::Gone };
         let idle = self.bed.now.wrapping_sub(known.last);
         let timeout = Self::timeout(key.0, known);
-        let crowded_out = !known.answered && self.flooded.is_some_and(|flooded| flooded >= known.last);
+        let crowded_out = !known.answered && self.flooded.is_some_and(|flooded| known.last <= flooded + FULL_FOR);
         match idle {
             _ if known.closing => Is::Unknown,
             _ if crowded_out && idle <= timeout + MARGIN => Is::Unknown,
@@ -266,10 +283,14 @@ impl World {
     }
 
     /// A packet of an inside endpoint has left: as who?
-    fn note_out(&mut self, key: (Protocol, SocketAddr, SocketAddr), external: SocketAddr) {
+    fn note_out(&mut self, key: Key, external: SocketAddr) {
         let now = self.bed.now;
         let (protocol, inside, remote) = key;
-        self.must(external.ip() == ip("198.51.100.1"), "translated to another address");
+        if inside.is_ipv6() {
+            self.must(external == inside, "translated");
+        } else {
+            self.must(external.ip() == ip(OWN), "translated to another address");
+        }
         let others: Vec<_> = self
             .known
             .iter()
@@ -284,7 +305,7 @@ impl World {
             let same = other.1 == inside;
             self.must(
                 (used == external) == same,
-                &format!("{inside} is {external} to {remote}; {} is {used}", other.1),
+                &format!("{inside} is {external} to {remote}; {} is {used} to {}", other.1, other.2),
             );
         }
         let fresh = Known { external, last: now, next: [0; 2], answered: false, established: false, closing: false };
@@ -302,7 +323,7 @@ impl World {
     }
 
     fn datagram_out(&mut self) {
-        let (inside, remote) = (self.inside(), self.remote());
+        let (inside, remote) = self.ends();
         let left = self.send(LAN, &Spec::udp(inside, remote, b"out"), &format!("udp {inside} > {remote}"));
         let Some(frame) = self.agrees(self.allowed(remote), left, WAN) else { return };
         let (source, destination) = ends(&frame);
@@ -312,12 +333,7 @@ impl World {
 
     /// Whose a packet from a remote to an external endpoint is, and whether they are there. An endpoint that was one
     /// inside host's may be another's later.
-    fn between(
-        &self,
-        protocol: Protocol,
-        remote: SocketAddr,
-        external: SocketAddr,
-    ) -> (Is, Vec<(Protocol, SocketAddr, SocketAddr)>) {
+    fn between(&self, protocol: Protocol, remote: SocketAddr, external: SocketAddr) -> (Is, Vec<Key>) {
         let theirs = self
             .known
             .iter()
@@ -332,10 +348,14 @@ impl World {
 
     /// From a remote endpoint to some external one, known or not.
     fn datagram_in(&mut self) {
-        let remote = self.remote();
-        let known: Vec<SocketAddr> = self.known.values().map(|known| known.external).collect();
+        let (_, remote) = self.ends();
+        let known = self.known.values().map(|known| known.external);
+        let known: Vec<SocketAddr> = known.filter(|external| external.is_ipv4() == remote.is_ipv4()).collect();
         let external = match self.below(4) {
-            0 => SocketAddr::new(ip("198.51.100.1"), 1024 + self.below(60_000) as u16),
+            0 => {
+                let address = if remote.is_ipv4() { OWN } else { INSIDE6 };
+                SocketAddr::new(ip(address), 1024 + self.below(60_000) as u16)
+            }
             _ if known.is_empty() => return,
             _ => known[self.below(known.len() as u64) as usize],
         };
@@ -353,7 +373,7 @@ impl World {
     }
 
     /// A packet of a remote endpoint has come in.
-    fn note_in(&mut self, key: &(Protocol, SocketAddr, SocketAddr)) {
+    fn note_in(&mut self, key: &Key) {
         let known = self.known.get_mut(key).unwrap();
         (known.answered, known.last) = (true, self.bed.now);
     }
@@ -431,42 +451,10 @@ impl World {
         self.agrees(is, left, LAN);
     }
 
-    /// A stranger, or an inside address from outside.
-    fn stray(&mut self) {
-        let (remote, inside) = (self.remote(), self.inside());
-        let spec = match self.below(4) {
-            0 => Spec::udp(remote, inside, b"x"),
-            1 => Spec::tcp(remote, inside, SYN, &[]),
-            2 => Spec::tcp(inside, at("10.1.0.80:9"), ACK, &[]),
-            _ => Spec::udp(remote, at("198.51.100.9:81"), b"x"),
-        };
-        let left = self.send(WAN, &spec, &format!("stray {remote} > {inside}"));
-        self.agrees(Is::Gone, left, LAN);
-    }
-
-    fn published(&mut self) {
-        let (client, public, server) = (self.remote(), at(PUBLIC), at(SERVER));
-        let key = (Protocol::Udp, client, server);
-        let left = self.send(WAN, &Spec::udp(client, public, b"ask"), &format!("udp {client} > {public}"));
-        let frame = self.agrees(Is::There, left, LAN).unwrap();
-        self.must(ends(&frame) == (client, server), "published as something else");
-        let known = Known {
-            external: public,
-            last: self.bed.now,
-            next: [0; 2],
-            answered: true,
-            established: true,
-            closing: false,
-        };
-        self.known.insert(key, known);
-        let left = self.send(LAN, &Spec::udp(server, client, b"tell"), &format!("udp {server} > {client}"));
-        let frame = self.agrees(Is::There, left, WAN).unwrap();
-        self.must(ends(&frame) == (public, client), "answered as somebody else");
-    }
-
     /// An error about something that was sent, or was not.
     fn error(&mut self) {
-        let keys: Vec<_> = self.known.iter().filter(|(key, _)| key.0 == Protocol::Udp && key.2 != at(SERVER)).collect();
+        let told = |key: &Key| key.0 == Protocol::Udp && key.2 != at(SERVER) && key.2 != at(PUBLIC);
+        let keys: Vec<_> = self.known.iter().filter(|(key, _)| told(key)).collect();
         if keys.is_empty() {
             return;
         }
@@ -476,123 +464,15 @@ impl World {
         let port = if strange { 1 } else { external.port() };
         let quoted = Spec::udp(SocketAddr::new(external.ip(), port), key.2, b"out").without_link().to_vec().unwrap();
         let (is, owners) = if strange { (Is::Gone, vec![]) } else { self.between(Protocol::Udp, key.2, external) };
-        let l4 = L4::Icmp { kind: 3, code: 3, rest: [0; 4] };
+        let (kind, code) = if external.is_ipv4() { (3, 3) } else { (1, 4) };
+        let l4 = L4::Icmp { kind, code, rest: [0; 4] };
         let spec = Spec::new(key.2.ip(), external.ip(), l4, &quoted);
         let left = self.send(WAN, &spec, &format!("error about {external} > {}", key.2));
         if let Some(frame) = self.agrees(is, left, LAN) {
-            let to = IpAddr::from([frame[30], frame[31], frame[32], frame[33]]);
+            // The ports are no ports here.
+            let to = ends(&frame).1.ip();
             self.must(owners.iter().any(|owner| owner.1.ip() == to), "an error to somebody else");
         }
-    }
-
-    /// A step in the life of a TCP connection, by ends that behave, or by a forger.
-    fn segment(&mut self) {
-        let (client, server) = (self.inside(), self.remote());
-        let key = (Protocol::Tcp, client, server);
-        let is = self.is(&key);
-        match self.known.get(&key).copied().filter(|_| is == Is::There) {
-            None if is == Is::Gone => self.handshake(key),
-            None => {
-                // Closing, or about to expire: it is left alone until it has gone.
-                let idle = self.bed.now.wrapping_sub(self.known[&key].last);
-                if idle > 7440 * SECOND + MARGIN || (self.known[&key].closing && idle > 240 * SECOND + MARGIN) {
-                    self.known.remove(&key);
-                }
-            }
-            Some(known) if self.below(4) == 0 => self.forged(key, known),
-            Some(known) => self.data(key, known),
-        }
-    }
-
-    fn tcp_out(
-        &mut self,
-        key: (Protocol, SocketAddr, SocketAddr),
-        flags: u8,
-        [sequence, acknowledged]: [u32; 2],
-    ) -> Option<SocketAddr> {
-        let data: &[u8] = if flags == ACK { b"question" } else { b"" };
-        let spec = Spec::tcp(key.1, key.2, flags, data).with_sequence(sequence, acknowledged);
-        let left = self.send(LAN, &spec, &format!("tcp {} > {} {flags:#x}", key.1, key.2));
-        self.agrees(Is::There, left, WAN).map(|frame| ends(&frame).0)
-    }
-
-    fn tcp_in(
-        &mut self,
-        is: Is,
-        key: (Protocol, SocketAddr, SocketAddr),
-        external: SocketAddr,
-        flags: u8,
-        [sequence, acknowledged]: [u32; 2],
-    ) {
-        let data: &[u8] = if flags == ACK { b"answer" } else { b"" };
-        let spec = Spec::tcp(key.2, external, flags, data).with_sequence(sequence, acknowledged);
-        let left = self.send(WAN, &spec, &format!("tcp {} > {external} {flags:#x}", key.2));
-        if let Some(frame) = self.agrees(is, left, LAN) {
-            self.must(ends(&frame) == (key.2, key.1), "a segment to somebody else");
-        }
-    }
-
-    fn handshake(&mut self, key: (Protocol, SocketAddr, SocketAddr)) {
-        self.known.remove(&key);
-        let [mine, theirs] = [self.below(1 << 32) as u32, self.below(1 << 32) as u32];
-        if self.allowed(key.2) == Is::Gone {
-            let left = self.send(LAN, &Spec::tcp(key.1, key.2, SYN, &[]), &format!("tcp {} > {}", key.1, key.2));
-            self.agrees(Is::Gone, left, WAN);
-            return;
-        }
-        let external = self.tcp_out(key, SYN, [mine, 0]).unwrap();
-        self.note_out(key, external);
-        // What does not acknowledge the SYN is no answer.
-        self.tcp_in(Is::Gone, key, external, SYN | ACK, [theirs, mine.wrapping_sub(1 << 20)]);
-        self.tcp_in(Is::There, key, external, SYN | ACK, [theirs, mine.wrapping_add(1)]);
-        let next = [mine.wrapping_add(1), theirs.wrapping_add(1)];
-        self.tcp_out(key, ACK, next);
-        let known = self.known.get_mut(&key).unwrap();
-        known.next = [next[0].wrapping_add(8), next[1]];
-        (known.answered, known.established, known.last) = (true, true, self.bed.now);
-    }
-
-    fn data(&mut self, key: (Protocol, SocketAddr, SocketAddr), known: Known) {
-        let [mine, theirs] = known.next;
-        let mut next = known.next;
-        let mut closing = false;
-        match self.below(12) {
-            0 => {
-                self.tcp_out(key, FIN | ACK, [mine, theirs]);
-                closing = true;
-            }
-            1 => {
-                self.tcp_in(Is::There, key, known.external, RST, [theirs, 0]);
-                closing = true;
-            }
-            2..=6 => {
-                self.tcp_out(key, ACK, [mine, theirs]);
-                next[0] = mine.wrapping_add(8);
-                // Sent again, as if it had been lost.
-                if self.below(3) == 0 {
-                    self.tcp_out(key, ACK, [mine, theirs]);
-                }
-            }
-            _ => {
-                self.tcp_in(Is::There, key, known.external, ACK, [theirs, mine]);
-                next[1] = theirs.wrapping_add(6);
-            }
-        }
-        let known = self.known.get_mut(&key).unwrap();
-        (known.next, known.closing, known.last) = (next, closing, self.bed.now);
-    }
-
-    fn forged(&mut self, key: (Protocol, SocketAddr, SocketAddr), known: Known) {
-        let [mine, theirs] = known.next;
-        let far = 1 << 21;
-        let (flags, numbers) = match self.below(5) {
-            0 => (RST, [theirs.wrapping_add(far), 0]),
-            1 => (ACK, [theirs.wrapping_add(far), mine]),
-            2 => (ACK, [theirs.wrapping_sub(far), mine]),
-            3 => (ACK, [theirs, mine.wrapping_add(far)]),
-            _ => (FIN | ACK, [theirs.wrapping_add(far), mine]),
-        };
-        self.tcp_in(Is::Gone, key, known.external, flags, numbers);
     }
 
     /// The other policy, while everything goes on.
@@ -615,31 +495,11 @@ impl World {
         self.restarts += 1;
     }
 
-    /// Strangers, each with one packet for the published service, until there is room for nobody, and some more. They crowd
-    /// out each other, and nobody who has had an answer.
-    fn flood(&mut self) {
-        let evicted = self.bed.engine.pressure(0).evicted;
-        let spec = if self.below(2) == 0 { Spec::udp } else { |from, to, _: &[u8]| Spec::tcp(from, to, SYN, &[]) };
-        for number in 0..STRANGERS {
-            self.strangers += 1;
-            let from = SocketAddr::new(Ipv4Addr::from_bits(STRANGER + self.strangers).into(), 1024);
-            let left = self.send(WAN, &spec(from, at(PUBLIC), b"me too"), &format!("stranger {from}"));
-            self.agrees(Is::There, left, LAN);
-            if number % 16 == 0 {
-                self.bed.turn();
-            }
-        }
-        self.must(self.bed.engine.pressure(0).evicted > evicted, "the table is full, and nobody made room");
-        self.floods += 1;
-        self.flooded = Some(self.bed.now);
-        self.bed.pass(1);
-    }
-
     pub(crate) fn step(&mut self) {
         match self.below(20_000) {
             0..10 => return self.reload(),
             10..20 => return self.restart(),
-            20 => return self.flood(),
+            20 | 21 => return self.flood(),
             _ => {}
         }
         match self.below(100) {
@@ -648,8 +508,9 @@ impl World {
             30..50 => self.datagram_in(),
             50..55 => self.echo(),
             55..62 => self.stray(),
-            62..66 => self.published(),
-            66..70 => self.error(),
+            62..65 => self.published(),
+            65..68 => self.published_from_inside(),
+            68..70 => self.error(),
             70..99 => self.segment(),
             _ => {
                 let seconds = [1, 5, 30, 70, 310][self.below(5) as usize];
@@ -661,7 +522,7 @@ impl World {
 }
 
 fn is_fragment(frame: &[u8]) -> bool {
-    u16::from_be_bytes([frame[20], frame[21]]) & 0x3fff != 0
+    frame[12..14] == [8, 0] && u16::from_be_bytes([frame[20], frame[21]]) & 0x3fff != 0
 }
 
 /// The payload of a UDP datagram of which these are the fragments.
