@@ -9,12 +9,14 @@ mod budget;
 mod contestants;
 mod field;
 mod floor;
+mod frame;
 mod generator;
 mod handover;
 mod latency;
 mod load;
 mod memory;
 mod openvswitch;
+mod packets;
 mod page;
 mod plot;
 mod program;
@@ -56,6 +58,8 @@ pub struct Options {
 pub enum Part {
     /// Small packets of many flows
     Rate,
+    /// Longer packets, IPv6, a tag
+    Packets,
     /// First packets of new connections
     Setup,
     /// First packets and later ones: how long they take
@@ -68,6 +72,9 @@ pub enum Part {
     Memory,
 }
 
+/// The number of flows where one is enough.
+const MIDDLE: u32 = 1 << 16;
+
 /// What the name of the file with the results ends in; the rest is the page's.
 const RESULTS: &str = "json";
 
@@ -75,8 +82,9 @@ const RESULTS: &str = "json";
 type Measure = fn(&mut Bench<'_>) -> Result<report::Section, LabError>;
 
 /// In the order of the report.
-const PARTS: [(Part, Measure); 6] = [
+const PARTS: [(Part, Measure); 7] = [
     (Part::Rate, rate::rate),
+    (Part::Packets, packets::packets),
     (Part::Setup, setup::setup),
     (Part::Latency, latency::latency),
     (Part::Stream, stream::streams),
@@ -109,6 +117,12 @@ impl Bench<'_> {
 
     fn most(&self) -> u32 {
         self.sizes().last().copied().unwrap_or(1)
+    }
+
+    /// The number of flows where one is enough: much more than a processor's own caches hold, if it may be.
+    fn middle(&self) -> u32 {
+        let sizes = self.sizes();
+        sizes.iter().copied().rfind(|flows| *flows <= MIDDLE).or(sizes.first().copied()).unwrap_or(1)
     }
 
     const fn rounds(&self) -> usize {

@@ -122,7 +122,7 @@ pub struct DoctorArgs {
 /// `flowhop bench`.
 #[derive(Args, Debug)]
 #[command(after_help = "Example: flowhop bench --quick\n\n\
-    Needs root. Everything happens in namespaces of its own. Without --quick it takes up to fifteen minutes and 3 GB.\n\
+    Needs root. Everything happens in namespaces of its own. Without --quick it takes some twenty minutes and 3 GB.\n\
     Open vSwitch takes part where Debian's openvswitch-switch is installed.")]
 pub struct BenchArgs {
     /// Less of everything, in less than a minute

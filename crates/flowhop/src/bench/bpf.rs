@@ -64,10 +64,12 @@ pub(super) const R10: Register = Register(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Add = 0x07,
+    Subtract = 0x17,
     Multiply = 0x27,
     And = 0x57,
     ShiftLeft = 0x67,
     Shift = 0x77,
+    Modulo = 0x97,
     Xor = 0xa7,
     Move = 0xb7,
 }
@@ -79,6 +81,8 @@ pub(super) enum Helper {
     Random = 7,
     TailCall = 12,
     Redirect = 23,
+    AdjustHead = 44,
+    AdjustTail = 65,
 }
 
 /// Writes programs.
@@ -350,11 +354,12 @@ const fn xdp_context(frame: &[u8], ifindex: u32) -> [u32; 6] {
     [0, frame.len() as u32, 0, ifindex, 0, 0]
 }
 
-/// A map with one program to go on with.
-pub(super) fn next_program(program: &Program) -> io::Result<OwnedFd> {
-    let map = map(PROG_ARRAY, 4, 1, 0)?;
-    let mut program = program.fd.as_raw_fd();
-    element(command::MAP_UPDATE, &map, 0, &mut program)?;
+/// A map with programs to go on with. It is empty again once its last descriptor is closed.
+pub(super) fn next_programs(programs: &[&Program]) -> io::Result<OwnedFd> {
+    let map = map(PROG_ARRAY, 4, programs.len() as u32, 0)?;
+    for (place, program) in programs.iter().enumerate() {
+        element(command::MAP_UPDATE, &map, place as u32, &mut program.fd.as_raw_fd())?;
+    }
     Ok(map)
 }
 

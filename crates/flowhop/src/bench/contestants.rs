@@ -59,11 +59,18 @@ pub(super) struct Share {
 }
 
 impl Contestant {
-    /// All that there are on this machine; notes say who is missing, and why.
-    pub(super) fn all(bench: &Bench<'_>, section: &mut Section) -> Result<Vec<Self>, LabError> {
+    /// Those of `wanted` that there are on this machine; notes say who is missing, and why. The rest is as in
+    /// [`new`](Self::new).
+    pub(super) fn all(
+        wanted: &[&'static str],
+        bench: &Bench<'_>,
+        folder: &str,
+        flows: u32,
+        section: &mut Section,
+    ) -> Result<Vec<Self>, LabError> {
         let mut all = Vec::new();
-        for who in [DRIVER_REDIRECT, DRIVER, REDIRECT, SKB, PLAIN, NFTABLES, OPEN_VSWITCH] {
-            match Self::new(who, bench, "rate", bench.most(), section) {
+        for &who in wanted {
+            match Self::new(who, bench, folder, flows, section) {
                 Ok(contestant) => all.extend(contestant),
                 Err(error) if who == OPEN_VSWITCH => section.notes.push(format!("{who} left out: {error}")),
                 Err(error) => return Err(error),
@@ -110,7 +117,7 @@ impl Contestant {
         match load.order {
             Order::InTurn => [DRIVER_REDIRECT, DRIVER, NFTABLES].contains(&self.who),
             // It makes no difference here. Nor does it to the redirects, but the others are held against them.
-            Order::Random => load.shape == Shape::Udp || self.who != PLAIN,
+            Order::Random => load.form.shape == Shape::Udp || self.who != PLAIN,
         }
     }
 
@@ -122,7 +129,7 @@ impl Contestant {
 
     /// Opens flows. `false`, and a note, where that cannot be done.
     pub(super) fn open(&mut self, load: Load, section: &mut Section) -> Result<bool, LabError> {
-        let Load { shape, flows, .. } = load;
+        let Load { form, flows, .. } = load;
         if !self.has_room(u64::from(flows) * 2 + 1024, flows, section) {
             return Ok(false);
         }
@@ -134,16 +141,16 @@ impl Contestant {
             Router::Redirect(_) | Router::Plain => return Ok(true),
         };
         if *who != OPEN_VSWITCH {
-            return field.open(shape, flows, PATIENCE, known).map(|()| true);
+            return field.open(form, flows, PATIENCE, known).map(|()| true);
         }
         if *gave_up {
             return Ok(false);
         }
-        match field.open(shape, flows, RIVALS_PATIENCE, known) {
+        match field.open(form, flows, RIVALS_PATIENCE, known) {
             // A rival that does not manage is no reason to measure nobody.
             Err(error) => {
                 *gave_up = true;
-                section.notes.push(format!("{who} left out from {flows} flows of {} on: {error}", shape.name()));
+                section.notes.push(format!("{who} left out from {flows} flows of {} on: {error}", form.shape.name()));
                 Ok(false)
             }
             Ok(()) => Ok(true),

@@ -7,15 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowhop_wire::ethertype;
-
 use super::answer::answer;
 use super::bpf::{Kind, Program};
-use super::generator::{self, Hop};
-use super::load::Shape;
+use super::frame::{Frame, Hop};
+use super::load::{Form, Shape};
 use crate::lab::namespace::{find, run};
 use crate::lab::wire::Wire;
-use crate::lab::{Bed, Daemon, LabError, Tried, device};
+use crate::lab::{Bed, Daemon, Family, LabError, Tried, device};
 
 /// First packets in a second. The daemon judges many more, but with this many none waits for room.
 const RATE: u32 = 100_000;
@@ -44,8 +42,8 @@ pub(super) struct Field {
     pub(super) lan: u32,
     pub(super) wan: u32,
     pub(super) outside: u32,
-    /// Flows of UDP and of TCP that were opened.
-    opened: [u32; 2],
+    /// Flows of UDP and of TCP that were opened, of IPv4 and of IPv6.
+    opened: [[u32; 2]; 2],
 }
 
 impl Field {
@@ -60,15 +58,20 @@ impl Field {
             &[],
             &format!(
                 "neigh replace 10.1.0.2 lladdr {} dev lan0 nud permanent\n\
+                 neigh replace fd00:0:0:1::2 lladdr {} dev lan0 nud permanent\n\
                  neigh replace 198.51.100.2 lladdr {} dev wan0 nud permanent\n\
-                 route add 10.64.0.0/16 via 10.1.0.2\nroute add 192.0.2.0/24 via 198.51.100.2\n",
+                 neigh replace 2001:db8:0:2::2 lladdr {} dev wan0 nud permanent\n\
+                 route add 10.64.0.0/16 via 10.1.0.2\nroute add 192.0.2.0/24 via 198.51.100.2\n\
+                 route add fd00:0:0:40::/64 via fd00:0:0:1::2\nroute add 2001:db8:0:9::/64 via 2001:db8:0:2::2\n",
                 text(inside_mac),
+                text(inside_mac),
+                text(outside_mac),
                 text(outside_mac)
             ),
         )?;
         let hop = Hop { to: lan_mac, from: inside_mac };
         let onward = Hop { to: outside_mac, from: wan_mac };
-        Ok(Self { bed, hop, onward, inside, lan, wan, outside, opened: [0; 2] })
+        Ok(Self { bed, hop, onward, inside, lan, wan, outside, opened: [[0; 2]; 2] })
     }
 
     /// The program in the driver of `lan0`.
@@ -88,42 +91,46 @@ impl Field {
     /// has so long to learn of them. Where they are open already there is nothing to do.
     pub(super) fn open(
         &mut self,
-        shape: Shape,
+        form: Form,
         flows: u32,
         patience: Duration,
         known: Known<'_>,
     ) -> Result<(), LabError> {
-        let [udp, tcp] = &mut self.opened;
-        let opened = if shape == Shape::Udp { udp } else { tcp };
+        let [v4, v6] = &mut self.opened;
+        let [udp, tcp] = if form.family == Family::V4 { v4 } else { v6 };
+        let opened = if form.shape == Shape::Udp { udp } else { tcp };
         if *opened >= flows {
             return Ok(());
         }
         *opened = flows;
-        if shape == Shape::Udp { self.open_udp(flows, patience, known) } else { self.open_tcp(flows, patience, known) }
+        match form.shape {
+            Shape::Udp => self.open_udp(form, flows, patience, known),
+            Shape::Syn | Shape::Ack => self.open_tcp(form, flows, patience, known),
+        }
     }
 
-    fn open_udp(&self, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
-        self.send(Shape::Udp, flows, RATE)?;
-        self.complete(Shape::Udp, flows, patience, known)?;
+    fn open_udp(&self, form: Form, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
+        self.send(form, flows, RATE)?;
+        self.complete(form, flows, patience, known)?;
         // Second packets: whatever happens at those has happened.
-        self.send(Shape::Udp, flows, FAST)
+        self.send(form, flows, FAST)
     }
 
-    fn open_tcp(&self, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
+    fn open_tcp(&self, form: Form, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
         let stop = Arc::new(AtomicBool::new(false));
         let answering = {
             let (stop, ifindex) = (Arc::clone(&stop), self.outside);
             let wire =
-                self.bed.outside.enter(|| Wire::open(ifindex, Some(ethertype::IPV4)))?.tried("a packet socket")?;
+                self.bed.outside.enter(|| Wire::open(ifindex, Some(form.ethertype())))?.tried("a packet socket")?;
             self.bed.outside.thread(move || answer(&wire, &stop).tried("answer TCP connections"))
         };
         let opened = (|| {
-            self.send(Shape::Syn, flows, RATE)?;
-            self.complete(Shape::Syn, flows, patience, known)?;
+            self.send(form.with(Shape::Syn), flows, RATE)?;
+            self.complete(form.with(Shape::Syn), flows, patience, known)?;
             thread::sleep(SETTLE);
             // Three times: those whose handshake had not ended are in it still.
-            self.send(Shape::Ack, flows, RATE)?;
-            (0..2).try_for_each(|_| self.send(Shape::Ack, flows, FAST))
+            self.send(form.with(Shape::Ack), flows, RATE)?;
+            (0..2).try_for_each(|_| self.send(form.with(Shape::Ack), flows, FAST))
         })();
         stop.store(true, Ordering::Release);
         let answered = answering.finish()?;
@@ -135,8 +142,8 @@ impl Field {
     }
 
     /// Sends first packets again until all opened connections are known.
-    fn complete(&self, shape: Shape, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
-        let wanted = self.opened.iter().copied().map(u64::from).sum();
+    fn complete(&self, form: Form, flows: u32, patience: Duration, known: Known<'_>) -> Result<(), LabError> {
+        let wanted = self.opened.iter().flatten().copied().map(u64::from).sum();
         let (mut now, mut in_vain) = (0, 0);
         let end = Instant::now() + patience;
         while in_vain < IN_VAIN && Instant::now() < end {
@@ -147,15 +154,15 @@ impl Field {
                 return Ok(());
             }
             in_vain = if now > before { 0 } else { in_vain + 1 };
-            self.send(shape, flows, RATE)?;
+            self.send(form, flows, RATE)?;
         }
         Err(LabError::Late(format!("only {now} of {wanted} connections are known")))
     }
 
-    fn send(&self, shape: Shape, flows: u32, rate: u32) -> Result<(), LabError> {
+    fn send(&self, form: Form, flows: u32, rate: u32) -> Result<(), LabError> {
         let (ifindex, hop) = (self.inside, self.hop);
         let send = || -> io::Result<()> {
-            let frames = (0..flows).map(|flow| generator::frame(hop, shape, flow));
+            let frames = (0..flows).map(|flow| Frame::of(hop, form, flow));
             Wire::open(ifindex, None)?.send(frames, rate)
         };
         self.bed.inside.enter(send)?.tried("send first packets")

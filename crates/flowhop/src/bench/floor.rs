@@ -5,7 +5,8 @@ use std::io;
 use flowhop_flow::record::{Block, Bucket};
 
 use super::bpf::{self, Assembler, Helper, Kind, Operation, R0, R1, R2, R7, R9, R10, Register};
-use super::generator::{self, Hop, Timer, maker};
+use super::frame::Hop;
+use super::generator::{self, Maker, Timer};
 use super::load::Load;
 
 /// Spreads numbers over 32 bits, none twice: 2^32 by the golden ratio, made odd.
@@ -20,7 +21,8 @@ pub(super) fn two_lines(hop: Hop, load: Load, ifindex: u32, lines: u32) -> io::R
     let index = bpf::array(size_of::<Bucket>() as u32, lines)?;
     let blocks = bpf::array(size_of::<Block>() as u32, load.flows)?;
     let last = bpf::array(size_of::<u64>() as u32, 1)?;
-    let mut code = maker(hop, load, Kind::Xdp)?;
+    let maker = Maker::new(hop, load);
+    let mut code = maker.code(Kind::Xdp)?;
     // All that is read is zero, which the processor does not know.
     code.map_value(R1, &last).load64(R9, R1, 0).op(Operation::Xor, R7, R9);
     code.op(Operation::Move, R2, R7).with(Operation::Multiply, R2, SPREAD);
@@ -31,7 +33,7 @@ pub(super) fn two_lines(hop: Hop, load: Load, ifindex: u32, lines: u32) -> io::R
     read(&mut code, &blocks, R2);
     code.map_value(R1, &last).store64(R1, 0, R9);
     code.keep(index).keep(blocks).keep(last);
-    Timer::with(code, hop, load, ifindex, &generator::nothing(Kind::Xdp)?)
+    Timer::with(code, maker, ifindex, &generator::nothing(Kind::Xdp)?)
 }
 
 /// Reads the beginning of a value of an array into `R9`, as the firewall's programs find theirs.

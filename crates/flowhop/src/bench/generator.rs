@@ -1,152 +1,137 @@
-//! Small packets of many flows, at the speed of the kernel.
+//! Packets of many flows, made at the speed of the kernel.
 //!
-//! Flow `i` comes from `10.64.0.0 + i / 64`, port `2048 + i % 64`, and goes to one place behind the outside host. Random
-//! order, which no cache likes, is the worst case; traffic in real networks is kinder.
+//! Random order, which no cache likes, is the worst case; traffic in real networks is kinder.
 
 use std::io;
+use std::iter::repeat_n;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use flowhop_wire::{checksum, protocol};
-
 use super::bpf::{self, Assembler, Helper, Kind, Operation, Program, R0, R1, R2, R3, R4, R5, R6, R7, R8, Register};
-use super::load::{Load, Order, Shape};
+use super::frame::{FIRST_PORT, Hop, PER_ADDRESS, TARGET, TARGET_AT, TARGET_PORT, blank, sums};
+use super::load::{Form, Load, Order, Shape, Size};
 
-/// The first source.
-const SOURCES: [u8; 4] = [10, 64, 0, 0];
-/// Where everything goes: behind the outside host, which has no such address and so answers nothing.
-pub(super) const TARGET: [u8; 4] = [192, 0, 2, 1];
-const TARGET_PORT: u16 = 9;
-const FIRST_PORT: u16 = 2048;
-/// Flows of one source address.
-const PER_ADDRESS: u32 = 64;
-/// Sequence numbers of both ends' handshakes.
-pub(super) const FIRST_SEQUENCE: [u32; 2] = [1000, 5000];
+/// Lengths of frames and how many of each there are in twelve: what is called a simple IMIX.
+const MIX: [(u16, usize); 3] = [(60, 7), (590, 4), (LONGEST, 1)];
+/// The longest frame on Ethernet.
+const LONGEST: u16 = 1514;
 
-/// The shortest frame there is.
-const LENGTH: usize = 60;
-/// Places in a frame.
-const IP_CHECKSUM: usize = 24;
-const SOURCE: usize = 26;
-pub(super) const TARGET_AT: usize = 30;
-const TRANSPORT: usize = 34;
-
-/// Where a packet of this shape has its checksum.
-const fn checksum_of(shape: Shape) -> usize {
-    match shape {
-        Shape::Udp => TRANSPORT + 6,
-        Shape::Syn | Shape::Ack => TRANSPORT + 16,
-    }
-}
-
-/// End of its headers.
-const fn headers_of(shape: Shape) -> usize {
-    match shape {
-        Shape::Udp => TRANSPORT + 8,
-        Shape::Syn | Shape::Ack => TRANSPORT + 20,
-    }
-}
-
-/// Link-layer destination and source of frames.
+/// What is to be done about the length of a frame before it becomes a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Hop {
-    pub(super) to: [u8; 6],
-    pub(super) from: [u8; 6],
+enum Fit {
+    /// It has the right one.
+    Is,
+    /// The program before may have moved its start.
+    Start,
+    /// It is one of the longest and loses its end.
+    End,
 }
 
-/// A packet of a flow, whole.
-pub(super) fn frame(hop: Hop, shape: Shape, flow: u32) -> [u8; LENGTH] {
-    let mut frame = blank(hop, shape);
-    let low = (flow / PER_ADDRESS) as u16;
-    let port = FIRST_PORT + (flow % PER_ADDRESS) as u16;
-    let [ip, transport] = sums(&frame, shape);
-    let sum = |constant: u32, variable: u32| checksum::finish(constant + variable).to_be_bytes();
-    frame[IP_CHECKSUM..][..2].copy_from_slice(&sum(ip, low.into()));
-    frame[checksum_of(shape)..][..2].copy_from_slice(&sum(transport, u32::from(low) + u32::from(port)));
-    frame[SOURCE + 2..][..2].copy_from_slice(&low.to_be_bytes());
-    frame[TRANSPORT..][..2].copy_from_slice(&port.to_be_bytes());
-    frame
+/// Writes a program that makes packets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Maker {
+    hop: Hop,
+    load: Load,
+    length: usize,
+    fit: Fit,
 }
 
-/// A packet without what differs between flows: low half of the source address, source port, checksums.
-fn blank(hop: Hop, shape: Shape) -> [u8; LENGTH] {
-    let mut frame = [0; LENGTH];
-    let mut at = 0;
-    let mut put = |bytes: &[u8]| {
-        frame[at..at + bytes.len()].copy_from_slice(bytes);
-        at += bytes.len();
-    };
-    put(&hop.to);
-    put(&hop.from);
-    put(&[8, 0, 0x45, 0]);
-    put(&((LENGTH - 14) as u16).to_be_bytes());
-    // Identification, "do not fragment", time to live.
-    put(&[0, 0, 0x40, 0, 64, if shape == Shape::Udp { protocol::UDP } else { protocol::TCP }, 0, 0]);
-    put(&SOURCES);
-    put(&TARGET);
-    put(&[0, 0]);
-    put(&TARGET_PORT.to_be_bytes());
-    let [ours, theirs] = FIRST_SEQUENCE;
-    match shape {
-        Shape::Udp => put(&((LENGTH - TRANSPORT) as u16).to_be_bytes()),
-        Shape::Syn | Shape::Ack => {
-            let first = shape == Shape::Syn;
-            put(&if first { ours } else { ours + 1 }.to_be_bytes());
-            put(&if first { 0 } else { theirs + 1 }.to_be_bytes());
-            put(&[5 << 4, if first { 2 } else { 0x10 }, 0xff, 0xff]);
-        }
+impl Maker {
+    /// One for all flows of a load; with frames of several lengths, for the longest.
+    pub(super) fn new(hop: Hop, load: Load) -> Self {
+        let length = match load.size {
+            Size::Shortest => load.form.shortest(),
+            Size::Bytes(bytes) => bytes.into(),
+            Size::Mix => LONGEST.into(),
+        };
+        Self { hop, load, length, fit: Fit::Is }
     }
-    frame
-}
 
-/// The sums over a blank packet's IP header, and over the transport's pseudo-header and segment.
-fn sums(blank: &[u8; LENGTH], shape: Shape) -> [u32; 2] {
-    let kind = if shape == Shape::Udp { protocol::UDP } else { protocol::TCP };
-    let ip = checksum::sum(&blank[14..TRANSPORT]);
-    let pseudo = checksum::pseudo_v4(SOURCES, TARGET, kind, (LENGTH - TRANSPORT) as u16);
-    [ip, pseudo + checksum::sum(&blank[TRANSPORT..])].map(|sum| u32::from(checksum::fold(sum)))
-}
+    /// One that shortens the longest frames to so many bytes.
+    const fn shortened(self, length: u16) -> Self {
+        let length = length as usize;
+        let fit = if length < self.length { Fit::End } else { Fit::Is };
+        Self { length, fit, ..self }
+    }
 
-/// A program that makes each packet one of a flow of the load, whose number is in `R7` in the end.
-pub(super) fn maker(hop: Hop, load: Load, kind: Kind) -> io::Result<Assembler> {
-    let shape = load.shape;
-    let blank = blank(hop, shape);
-    let [ip, transport] = sums(&blank, shape).map(|sum| sum as i32);
-    // Where the context has the packet's start and end.
-    let (start, end) = match kind {
-        Kind::Xdp => (0, 4),
-        Kind::Classifier => (76, 80),
-    };
-    let mut code = Assembler::default();
-    code.op(Operation::Move, R6, R1);
-    match load.order {
-        Order::Random => code.call(Helper::Random).op(Operation::Move, R7, R0),
-        Order::InTurn => {
-            // Only one processor runs it at a time.
-            let number = bpf::array(size_of::<u64>() as u32, 1)?;
-            code.map_value(R2, &number).load64(R7, R2, 0);
-            code.op(Operation::Move, R3, R7).with(Operation::Add, R3, 1).store64(R2, 0, R3).keep(number)
+    /// One for frames that are used again by programs that take a tag off.
+    const fn again(self) -> Self {
+        if self.load.form.tagged { Self { fit: Fit::Start, ..self } } else { self }
+    }
+
+    /// What the frame begins as.
+    fn blank(&self) -> Vec<u8> {
+        let mut frame = vec![0; self.length];
+        blank(self.hop, self.load.form, &mut frame);
+        frame
+    }
+
+    /// A program that makes each packet one of a flow of the load, whose number is in `R7` in the end.
+    pub(super) fn code(&self, kind: Kind) -> io::Result<Assembler> {
+        let form = self.load.form;
+        // Where the context has the packet's start and end.
+        let (start, end) = match kind {
+            Kind::Xdp => (0, 4),
+            Kind::Classifier => (76, 80),
+        };
+        let mut code = Assembler::default();
+        code.op(Operation::Move, R6, R1);
+        match self.fit {
+            Fit::Is => {}
+            Fit::Start => {
+                code.load(R3, R6, start).load(R2, R6, end).op(Operation::Subtract, R2, R3);
+                code.with(Operation::Subtract, R2, self.length as i32).call(Helper::AdjustHead);
+            }
+            Fit::End => {
+                let less = self.length as i32 - i32::from(LONGEST);
+                code.with(Operation::Move, R2, less).call(Helper::AdjustTail);
+            }
         }
-    };
-    code.with(Operation::And, R7, load.flows as i32 - 1);
-    code.load(R8, R6, start).load(R2, R6, end).op(Operation::Move, R3, R8).with(Operation::Add, R3, LENGTH as i32);
-    code.unless_at_most(R3, R2, 0);
-    // The memory is used again and again, and the packet before may have been translated in it.
-    code.bytes(R8, &blank[..headers_of(shape)]);
-    code.op(Operation::Move, R2, R7).with(Operation::Shift, R2, PER_ADDRESS.ilog2() as i32);
-    code.op(Operation::Move, R5, R7).with(Operation::And, R5, PER_ADDRESS as i32 - 1);
-    code.with(Operation::Add, R5, FIRST_PORT.into());
-    code.op(Operation::Move, R3, R2).with(Operation::Add, R3, ip);
-    finish(&mut code, R3, R4).store16(R8, IP_CHECKSUM as i16, R3);
-    code.op(Operation::Move, R3, R2).op(Operation::Add, R3, R5).with(Operation::Add, R3, transport);
-    finish(&mut code, R3, R4).store16(R8, checksum_of(shape) as i16, R3);
-    // Whole words, for the same reason as in `bytes`.
-    let [a, b, ..] = SOURCES;
-    code.with(Operation::Add, R2, i32::from_be_bytes([a, b, 0, 0]));
-    code.big_endian(R2, 32).store32(R8, SOURCE as i16, R2);
-    code.with(Operation::ShiftLeft, R5, 16).with(Operation::Add, R5, TARGET_PORT.into());
-    code.big_endian(R5, 32).store32(R8, TRANSPORT as i16, R5);
-    Ok(code)
+        self.choose(&mut code)?;
+        code.load(R8, R6, start).load(R2, R6, end);
+        code.op(Operation::Move, R3, R8).with(Operation::Add, R3, form.shortest() as i32);
+        code.unless_at_most(R3, R2, 0);
+        self.write(&mut code);
+        Ok(code)
+    }
+
+    /// Leaves the number of a flow in `R7`.
+    fn choose(&self, code: &mut Assembler) -> io::Result<()> {
+        match self.load.order {
+            Order::Random => code.call(Helper::Random).op(Operation::Move, R7, R0),
+            Order::InTurn => {
+                // Only one processor runs it at a time.
+                let number = bpf::array(size_of::<u64>() as u32, 1)?;
+                code.map_value(R2, &number).load64(R7, R2, 0);
+                code.op(Operation::Move, R3, R7).with(Operation::Add, R3, 1).store64(R2, 0, R3).keep(number)
+            }
+        };
+        code.with(Operation::And, R7, self.load.flows as i32 - 1);
+        Ok(())
+    }
+
+    /// Writes the packet of flow `R7` to `R8`.
+    fn write(&self, code: &mut Assembler) {
+        let form = self.load.form;
+        let blank = self.blank();
+        let [ip, transport] = sums(&blank, form).map(|sum| sum as i32);
+        // The memory is used again and again, and the packet before may have been translated in it.
+        code.bytes(R8, &blank[..form.headers()]);
+        code.op(Operation::Move, R2, R7).with(Operation::Shift, R2, PER_ADDRESS.ilog2() as i32);
+        code.op(Operation::Move, R5, R7).with(Operation::And, R5, PER_ADDRESS as i32 - 1);
+        code.with(Operation::Add, R5, FIRST_PORT.into());
+        if let Some(at) = form.header_checksum() {
+            code.op(Operation::Move, R3, R2).with(Operation::Add, R3, ip);
+            finish(code, R3, R4).store16(R8, at as i16, R3);
+        }
+        code.op(Operation::Move, R3, R2).op(Operation::Add, R3, R5).with(Operation::Add, R3, transport);
+        finish(code, R3, R4).store16(R8, form.checksum() as i16, R3);
+        // Whole words, for the same reason as in `bytes`.
+        code.with(Operation::Add, R2, form.source_base() as i32);
+        code.big_endian(R2, 32).store32(R8, form.source_end() as i16, R2);
+        code.with(Operation::ShiftLeft, R5, 16).with(Operation::Add, R5, TARGET_PORT.into());
+        code.big_endian(R5, 32).store32(R8, form.transport() as i16, R5);
+    }
 }
 
 /// Makes a sum a checksum.
@@ -162,15 +147,23 @@ fn finish(code: &mut Assembler, sum: Register, spare: Register) -> &mut Assemble
 #[derive(Debug)]
 pub(super) struct Generator {
     program: Program,
-    frame: [u8; LENGTH],
+    frame: Vec<u8>,
     ifindex: u32,
+    /// Programs that make frames of several lengths.
+    _mix: Option<OwnedFd>,
 }
 
 impl Generator {
     pub(super) fn new(hop: Hop, load: Load, ifindex: u32) -> io::Result<Self> {
-        let mut code = maker(hop, load, Kind::Xdp)?;
-        code.with(Operation::Move, R1, ifindex as i32).with(Operation::Move, R2, 0).call(Helper::Redirect).exit();
-        Ok(Self { program: code.program(Kind::Xdp)?, frame: blank(hop, load.shape), ifindex })
+        let maker = Maker::new(hop, load);
+        let (program, mix) = match load.size {
+            Size::Mix => {
+                let (program, makers) = mixed(maker, ifindex)?;
+                (program, Some(makers))
+            }
+            Size::Shortest | Size::Bytes(_) => (sender(maker, ifindex)?, None),
+        };
+        Ok(Self { program, frame: maker.blank(), ifindex, _mix: mix })
     }
 
     /// Sends some; on a thread in the device's namespace. About how long each took.
@@ -179,26 +172,57 @@ impl Generator {
     }
 }
 
+/// A program that makes packets and sends them out of a device.
+fn sender(maker: Maker, ifindex: u32) -> io::Result<Program> {
+    let mut code = maker.code(Kind::Xdp)?;
+    send(&mut code, ifindex).program(Kind::Xdp)
+}
+
+/// A program that goes on with one of several, each of which makes frames of another length; and what holds those.
+fn mixed(maker: Maker, ifindex: u32) -> io::Result<(Program, OwnedFd)> {
+    let senders = MIX.map(|(length, _)| sender(maker.shortened(length), ifindex));
+    let senders = senders.into_iter().collect::<io::Result<Vec<_>>>()?;
+    let slots: Vec<&Program> = slots(&senders).collect();
+    let next = bpf::next_programs(&slots)?;
+    let mut code = Assembler::default();
+    code.op(Operation::Move, R6, R1).call(Helper::Random);
+    code.op(Operation::Move, R3, R0).with(Operation::Modulo, R3, slots.len() as i32);
+    code.op(Operation::Move, R1, R6).map(R2, &next).call(Helper::TailCall);
+    code.with(Operation::Move, R0, 0).exit();
+    Ok((code.program(Kind::Xdp)?, next))
+}
+
+/// What there is for each length of [`MIX`], as often as that is in it.
+fn slots<T>(of: &[T]) -> impl Iterator<Item = &T> {
+    of.iter().zip(MIX).flat_map(|(of, (_, times))| repeat_n(of, times))
+}
+
+/// Ends a program by sending the packet out of a device.
+fn send(code: &mut Assembler, ifindex: u32) -> &mut Assembler {
+    code.with(Operation::Move, R1, ifindex as i32).with(Operation::Move, R2, 0).call(Helper::Redirect).exit()
+}
+
 /// Runs a program on packets of a load, as on the ingress or in the driver of a device.
 #[derive(Debug)]
 pub(super) struct Timer {
     program: Program,
-    frame: [u8; LENGTH],
+    frame: Vec<u8>,
     ifindex: u32,
     _next: OwnedFd,
 }
 
 impl Timer {
-    pub(super) fn new(hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
-        Self::with(maker(hop, load, of.kind())?, hop, load, ifindex, of)
+    pub(super) fn new(maker: Maker, ifindex: u32, of: &Program) -> io::Result<Self> {
+        let maker = maker.again();
+        Self::with(maker.code(of.kind())?, maker, ifindex, of)
     }
 
-    /// The same with more to be done between the making of a packet and the program.
-    pub(super) fn with(mut code: Assembler, hop: Hop, load: Load, ifindex: u32, of: &Program) -> io::Result<Self> {
-        let next = bpf::next_program(of)?;
+    /// The same with more to be done between the making of a packet and the program: `code` begins as the maker's.
+    pub(super) fn with(mut code: Assembler, maker: Maker, ifindex: u32, of: &Program) -> io::Result<Self> {
+        let next = bpf::next_programs(&[of])?;
         code.op(Operation::Move, R1, R6).map(R2, &next).with(Operation::Move, R3, 0).call(Helper::TailCall);
         code.with(Operation::Move, R0, 0).exit();
-        Ok(Self { program: code.program(of.kind())?, frame: blank(hop, load.shape), ifindex, _next: next })
+        Ok(Self { program: code.program(of.kind())?, frame: maker.blank(), ifindex, _next: next })
     }
 
     /// Mean nanoseconds of one run, with the making of the packet; on a thread in the device's namespace.
@@ -223,7 +247,8 @@ pub(super) fn count_and_drop(count: &OwnedFd) -> io::Result<Program> {
     let mut code = Assembler::default();
     // `XDP_DROP`.
     const DROP: i32 = 1;
-    code.load(R8, R1, 0).load(R2, R1, 4).op(Operation::Move, R3, R8).with(Operation::Add, R3, LENGTH as i32);
+    let least = Form::plain(Shape::Udp).shortest() as i32;
+    code.load(R8, R1, 0).load(R2, R1, 4).op(Operation::Move, R3, R8).with(Operation::Add, R3, least);
     code.unless_at_most(R3, R2, DROP);
     // What hosts say of their own accord goes elsewhere.
     code.load(R2, R8, TARGET_AT as i16).unless_equal(R2, i32::from_le_bytes(TARGET), DROP);
@@ -240,26 +265,30 @@ pub(super) fn nothing(kind: Kind) -> io::Result<Program> {
 
 /// A program that sends everything to a device, and does nothing else.
 pub(super) fn redirect(kind: Kind, ifindex: u32) -> io::Result<Program> {
-    let mut code = Assembler::default();
-    code.with(Operation::Move, R1, ifindex as i32).with(Operation::Move, R2, 0).call(Helper::Redirect).exit();
-    code.program(kind)
+    send(&mut Assembler::default(), ifindex).program(kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::frame::tests::HOP;
 
     #[test]
-    fn frames_have_right_checksums() {
-        let hop = Hop { to: [2; 6], from: [4; 6] };
-        for shape in [Shape::Udp, Shape::Syn, Shape::Ack] {
-            for flow in [0, 17, 65_535, 1 << 20] {
-                let frame = frame(hop, shape, flow % (1 << 20));
-                assert_eq!(checksum::finish(checksum::sum(&frame[14..TRANSPORT])), 0);
-                let source = [frame[26], frame[27], frame[28], frame[29]];
-                let pseudo = checksum::pseudo_v4(source, TARGET, frame[23], (LENGTH - TRANSPORT) as u16);
-                assert_eq!(checksum::finish(pseudo + checksum::sum(&frame[TRANSPORT..])), 0);
-            }
+    fn of_twelve_frames_seven_are_short_four_middle_and_one_long() {
+        let lengths = MIX.map(|(length, _)| length);
+        let slots: Vec<u16> = slots(&lengths).copied().collect();
+        assert_eq!(slots, [60, 60, 60, 60, 60, 60, 60, 590, 590, 590, 590, 1514]);
+        let mix = Maker::new(HOP, Load::of(Form::plain(Shape::Udp), Size::Mix, 1024));
+        let makers = lengths.map(|length| mix.shortened(length));
+        assert_eq!(makers.map(|maker| maker.blank().len()), [60, 590, 1514]);
+        assert_eq!(makers.map(|maker| maker.fit), [Fit::End, Fit::End, Fit::Is]);
+    }
+
+    #[test]
+    fn frames_are_as_long_as_their_packets_say() {
+        for (size, length) in [(Size::Shortest, 46u16), (Size::Bytes(590), 576), (Size::Bytes(1514), 1500)] {
+            let blank = Maker::new(HOP, Load::of(Form::plain(Shape::Udp), size, 1024)).blank();
+            assert_eq!((blank.len(), &blank[16..18]), (usize::from(length) + 14, &length.to_be_bytes()[..]));
         }
     }
 }

@@ -5,9 +5,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::contestants::Contestant;
-use super::generator;
+use super::frame::Frame;
 use super::latency::Ends;
-use super::load::Shape;
+use super::load::{Form, Shape};
 use crate::lab::{LabError, Tried};
 
 /// Microseconds between the first and the second packet of a flow.
@@ -43,7 +43,7 @@ pub(super) fn handover(contestant: &Contestant, first: u32) -> Result<[Option<f6
 
 /// Sends two packets of a flow and waits for them.
 fn pair(contestant: &Contestant, ends: &Ends, flow: u32, pause: Duration) -> io::Result<()> {
-    let mut frame = [generator::frame(contestant.field.hop, Shape::Udp, flow)];
+    let mut frame = [Frame::of(contestant.field.hop, Form::plain(Shape::Udp), flow)];
     ends.inside.send_all(&mut frame)?;
     // Sleeping would take longer than most of the gaps.
     let sent = Instant::now();

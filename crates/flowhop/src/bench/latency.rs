@@ -7,8 +7,8 @@ use flowhop_wire::ethertype;
 
 use super::contestants::{Contestant, DRIVER, NFTABLES, SKB, Share};
 use super::field::Field;
-use super::generator::{self, TARGET, TARGET_AT};
-use super::load::Shape;
+use super::frame::{Frame, TARGET, TARGET_AT};
+use super::load::{Form, Shape};
 use super::report::{Row, Section};
 use super::{Bench, handover, last_processor};
 use crate::lab::wire::Wire;
@@ -86,7 +86,7 @@ fn times(contestant: &Contestant, flows: std::ops::Range<u32>) -> Result<[f64; 4
     let field = &contestant.field;
     let ends = Ends::open(field)?;
     let pass = || -> Result<Vec<Duration>, LabError> {
-        let frames = flows.clone().map(|flow| generator::frame(field.hop, Shape::Udp, flow));
+        let frames = flows.clone().map(|flow| Frame::of(field.hop, Form::plain(Shape::Udp), flow));
         let times: io::Result<Vec<_>> = frames.map(|frame| ends.time(frame)).collect();
         let times: Vec<Duration> = times.tried("send packets one at a time")?.into_iter().flatten().collect();
         if times.len() < flows.len() * 99 / 100 {
@@ -140,7 +140,7 @@ impl Ends {
     }
 
     /// How long a packet takes; `None` if it is lost.
-    fn time(&self, frame: [u8; 60]) -> io::Result<Option<Duration>> {
+    fn time(&self, frame: Frame) -> io::Result<Option<Duration>> {
         let start = Instant::now();
         self.inside.send_all(&mut [frame])?;
         Ok(self.receive()?.map(|came| came.duration_since(start)))

@@ -164,10 +164,10 @@ impl Drop for OpenVswitch {
 
 /// Connections from `lan0` are translated and followed; from `wan0` comes only what belongs to them.
 fn rules(field: &Field) -> String {
-    let send = |hop: super::generator::Hop, port| {
+    let send = |hop: super::frame::Hop, port| {
         format!("mod_dl_src:{},mod_dl_dst:{},dec_ttl,output:{port}", text(hop.from), text(hop.to))
     };
-    let inward = super::generator::Hop { to: field.hop.from, from: field.hop.to };
+    let inward = super::frame::Hop { to: field.hop.from, from: field.hop.to };
     let (out, back) = (send(field.onward, "wan0"), send(inward, "lan0"));
     format!(
         "table=0,priority=0,actions=drop\n\

@@ -30,10 +30,11 @@ enum Chart {
 }
 
 /// Name of the section, name of the file, what it shows.
-const CHARTS: [(&str, &str, Chart); 6] = [
+const CHARTS: [(&str, &str, Chart); 7] = [
     ("rate", "rate-udp", Chart::Flows(Shape::Udp, Order::Random)),
     ("rate", "rate-udp-in-order", Chart::Flows(Shape::Udp, Order::InTurn)),
     ("rate", "rate-tcp", Chart::Flows(Shape::Ack, Order::Random)),
+    ("packets", "packets", Chart::Bars),
     ("stream", "stream", Chart::Bars),
     ("program", "program-udp", Chart::Flows(Shape::Udp, Order::Random)),
     ("program", "program-tcp", Chart::Flows(Shape::Ack, Order::Random)),
@@ -41,6 +42,9 @@ const CHARTS: [(&str, &str, Chart); 6] = [
 
 /// Colours that people with any kind of sight tell apart (Okabe and Ito), darkest last.
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000"];
+
+/// Groups of bars whose names have room beside each other.
+const LEVEL: usize = 4;
 
 /// Marks that look different: filled circle, square, triangles, diamond, and empty ones.
 const POINTS: [u8; 8] = [7, 5, 9, 11, 13, 6, 4, 8];
@@ -96,7 +100,7 @@ fn lines(script: &mut String, section: &Section, shape: Shape, order: Order) -> 
         .rows
         .iter()
         .filter_map(|row| row.load.map(|load| (load, row)))
-        .filter(|(load, _)| load.shape == shape && load.order == order)
+        .filter(|(load, _)| load.is_plain() && load.form.shape == shape && load.order == order)
         .map(|(load, row)| (load.flows, row))
         .collect();
     let mut sizes: Vec<u32> = points.iter().map(|(flows, _)| *flows).collect();
@@ -133,7 +137,7 @@ fn lines(script: &mut String, section: &Section, shape: Shape, order: Order) -> 
 fn bars(script: &mut String, section: &Section) -> Option<()> {
     let mut conditions: Vec<&str> = section.rows.iter().map(|row| row.condition.as_str()).collect();
     conditions.dedup();
-    conditions.first()?;
+    let common = common_end(&conditions)?;
     let mut series = Vec::new();
     for (place, who) in everybody(section).into_iter().enumerate() {
         let _written = writeln!(script, "$data{place} << end");
@@ -143,11 +147,15 @@ fn bars(script: &mut String, section: &Section) -> Option<()> {
                 || "0 0 0".to_owned(),
                 |row| format!("{} {} {}", row.median(), row.lowest(), row.highest()),
             );
-            let _written = writeln!(script, "\"{condition}\" {numbers}");
+            let name = condition.strip_suffix(common).unwrap_or(condition);
+            let _written = writeln!(script, "\"{name}\" {numbers}");
         }
         script.push_str("end\n");
         let colour = COLOURS[place % COLOURS.len()];
         series.push(format!("$data{place} using 2:3:4:xtic(1) lc rgb '{colour}' title '{}'", quoted(who)));
+    }
+    if conditions.len() > LEVEL {
+        script.push_str("set xtics rotate by 25 right\n");
     }
     let _written = writeln!(
         script,
@@ -156,6 +164,14 @@ fn bars(script: &mut String, section: &Section) -> Option<()> {
         series.join(", ")
     );
     Some(())
+}
+
+/// What all conditions say in the end, from a comma on; `None` if there are none.
+fn common_end<'a>(conditions: &[&'a str]) -> Option<&'a str> {
+    let (first, rest) = conditions.split_first()?;
+    let ends = first.match_indices(',').map(|(place, _)| &first[place..]);
+    let common = ends.into_iter().find(|end| !rest.is_empty() && rest.iter().all(|other| other.ends_with(end)));
+    Some(common.unwrap_or_default())
 }
 
 /// Who has rows, in the order of the first ones: the same for all plots of a section, and so their colours.
@@ -186,7 +202,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::load::Load;
+    use crate::bench::load::{Form, Load, Size};
 
     #[test]
     fn a_line_has_the_points_of_its_load_only() -> Result<(), String> {
@@ -202,6 +218,22 @@ mod tests {
         assert!(script.contains("<< end\n1024 1 1 2\n65536 4 4 5\nend\n"), "{script}");
         assert!(script.contains("title 'flowhop''s own'"), "{script}");
         assert!(script.contains("('1 k' 1024, '64 k' 65536)"), "{script}");
+        Ok(())
+    }
+
+    #[test]
+    fn other_packets_are_no_points_of_a_line() {
+        let rows = vec![Row::under(Load::of(Form::v6(Shape::Udp), Size::Shortest, 1024), "a", vec![1.0])];
+        assert!(script(&Section::of_packets(rows), "file", Chart::Flows(Shape::Udp, Order::Random)).is_none());
+    }
+
+    #[test]
+    fn names_of_bars_leave_out_what_all_of_them_say() -> Result<(), String> {
+        let loads = [Size::Shortest, Size::Bytes(590)].map(|size| Load::of(Form::plain(Shape::Udp), size, 1024));
+        let rows = loads.into_iter().map(|load| Row::under(load, "a", vec![1.0])).collect();
+        let script = script(&Section::of_packets(rows), "file", Chart::Bars).ok_or("nothing to be seen")?;
+        assert!(script.contains("\"UDP\" 1 1 1\n\"UDP, 590 bytes\" 1 1 1\n"), "{script}");
+        assert_eq!(common_end(&["IPv4", "IPv6"]), Some(""));
         Ok(())
     }
 

@@ -9,12 +9,12 @@ use super::bpf::{Kind, Program};
 use super::contestants::many_flows;
 use super::field::{Field, PATIENCE, connections};
 use super::floor;
-use super::generator::{self, Timer};
-use super::load::{Load, Order, Shape};
+use super::generator::{self, Maker, Timer};
+use super::load::{Form, Load, Order, Shape, Size};
 use super::report::{Row, Section};
 use super::{Bench, pin};
 use crate::lab::daemon::Policy;
-use crate::lab::{Daemon, LabError, Mode, Tried};
+use crate::lab::{Daemon, Family, LabError, Mode, Tried};
 
 /// Packets of one measurement, and of the one before it that does not count.
 const PACKETS: [u32; 2] = [150_000, 600_000];
@@ -38,13 +38,17 @@ own hash map in the place of flowhop's index (`[table] index = \"kernel-hash\"`)
 shadow = 1024`) the daemon judges one packet in so many once more, beside the program. `two dependent lines of memory` \
 is a program on the driver's hook that reads one line anywhere in memory of the size that flowhop's index has with so many flows, then, at a place \
 that depends on what it read, one line of a connection's block, waits for it and does nothing else: what the memory of this \
-machine costs with so many flows before anything is computed.";
+machine costs with so many flows before anything is computed. With one number of flows there are IPv6, whose addresses take \
+another line of a connection's block and which is not translated, by a daemon that knows no flows of IPv4, and frames with a \
+priority tag, which the program takes off. What the check of windows costs is the difference between TCP and UDP.";
 
 /// A daemon with a program to be timed.
 struct Timed {
     who: &'static str,
     field: Field,
     daemon: Daemon,
+    /// Of the flows that it knows.
+    family: Family,
 }
 
 /// Runs it.
@@ -60,58 +64,90 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         notes: Vec::new(),
     };
     let mut all = Vec::new();
-    for (who, mode, index, shadow) in [
-        (DRIVER, Mode::Driver, "lines", None),
-        (SHADOW, Mode::Driver, "lines", Some(1024)),
-        (LINES, Mode::Chosen, "lines", None),
-        (HASH, Mode::Chosen, "kernel-hash", None),
+    for (who, mode, index, shadow, family) in [
+        (DRIVER, Mode::Driver, "lines", None, Family::V4),
+        (SHADOW, Mode::Driver, "lines", Some(1024), Family::V4),
+        (LINES, Mode::Chosen, "lines", None, Family::V4),
+        (HASH, Mode::Chosen, "kernel-hash", None, Family::V4),
+        (DRIVER, Mode::Driver, "lines", None, Family::V6),
     ] {
         if shadow.is_some() && bench.most() > MANY {
             section.notes.push(format!("{who} left out: with more than {MANY} flows, four daemons take much memory"));
             continue;
         }
-        let field = Field::new()?;
-        field.bed.take_frames()?;
-        let path = if mode == Mode::Driver { "-driver" } else { "" };
-        let folder = format!("program-{index}{path}{}", if shadow.is_some() { "-shadow" } else { "" });
-        let policy = Policy { mode, shadow, ..many_flows(index, bench.most()) };
-        let daemon = Daemon::start(&field.bed, &bench.folder(&folder), &policy)?;
-        all.push(Timed { who, field, daemon });
+        let flows = if family == Family::V4 { bench.most() } else { bench.middle() };
+        let policy = Policy { mode, shadow, ..many_flows(index, flows) };
+        all.push(Timed::start(bench, who, family, &policy)?);
     }
     for flows in bench.sizes() {
         for shape in [Shape::Udp, Shape::Ack] {
-            for load in [Load::random(shape, flows), Load::in_turn(shape, flows)] {
-                compare(bench, &mut section, &mut all, load)?;
+            let mut loads = vec![Load::random(shape, flows)];
+            if flows == bench.middle() {
+                loads.extend(features(shape).map(|form| Load::of(form, Size::Shortest, flows)));
             }
+            compare(bench, &mut section, &mut all, &loads)?;
+            compare(bench, &mut section, &mut all, &[Load::in_turn(shape, flows)])?;
         }
     }
     all.into_iter().try_for_each(|timed| timed.daemon.stop())?;
     Ok(section)
 }
 
+/// What packets may be beside the usual ones.
+fn features(shape: Shape) -> impl Iterator<Item = Form> {
+    let tagged = (shape == Shape::Udp).then(|| Form::tagged(shape));
+    [Form::v6(shape)].into_iter().chain(tagged)
+}
+
+impl Timed {
+    fn start(bench: &Bench<'_>, who: &'static str, family: Family, policy: &Policy) -> Result<Self, LabError> {
+        let field = Field::new()?;
+        field.bed.take_frames()?;
+        let path = if policy.mode == Mode::Driver { "-driver" } else { "" };
+        let shadow = if policy.shadow.is_some() { "-shadow" } else { "" };
+        let folder = bench.folder(&format!("program-{}{path}{shadow}-{}", policy.index, family.name()));
+        let daemon = Daemon::start(&field.bed, &folder, policy)?;
+        Ok(Self { who, field, daemon, family })
+    }
+
+    /// Whether it is timed with such packets.
+    fn takes(&self, load: Load) -> bool {
+        // One is enough to show what order makes, and a tag.
+        let all = load.order == Order::Random && load.is_plain();
+        load.form.family == self.family && (all || self.who == DRIVER)
+    }
+}
+
 /// What is timed.
 struct Runner<'a> {
+    load: Load,
     who: &'static str,
     field: &'a Field,
     timer: Timer,
     /// The same around a program that does nothing.
     nothing: Timer,
-    /// Whose hits are to rise, and what they were.
-    hits: Option<(&'a Daemon, u64)>,
+    /// Whose hits are to rise.
+    daemon: Option<&'a Daemon>,
+    /// By how much they have.
+    hits: u64,
     values: Vec<f64>,
 }
 
-/// Times all of them with such packets.
-fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Load) -> Result<(), LabError> {
+/// Times all of them with such packets, in the same rounds.
+fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], loads: &[Load]) -> Result<(), LabError> {
+    for &load in loads {
+        for Timed { who, field, daemon, .. } in all.iter_mut().filter(|timed| timed.takes(load)) {
+            field.open(load.form, load.flows, PATIENCE, &|bed| connections(bed, daemon))?;
+            bench.progress(format!("{load}: {who} ready"))?;
+        }
+    }
     let mut runners = Vec::new();
-    // In order, one is enough to show what it makes.
-    for timed in all.iter_mut().filter(|timed| load.order == Order::Random || timed.who == DRIVER) {
-        let daemon = &timed.daemon;
-        timed.field.open(load.shape, load.flows, PATIENCE, &|bed| connections(bed, daemon))?;
-        bench.progress(format!("{load}: {} ready", timed.who))?;
-        runners.push(Runner::of(timed, load)?);
-        if timed.who == DRIVER && load.shape == Shape::Udp {
-            runners.push(Runner::memory(bench, &timed.field, load)?);
+    for &load in loads {
+        for timed in all.iter().filter(|timed| timed.takes(load)) {
+            runners.push(Runner::of(timed, load)?);
+            if timed.who == DRIVER && load.form == Form::plain(Shape::Udp) {
+                runners.push(Runner::memory(bench, &timed.field, load)?);
+            }
         }
     }
     for _ in 0..bench.rounds() {
@@ -120,13 +156,11 @@ fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Lo
         }
     }
     let wanted = f64::from(PACKETS.iter().sum::<u32>()) * bench.rounds() as f64;
-    for Runner { who, field, hits: watched, values, .. } in runners {
-        if let Some((daemon, before)) = watched {
-            let share = (hits(field, daemon)? - before) as f64 / wanted;
-            if share < ENOUGH {
-                let percent = share * 100.0;
-                section.notes.push(format!("{load}, {who}: only {percent:.1} % of the packets were hits"));
-            }
+    for Runner { load, who, daemon, hits, values, .. } in runners {
+        let share = hits as f64 / wanted;
+        if daemon.is_some() && share < ENOUGH {
+            let percent = share * 100.0;
+            section.notes.push(format!("{load}, {who}: only {percent:.1} % of the packets were hits"));
         }
         section.rows.push(Row::under(load, who, values));
     }
@@ -135,15 +169,14 @@ fn compare(bench: &Bench<'_>, section: &mut Section, all: &mut [Timed], load: Lo
 
 impl<'a> Runner<'a> {
     fn of(timed: &'a Timed, load: Load) -> Result<Self, LabError> {
-        let Timed { who, field, daemon } = timed;
+        let Timed { who, field, daemon, .. } = timed;
         let lan = field.lan;
         let program = match *who {
             DRIVER | SHADOW => field.driver_program()?,
             _ => field.bed.router.enter(|| Program::attached(lan))?.tried("the program on lan0")?,
         };
-        let before = hits(field, daemon)?;
-        Self::new(who, field, load, program.kind(), Some((daemon, before)), || {
-            Timer::new(field.hop, load, lan, &program)
+        Self::new(who, field, load, program.kind(), Some(daemon), || {
+            Timer::new(Maker::new(field.hop, load), lan, &program)
         })
     }
 
@@ -160,17 +193,19 @@ impl<'a> Runner<'a> {
         field: &'a Field,
         load: Load,
         kind: Kind,
-        hits: Option<(&'a Daemon, u64)>,
+        daemon: Option<&'a Daemon>,
         timer: impl FnOnce() -> io::Result<Timer> + Send,
     ) -> Result<Self, LabError> {
         let timers = field.bed.router.enter(|| {
-            Ok::<_, io::Error>((timer()?, Timer::new(field.hop, load, field.lan, &generator::nothing(kind)?)?))
+            let nothing = Timer::new(Maker::new(field.hop, load), field.lan, &generator::nothing(kind)?)?;
+            Ok::<_, io::Error>((timer()?, nothing))
         })?;
         let (timer, nothing) = timers.tried("a timed program")?;
-        Ok(Self { who, field, timer, nothing, hits, values: Vec::new() })
+        Ok(Self { load, who, field, timer, nothing, daemon, hits: 0, values: Vec::new() })
     }
 
     fn measure(&mut self) -> Result<(), LabError> {
+        let before = self.hits()?;
         let (timer, nothing) = (&self.timer, &self.nothing);
         let timed = self.field.bed.router.enter(|| {
             pin()?;
@@ -179,7 +214,12 @@ impl<'a> Runner<'a> {
             Ok::<_, io::Error>(timer.run(count)? - nothing.run(count)?)
         })?;
         self.values.push(timed.tried("time a program")?);
+        self.hits += self.hits()? - before;
         Ok(())
+    }
+
+    fn hits(&self) -> Result<u64, LabError> {
+        self.daemon.map_or(Ok(0), |daemon| hits(self.field, daemon))
     }
 }
 

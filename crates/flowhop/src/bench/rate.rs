@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::bpf::Link;
-use super::contestants::{Contestant, DRIVER_REDIRECT, NFTABLES, OPEN_VSWITCH, REDIRECT, Share};
+use super::contestants::{Contestant, DRIVER, DRIVER_REDIRECT, NFTABLES, OPEN_VSWITCH, PLAIN, REDIRECT, SKB, Share};
 use super::field::conntrack_room;
 use super::generator::{self, Generator};
 use super::load::{Load, Shape};
@@ -44,7 +44,8 @@ pub(super) fn rate(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         rows: Vec::new(),
         notes: Vec::new(),
     };
-    let mut contestants = Contestant::all(bench, &mut section)?;
+    let wanted = [DRIVER_REDIRECT, DRIVER, REDIRECT, SKB, PLAIN, NFTABLES, OPEN_VSWITCH];
+    let mut contestants = Contestant::all(&wanted, bench, "rate", bench.most(), &mut section)?;
     for contestant in &contestants {
         contestant.runs(false)?;
     }
@@ -75,8 +76,13 @@ struct Runner<'a> {
     slow: f64,
 }
 
-/// Measures everybody with so many flows.
-fn race(bench: &Bench<'_>, section: &mut Section, contestants: &mut [Contestant], load: Load) -> Result<(), LabError> {
+/// Measures everybody with such packets.
+pub(super) fn race(
+    bench: &Bench<'_>,
+    section: &mut Section,
+    contestants: &mut [Contestant],
+    load: Load,
+) -> Result<(), LabError> {
     let condition = load.to_string();
     let mut runners = Vec::new();
     for contestant in contestants {

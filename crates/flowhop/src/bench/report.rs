@@ -174,9 +174,7 @@ impl Section {
                     .iter()
                     .map(|reference| ((*reference).to_owned(), json!(self.ratio(row, reference))))
                     .collect();
-                let load = row.load.map(
-                    |load| json!({ "protocol": load.shape.name(), "flows": load.flows, "order": load.order.name() }),
-                );
+                let load = row.load.map(Load::json);
                 json!({
                     "condition": row.condition, "load": load, "who": row.who, "median": row.median(),
                     "values": row.values, "ratios": ratios,

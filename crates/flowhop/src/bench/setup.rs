@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::contestants::{Contestant, DRIVER, DRIVER_REDIRECT, NFTABLES, SKB};
 use super::field::Field;
+use super::frame::Frame;
 use super::generator;
-use super::load::Shape;
+use super::load::{Form, Shape};
 use super::report::Section;
 use super::{Bench, bpf, last_processor, pin};
 use crate::lab::wire::{BATCH, Wire};
@@ -96,7 +97,7 @@ fn send(field: &Field, count: &OwnedFd, flows: u32) -> io::Result<(u64, Duration
     pin()?;
     let wire = Wire::open(field.inside, None)?;
     let mut batch = Vec::with_capacity(BATCH);
-    let mut frames = (0..flows).map(|flow| generator::frame(field.hop, Shape::Udp, flow));
+    let mut frames = (0..flows).map(|flow| Frame::of(field.hop, Form::plain(Shape::Udp), flow));
     let start = Instant::now();
     let (mut sent, mut came, mut lost) = (0, 0, 0);
     // When the last one came, and when there was something new last.

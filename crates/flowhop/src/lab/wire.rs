@@ -58,10 +58,10 @@ impl Wire {
     ///
     /// # Errors
     /// What the system says.
-    pub fn send<const N: usize>(&self, frames: impl Iterator<Item = [u8; N]>, rate: u32) -> io::Result<()> {
+    pub fn send<F: AsMut<[u8]>>(&self, frames: impl Iterator<Item = F>, rate: u32) -> io::Result<()> {
         let start = Instant::now();
         let mut sent = 0u64;
-        let mut batch: Vec<[u8; N]> = Vec::with_capacity(BATCH);
+        let mut batch: Vec<F> = Vec::with_capacity(BATCH);
         let mut frames = frames.peekable();
         while frames.peek().is_some() {
             batch.clear();
