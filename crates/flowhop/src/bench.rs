@@ -7,6 +7,7 @@ mod answer;
 mod bpf;
 mod budget;
 mod contestants;
+mod cores;
 mod field;
 mod floor;
 mod frame;
@@ -68,6 +69,8 @@ pub enum Part {
     Stream,
     /// The kernel programs alone
     Program,
+    /// The kernel programs on several processors
+    Cores,
     /// Memory of a connection
     Memory,
 }
@@ -82,13 +85,14 @@ const RESULTS: &str = "json";
 type Measure = fn(&mut Bench<'_>) -> Result<report::Section, LabError>;
 
 /// In the order of the report.
-const PARTS: [(Part, Measure); 7] = [
+const PARTS: [(Part, Measure); 8] = [
     (Part::Rate, rate::rate),
     (Part::Packets, packets::packets),
     (Part::Setup, setup::setup),
     (Part::Latency, latency::latency),
     (Part::Stream, stream::streams),
     (Part::Program, program::programs),
+    (Part::Cores, cores::cores),
     (Part::Memory, memory::memory),
 ];
 
@@ -217,8 +221,13 @@ fn command(options: &Options, file: &Path) -> String {
 
 /// Keeps the calling thread on the last processor: what is measured there is not moved about.
 fn pin() -> io::Result<()> {
+    pin_to(last_processor())
+}
+
+/// Keeps the calling thread on a processor.
+fn pin_to(processor: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(last_processor())?;
+    set.set(processor)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 

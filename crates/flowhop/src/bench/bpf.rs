@@ -79,6 +79,7 @@ pub(super) enum Operation {
 pub(super) enum Helper {
     Lookup = 1,
     Random = 7,
+    Processor = 8,
     TailCall = 12,
     Redirect = 23,
     AdjustHead = 44,

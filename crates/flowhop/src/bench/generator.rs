@@ -16,6 +16,15 @@ const MIX: [(u16, usize); 3] = [(60, 7), (590, 4), (LONGEST, 1)];
 /// The longest frame on Ethernet.
 const LONGEST: u16 = 1514;
 
+/// Which flows of a load a processor sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Share {
+    /// All that it has, and so do others.
+    All,
+    /// Those whose number modulo this power of two is that of the processor. Then there are so many times as many in all.
+    Modulo(u32),
+}
+
 /// What is to be done about the length of a frame before it becomes a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fit {
@@ -34,6 +43,7 @@ pub(super) struct Maker {
     load: Load,
     length: usize,
     fit: Fit,
+    share: Share,
 }
 
 impl Maker {
@@ -44,7 +54,12 @@ impl Maker {
             Size::Bytes(bytes) => bytes.into(),
             Size::Mix => LONGEST.into(),
         };
-        Self { hop, load, length, fit: Fit::Is }
+        Self { hop, load, length, fit: Fit::Is, share: Share::All }
+    }
+
+    /// The same for a share of the flows.
+    pub(super) const fn of(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 
     /// One that shortens the longest frames to so many bytes.
@@ -107,6 +122,10 @@ impl Maker {
             }
         };
         code.with(Operation::And, R7, self.load.flows as i32 - 1);
+        if let Share::Modulo(every) = self.share {
+            code.call(Helper::Processor).with(Operation::And, R0, every as i32 - 1);
+            code.with(Operation::Multiply, R7, every as i32).op(Operation::Add, R7, R0);
+        }
         Ok(())
     }
 

@@ -224,7 +224,7 @@ impl<'a> Runner<'a> {
 }
 
 /// Packets that the kernel programs have forwarded by an entry.
-fn hits(field: &Field, daemon: &Daemon) -> Result<u64, LabError> {
+pub(super) fn hits(field: &Field, daemon: &Daemon) -> Result<u64, LabError> {
     let paths = daemon.show(&field.bed, "paths")?;
     let paths = paths["paths"].as_array().map(Vec::as_slice).unwrap_or_default();
     let kernel = paths.iter().filter(|path| path["name"] == "driver" || path["name"] == "skb");
