@@ -63,6 +63,25 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         rows: Vec::new(),
         notes: Vec::new(),
     };
+    for shape in [Shape::Udp, Shape::Ack] {
+        // Each protocol has daemons of its own: no table has room for the most flows of both.
+        let mut all = daemons(bench, &mut section, shape)?;
+        for flows in bench.sizes() {
+            let mut loads = vec![Load::random(shape, flows)];
+            if flows == bench.middle() {
+                loads.extend(features(shape).map(|form| Load::of(form, Size::Shortest, flows)));
+            }
+            compare(bench, &mut section, &mut all, &loads)?;
+            compare(bench, &mut section, &mut all, &[Load::in_turn(shape, flows)])?;
+        }
+        all.into_iter().try_for_each(|timed| timed.daemon.stop())?;
+    }
+    section.rows.sort_by_key(|row| row.load.map(|load| load.flows));
+    Ok(section)
+}
+
+/// All that are timed with such packets.
+fn daemons(bench: &Bench<'_>, section: &mut Section, shape: Shape) -> Result<Vec<Timed>, LabError> {
     let mut all = Vec::new();
     for (who, mode, index, shadow, family) in [
         (DRIVER, Mode::Driver, "lines", None, Family::V4),
@@ -72,25 +91,14 @@ pub(super) fn programs(bench: &mut Bench<'_>) -> Result<Section, LabError> {
         (DRIVER, Mode::Driver, "lines", None, Family::V6),
     ] {
         if shadow.is_some() && bench.most() > MANY {
-            section.notes.push(format!("{who} left out: with more than {MANY} flows, four daemons take much memory"));
+            section.note(format!("{who} left out: with more than {MANY} flows, four daemons take much memory"));
             continue;
         }
         let flows = if family == Family::V4 { bench.most() } else { bench.middle() };
         let policy = Policy { mode, shadow, ..many_flows(index, flows) };
-        all.push(Timed::start(bench, who, family, &policy)?);
+        all.push(Timed::start(bench, who, Form { family, ..Form::plain(shape) }, &policy)?);
     }
-    for flows in bench.sizes() {
-        for shape in [Shape::Udp, Shape::Ack] {
-            let mut loads = vec![Load::random(shape, flows)];
-            if flows == bench.middle() {
-                loads.extend(features(shape).map(|form| Load::of(form, Size::Shortest, flows)));
-            }
-            compare(bench, &mut section, &mut all, &loads)?;
-            compare(bench, &mut section, &mut all, &[Load::in_turn(shape, flows)])?;
-        }
-    }
-    all.into_iter().try_for_each(|timed| timed.daemon.stop())?;
-    Ok(section)
+    Ok(all)
 }
 
 /// What packets may be beside the usual ones.
@@ -100,14 +108,15 @@ fn features(shape: Shape) -> impl Iterator<Item = Form> {
 }
 
 impl Timed {
-    fn start(bench: &Bench<'_>, who: &'static str, family: Family, policy: &Policy) -> Result<Self, LabError> {
+    fn start(bench: &Bench<'_>, who: &'static str, form: Form, policy: &Policy) -> Result<Self, LabError> {
         let field = Field::new()?;
         field.bed.take_frames()?;
         let path = if policy.mode == Mode::Driver { "-driver" } else { "" };
         let shadow = if policy.shadow.is_some() { "-shadow" } else { "" };
-        let folder = bench.folder(&format!("program-{}{path}{shadow}-{}", policy.index, family.name()));
+        let (protocol, family) = (form.shape.name(), form.family.name());
+        let folder = bench.folder(&format!("program-{}{path}{shadow}-{protocol}-{family}", policy.index));
         let daemon = Daemon::start(&field.bed, &folder, policy)?;
-        Ok(Self { who, field, daemon, family })
+        Ok(Self { who, field, daemon, family: form.family })
     }
 
     /// Whether it is timed with such packets.
