@@ -42,7 +42,7 @@ use crate::lab::{LabError, Sandbox};
 /// What to measure, and what to do with it.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Less of everything, in less than a minute.
+    /// Less of everything, in about a minute.
     pub quick: bool,
     /// Print JSON.
     pub json: bool,

@@ -125,7 +125,7 @@ pub struct DoctorArgs {
     Needs root. Everything happens in namespaces of its own. Without --quick it takes some twenty minutes and 3 GB.\n\
     Open vSwitch takes part where Debian's openvswitch-switch is installed.")]
 pub struct BenchArgs {
-    /// Less of everything, in less than a minute
+    /// Less of everything, in about a minute
     #[arg(long)]
     pub quick: bool,
     /// Print one JSON object

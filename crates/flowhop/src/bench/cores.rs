@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::sync::Barrier;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::bpf::{Kind, Program};
 use super::contestants::many_flows;
@@ -25,6 +25,8 @@ const MOST: u32 = 1 << 22;
 const MODELLED: [usize; 4] = [4, 8, 16, 32];
 /// Fewer hits than this are worth a note.
 const ENOUGH: f64 = 0.99;
+/// So is a processor that had less than this part of the time for the program.
+const BUSY: f64 = 0.7;
 
 const OWN: &str = "flows of their own";
 const SHARED: &str = "the same flows";
@@ -43,7 +45,8 @@ index, adjacencies and settings are only read.\n\n\
 `model` is not measured. Flows of their own: no processor writes what another one reads, so each goes on at the pace that it had with \
 two at work. The same flows: the last one to write a flow's line was another processor in n - 1 of n cases, so that a packet takes \
 t + c (1 - 1/n) nanoseconds, where t is its time with flows of their own and c, the cost of having that line from another processor, \
-twice the difference that two processors show. It leaves out that the bandwidth of memory ends, that the caches of another socket are \
+twice the difference that two processors show; nothing, where the same flows are faster, because they take less room in a cache that \
+processors share. It leaves out that the bandwidth of memory ends, that the caches of another socket are \
 farther away than a neighbour's, that data of TCP writes a second line, for up to c once more, that processors wait for each other where \
 few flows have most of the packets, and that identifications for packets that may be cut come from counters of all processors.";
 
@@ -119,6 +122,14 @@ fn measure(
     if share < ENOUGH {
         section.notes.push(format!("{load}: only {:.1} % of the packets were hits", share * 100.0));
     }
+    for team in teams.iter().filter(|team| team.processors > 1 && team.busy < BUSY) {
+        section.notes.push(format!(
+            "{}, {}: of a round a processor had only {:.0} % for the program, so they were not all at work at the same time",
+            condition(load, team.processors),
+            team.who,
+            team.busy * 100.0
+        ));
+    }
     let mut rows: Vec<Row> = teams.into_iter().map(|team| team.row(load)).collect();
     note_speed(section, &rows);
     rows.extend(modelled(&rows, load, processors));
@@ -148,6 +159,8 @@ struct Team<'a> {
     /// The same around a program that does nothing.
     nothing: Timer,
     values: Vec<f64>,
+    /// The smallest part of the time that a processor had.
+    busy: f64,
 }
 
 impl<'a> Team<'a> {
@@ -164,7 +177,7 @@ impl<'a> Team<'a> {
             Ok([Timer::new(maker, field.lan, program)?, Timer::new(maker, field.lan, &generator::nothing(Kind::Xdp)?)?])
         };
         let [timer, nothing] = field.bed.router.enter(timers)?.tried("a timed program")?;
-        Ok(Self { field, who, processors, timer, nothing, values: Vec::new() })
+        Ok(Self { field, who, processors, timer, nothing, values: Vec::new(), busy: 1.0 })
     }
 
     /// One round; the packets that the program has had.
@@ -176,6 +189,7 @@ impl<'a> Team<'a> {
         let [runs, empty] = self.field.bed.router.enter(both)?.tried("time a program on several processors")?;
         let rates = runs.iter().zip(&empty).map(|(run, empty)| 1e3 / (run.nanoseconds - empty.nanoseconds));
         self.values.push(rates.sum());
+        self.busy = runs.iter().map(|run| run.busy).fold(self.busy, f64::min);
         Ok(runs.iter().map(|run| run.packets).sum())
     }
 
@@ -191,6 +205,8 @@ struct Run {
     nanoseconds: f64,
     /// With those that do not count.
     packets: u64,
+    /// The part of the time that was not others'.
+    busy: f64,
 }
 
 /// Runs it on so many processors at once for about this time, on a thread for each; on a thread in the device's namespace,
@@ -205,7 +221,10 @@ fn together(timer: &Timer, processors: usize, time: Duration) -> io::Result<Vec<
         let first = pin_to(last_processor() - place).and_then(|()| timer.run(FIRST));
         barrier.wait();
         let count = ((time.as_nanos() as f64 / first?.max(1.0)) as u32).max(FIRST);
-        Ok(Run { nanoseconds: timer.run(count)?, packets: u64::from(count + FIRST) })
+        let start = Instant::now();
+        let nanoseconds = timer.run(count)?;
+        let busy = nanoseconds * f64::from(count) / start.elapsed().as_nanos() as f64;
+        Ok(Run { nanoseconds, packets: u64::from(count + FIRST), busy })
     };
     let one = &one;
     thread::scope(|scope| {
