@@ -125,8 +125,7 @@ impl Bench<'_> {
 
     /// The number of flows where one is enough: much more than a processor's own caches hold, if it may be.
     fn middle(&self) -> u32 {
-        let sizes = self.sizes();
-        sizes.iter().copied().rfind(|flows| *flows <= MIDDLE).or(sizes.first().copied()).unwrap_or(1)
+        self.sizes().into_iter().rfind(|flows| *flows <= MIDDLE).unwrap_or(MIDDLE)
     }
 
     const fn rounds(&self) -> usize {

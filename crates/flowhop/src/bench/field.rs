@@ -19,8 +19,8 @@ use crate::lab::{Bed, Daemon, Family, LabError, Tried, device};
 const RATE: u32 = 100_000;
 /// Later packets of connections that are known to the kernel side.
 const FAST: u32 = 400_000;
-/// How long first packets that were lost are sent again, where nothing else is said.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+/// How long first packets that were lost are sent again, where nothing else is said: of millions of flows, some times.
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 /// How often they are sent in vain.
 const IN_VAIN: u32 = 3;
 /// Until packets that were sent have been handled.

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -215,10 +215,15 @@ impl Daemon {
     }
 }
 
+/// Where the daemon pins its maps.
+fn pins_of(state: &Path) -> PathBuf {
+    state.join("bpf")
+}
+
 /// Mounts the bpffs that the daemon pins its maps in. It would do that itself, but where it outlives its own mount
 /// namespace; here everything is to end with this process, so it finds one.
 fn private_pins(state: &Path) -> io::Result<()> {
-    let pins = state.join("bpf");
+    let pins = pins_of(state);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&pins)?;
     match mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), Some("mode=0700")) {
         // Who may not mount it may not load programs either, and the daemon does without.
@@ -232,5 +237,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         // One that has ended is well.
         let _ended = self.child.kill().and_then(|()| self.child.wait());
+        // What is pinned would keep its memory until this process ends; where nothing was mounted there is nothing.
+        let _unmounted = umount2(&pins_of(&self.state), MntFlags::MNT_DETACH);
     }
 }
