@@ -22,6 +22,8 @@ mod adjacency;
 mod cookie;
 #[path = "../../flow/src/gate.rs"]
 mod gate;
+#[path = "../../flow/src/halves.rs"]
+mod halves;
 /// No part of the protocol, and more cells than a model has room for.
 mod identifications {
     #[derive(Debug, Default)]
