@@ -26,6 +26,9 @@ fn link_to_peer(peer: &PeerNamespace) {
     peer.ip("link set dev b address 02:00:00:00:00:0b up");
     peer.ip("addr add 10.0.0.2/24 dev b");
     peer.ip("addr add fd00::2/64 dev b nodad");
+    // Whoever asks for one device by its name has the kernel notice that it runs, which it may else do a second later.
+    let link = Monitor::open().and_then(|mut monitor| monitor.link("a")).unwrap();
+    assert!(link.up, "{link:?}");
 }
 
 /// A link that is up, both ends of it here: all that matters is that it exists.
