@@ -105,7 +105,7 @@ pub trait Host {
 
     /// Notes what became of it.
     #[inline(always)]
-    fn after<P: Packet>(&self, _packet: &P, _hit: &Hit<'_>, _hop: &NextHop) {}
+    fn after<P: Packet>(&self, _packet: &P, _hop: &NextHop) {}
 
     /// A published service whose SYNs may be answered here; see [`cookie`].
     #[inline(always)]
@@ -343,7 +343,7 @@ pub fn judge<H: Host, P: Packet>(
     let identify =
         || config.identify(&rewrite.source, &rewrite.destination, parsed.key.identity, wire_packets(parsed, segment));
     rewrite::apply(packet, parsed, &rewrite, &hop.macs, identify).ok_or(Reason::Truncated)?;
-    host.after(packet, hit, &hop);
+    host.after(packet, &hop);
     count(hot, bytes, now);
     Ok(hop)
 }

@@ -146,14 +146,19 @@ impl<I: Index, const DRIVER: bool> Host for Tables<I, DRIVER> {
         port: u8,
         segment: u32,
     ) {
-        if is_due(hit, self.config.shadow.load()) {
-            shadow::before(packet, parsed, hit, steer, port, segment);
+        let every = self.config.shadow.load();
+        if every != 0 {
+            if is_due(hit, every) {
+                shadow::before(packet, parsed, hit, steer, port, segment);
+            } else {
+                shadow::forget();
+            }
         }
     }
 
     #[inline(always)]
-    fn after<P: Packet>(&self, packet: &P, hit: &Hit<'_>, hop: &NextHop) {
-        if is_due(hit, self.config.shadow.load()) {
+    fn after<P: Packet>(&self, packet: &P, hop: &NextHop) {
+        if self.config.shadow.load() != 0 {
             shadow::after(packet, hop, DRIVER);
         }
     }

@@ -37,10 +37,18 @@ pub fn before<P: Packet>(packet: &P, parsed: &Parsed, hit: &Hit<'_>, steer: Stee
     }
 }
 
-/// Notes what became of it, and lets it be looked at.
+/// Notes that this packet is none to be looked at. One before it that was may not have been forwarded in the end; whether
+/// one is cannot be asked again, because other processors count packets of the flow as well.
+#[inline(always)]
+pub fn forget() {
+    if let Some(sample) = sample() {
+        sample.kept = 0;
+    }
+}
+
+/// Notes what became of it, if it is to be looked at, and lets it be.
 #[inline(always)]
 pub fn after<P: Packet>(packet: &P, hop: &NextHop, driver: bool) {
-    // Other processors count packets of the flow as well: of one that is due only now nothing was kept.
     if let Some(sample) = sample()
         && sample.kept != 0
     {
