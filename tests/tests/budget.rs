@@ -40,6 +40,7 @@ fn turns_with_and_without(path: &str, family: Family) -> [u64; 2] {
     running.wait_sent(BEFORE + WHILE);
     let (took, with) = (start.elapsed(), turns(&daemon) - before);
     running.finish();
+    // Nothing is waited for: this is the other half of what is measured, as long a time in which nothing comes.
     let before = turns(&daemon);
     thread::sleep(took);
     let without = turns(&daemon) - before;

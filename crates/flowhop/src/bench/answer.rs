@@ -51,7 +51,7 @@ fn answer_of(frame: &[u8]) -> Option<Frame> {
     let sequence = u32::from_be_bytes(*bytes[transport + 4..].first_chunk()?);
     bytes[transport + 4..transport + 8].copy_from_slice(&theirs.to_be_bytes());
     bytes[transport + 8..transport + 12].copy_from_slice(&(sequence + 1).to_be_bytes());
-    bytes[transport + 13] = tcp_flags::SYN | tcp_flags::ACK;
+    bytes[transport + 13] = tcp_flags::SYN_ACK;
     // The other side counted the hops down.
     bytes[form.hops()] = 64;
     answer.complete(form);

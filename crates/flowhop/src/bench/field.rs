@@ -19,7 +19,8 @@ use crate::lab::{Bed, Daemon, Family, LabError, Tried, device};
 const RATE: u32 = 100_000;
 /// Later packets of connections that are known to the kernel side.
 const FAST: u32 = 400_000;
-/// How long first packets that were lost are sent again, where nothing else is said: of millions of flows, some times.
+/// How long first packets that were lost are sent again, where nothing else is said: once through millions of flows takes most of a
+/// minute.
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 /// How often they are sent in vain.
 const IN_VAIN: u32 = 3;
